@@ -1,0 +1,112 @@
+# Builds, checks and shows Semel. `make help` lists what there is to ask for.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Outside the tree, so that every checkout shares the compiled RocksDB and FAISS.
+CARGO_TARGET_DIR ?= $(HOME)/.cache/semel/target
+export CARGO_TARGET_DIR
+# The optional tools of the checks; deploy/setup fills it, and tests find grpcurl and Python clients in it.
+SEMEL_TOOLS ?= $(HOME)/.cache/semel/venv
+export SEMEL_TOOLS
+export PATH := $(PATH):$(SEMEL_TOOLS)/bin
+
+# One profile and one set of packages everywhere. Cargo unifies features over the packages it is asked for, so that a smaller
+# set may need the C++ compiled with another build script: `-p semel-index-faiss` alone does.
+FLAGS := --workspace --release --locked
+# The same workspace without FAISS: every sealed segment is scanned exactly.
+FLAGS_EXACT := $(FLAGS) --exclude semel-index-faiss --no-default-features
+# Empty it (`make build SETUP=`) where the system packages were installed in another way.
+SETUP ?= deploy/setup
+DEMO_ARGS ?=
+
+# $(call optional,PROGRAM,COMMAND) runs a check whose program may be missing, and then says that it did not run.
+optional = if command -v $(1) >/dev/null; then echo '$(2)'; $(2); else echo 'skipped: $(2) ($(1) is not installed)'; fi
+
+# Also under `make -j`: cargo is parallel by itself, and the order of the checks has a reason.
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## Lists these targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
+
+.PHONY: demo
+demo: build ## Runs a cluster of three nodes, enrols real and synthetic people, kills a node, reports
+	@$(CARGO_TARGET_DIR)/release/semel demo $(DEMO_ARGS)
+
+.PHONY: setup
+setup: ## Installs system packages and the optional tools of the checks (root or sudo)
+	@$(SETUP)
+
+.PHONY: build
+build: packages first-build ## Builds everything; the binary is release/semel in CARGO_TARGET_DIR
+	@cargo build $(FLAGS)
+
+.PHONY: check
+check: ## The quick look before a commit: formatting and clippy
+	cargo fmt --all --check
+	cargo clippy $(FLAGS) --all-targets -- -D warnings
+
+# The tests come last, so that the last line of the output is their summary.
+.PHONY: test
+test: setup first-build lint check check-exact doc tests ## Every check and every test, as continuous integration runs them
+
+# Where `make advisories` leaves its database. A check without network changes its verdict only when that is run again.
+ADVISORY_DATABASES := $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs
+
+.PHONY: lint
+lint: ## Dependencies, protos, scripts and the Containerfile, each where its tool is installed
+	@$(call optional,cargo-deny,cargo deny --locked check bans licenses sources)
+	@if [[ -d '$(ADVISORY_DATABASES)' ]]; then \
+	  $(call optional,cargo-deny,cargo deny --locked check advisories --disable-fetch); \
+	else \
+	  echo 'skipped: advisories (no database on this machine; make advisories fetches it)'; \
+	fi
+	@$(call optional,buf,buf lint proto)
+	@$(call optional,shellcheck,shellcheck .ci/run deploy/setup deploy/local/run)
+	@$(call optional,hadolint,hadolint deploy/Containerfile)
+
+.PHONY: check-exact
+check-exact: ## Clippy on the build without FAISS
+	cargo clippy $(FLAGS_EXACT) --all-targets -- -D warnings
+
+.PHONY: doc
+doc: ## Builds the API documentation, with warnings denied
+	RUSTDOCFLAGS='-D warnings' cargo doc $(FLAGS) --no-deps
+
+# cargo test is there wherever cargo is, so everybody runs the same tests in the same way. It closes one summary per test
+# binary; the line printed after them adds those up.
+run_tests = log=$$(mktemp); trap 'rm -f "$$log"' EXIT; status=0; \
+	cargo test $(1) --no-fail-fast 2>&1 | tee "$$log" || status=$$?; \
+	awk '/^test result: /{passed += $$4; failed += $$6; ignored += $$8} \
+	  END {printf "%d passed, %d failed, %d skipped\n", passed, failed, ignored}' "$$log"; \
+	exit $$status
+
+.PHONY: tests
+tests: ## Unit, integration and documentation tests
+	@$(call run_tests,$(FLAGS))
+
+.PHONY: tests-exact
+tests-exact: ## The same tests on the build without FAISS
+	@$(call run_tests,$(FLAGS_EXACT))
+
+.PHONY: advisories
+advisories: ## Fetches the RustSec database and checks the dependencies against it
+	cargo deny --locked check advisories
+
+.PHONY: clean
+clean: ## Removes all build output, the compiled RocksDB and FAISS included
+	cargo clean
+
+.PHONY: packages
+packages:
+	@$(SETUP) $(if $(SETUP),packages)
+
+.PHONY: first-build
+first-build:
+	@cargo fetch --locked --quiet
+	@if ! compgen -G '$(CARGO_TARGET_DIR)/release/build/librocksdb-sys-*/out/librocksdb.a' >/dev/null; then \
+	  echo 'First build: RocksDB and FAISS are compiled from source, once: 15 to 50 minutes on two cores.'; \
+	  echo 'Their output stays in $(CARGO_TARGET_DIR), so every later build takes a minute or two.'; \
+	fi

@@ -1,0 +1,185 @@
+//! `semel node` and `semel coordinator`: the servers, run until they are told to stop.
+
+use std::future::Future;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+use semel_coordinator::{CoordinatorConfig, Voter};
+use semel_node::NodeConfig;
+use serde::Serialize;
+use tokio::net::TcpListener;
+
+use crate::logs::LogArguments;
+
+/// Settings of a node. What is not given comes from the environment (SEMEL_NODE_…), the file, or the default.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArguments {
+    /// A TOML file with settings named as the flags, with underscores.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: NodeFlags,
+    #[command(flatten)]
+    logs: LogArguments,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct NodeFlags {
+    /// Where to listen; port 0 takes any free one. [default: 127.0.0.1:7411]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<String>,
+    /// What others dial. [default: where it listens]
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advertise: Option<String>,
+    /// The folder of the node's volume; it holds the node's identity. [default: semel-node]
+    #[arg(long, value_name = "FOLDER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<PathBuf>,
+    /// Coordinators to join, separated by commas. [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coordinators: Option<Vec<String>>,
+    /// Threads that search, 1 to 1024; 0 = one per core. [default: 0]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    search_threads: Option<usize>,
+    /// The engine of sealed segments: exact, faiss or faiss:FACTORY. [default: faiss]
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<String>,
+    /// References at which a growing segment is sealed, 1024 to 1048576. [default: 16384]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seal_at_references: Option<usize>,
+    /// The Raft tick in milliseconds, 10 to 1000. [default: 50]
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tick_ms: Option<u64>,
+    /// Search requests that may wait or run at once, 1 to 65536. [default: 1024]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    searches_max: Option<usize>,
+}
+
+/// Settings of a coordinator. What is not given comes from the environment (SEMEL_COORDINATOR_…), the file, or the default.
+#[derive(Debug, Args)]
+pub(crate) struct CoordinatorArguments {
+    /// A TOML file with settings named as the flags, with underscores.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: CoordinatorFlags,
+    #[command(flatten)]
+    logs: LogArguments,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct CoordinatorFlags {
+    /// Where to listen; port 0 takes any free one. [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<String>,
+    /// What others dial. [default: where it listens]
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advertise: Option<String>,
+    /// The folder of the coordinator's volume. [default: semel-coordinator]
+    #[arg(long, value_name = "FOLDER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<PathBuf>,
+    /// This coordinator's number among the voters. [default: 1]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
+    /// Every voter of the coordinators' group, 1, 3 or 5, as ID=HOST:PORT separated by commas. [default: this one alone]
+    #[arg(long, value_name = "ID=HOST:PORT", value_delimiter = ',', value_parser = parse_voter)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    voters: Option<Vec<Voter>>,
+    /// The number of shards, 1 to 4096, fixed when the cluster is initialised. [default: 8]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shards: Option<u32>,
+    /// Replicas of each shard, 1, 3 or 5, fixed when the cluster is initialised. [default: 3]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replicas: Option<u32>,
+    /// The Raft tick in milliseconds, 10 to 1000. [default: 50]
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tick_ms: Option<u64>,
+    /// Enrolments in work at once, 1 to 65536. [default: 1024]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enrolments_max: Option<usize>,
+    /// Unanswered items of one stream, 1 to 4096. [default: 256]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_items_max: Option<usize>,
+}
+
+fn parse_voter(text: &str) -> Result<Voter, String> {
+    let (id, address) = text.split_once('=').ok_or("must look like 1=host:port")?;
+    let id = id.parse().map_err(|_| format!("`{id}` is not a number"))?;
+    Ok(Voter { id, address: address.to_owned() })
+}
+
+/// Runs a node until it is told to stop.
+pub(crate) fn node(arguments: NodeArguments) -> anyhow::Result<()> {
+    arguments.logs.start()?;
+    check_processor()?;
+    let config = NodeConfig::load(arguments.config.as_deref(), arguments.flags)?;
+    config.validate()?;
+    run(&config.listen.clone(), "semel-node", |listener| semel_node::serve(config, listener, stop_signal()))
+}
+
+/// Runs a coordinator until it is told to stop.
+pub(crate) fn coordinator(arguments: CoordinatorArguments) -> anyhow::Result<()> {
+    arguments.logs.start()?;
+    check_processor()?;
+    let config = CoordinatorConfig::load(arguments.config.as_deref(), arguments.flags)?;
+    config.validate()?;
+    run(&config.listen.clone(), "semel-coordinator", |listener| {
+        semel_coordinator::serve(config, listener, stop_signal())
+    })
+}
+
+fn run<F>(listen: &str, name: &str, serve: impl FnOnce(TcpListener) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
+        // Whoever started the process waits for this line and reads the port from it.
+        println!("ready {name} listening on {}", listener.local_addr()?);
+        std::io::stdout().flush()?;
+        serve(listener).await
+    })
+}
+
+/// Resolves on SIGTERM or SIGINT.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).expect("signal handlers can be installed once the runtime runs");
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("told to stop");
+}
+
+/// The C++ parts of an x86-64 build need AVX2: better a sentence now than an illegal instruction later.
+fn check_processor() -> anyhow::Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    anyhow::ensure!(
+        std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma"),
+        "this processor lacks AVX2 or FMA, which this build needs (x86-64-v3); build for it without the \
+         CXXFLAGS of .cargo/config.toml and with --no-default-features"
+    );
+    Ok(())
+}

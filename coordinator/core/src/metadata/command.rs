@@ -1,0 +1,216 @@
+//! What is proposed to the metadata group, and its bytes. Every command is idempotent: a proposal whose outcome is unknown
+//! is proposed again.
+
+use bytes::Bytes;
+use prost::Message;
+use semel_index::{GalleryId, KeyVersion, PolicyVersion, ShardCount};
+use semel_raft::ReplicaId;
+
+use crate::gallery::Policy;
+use crate::metadata::row::{node_id_of, policy_of, policy_to_bytes, versioned};
+use crate::metadata::{
+    ADDRESS_BYTES_MAX, COORDINATORS_MAX, Cluster, ClusterId, Coordinator, NODES_MAX, NodeId, REPLICAS_PER_SHARD_MAX,
+    VERSION_BYTES_MAX,
+};
+use crate::rotation::GalleryKey;
+use crate::v1::{self, Kind};
+
+/// The longest encoding of a command.
+pub const COMMAND_BYTES_MAX: usize = 1 << 18;
+
+/// One command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetadataCommand {
+    /// Fixes what never changes. The first one applied wins; the receipt tells what is fixed.
+    Initialise(Cluster),
+    /// Tells where a coordinator listens.
+    RegisterCoordinator(Coordinator),
+    /// Creates a gallery with policy version 1 and key version 1. The same policy again gives the gallery as it is.
+    CreateGallery {
+        /// Its name.
+        name: GalleryId,
+        /// Its first policy.
+        policy: Policy,
+        /// Its first key, drawn by the proposer.
+        key: GalleryKey,
+        /// BLAKE3 of the key's rotation matrices for the policy's specs, by [`crate::Rotations::checksum`].
+        key_checksum: [u8; 32],
+        /// By the proposer's clock.
+        created_at_ms: i64,
+    },
+    /// Puts a new policy in force. The policy that is in force already gives the gallery as it is.
+    UpdatePolicy {
+        /// The gallery.
+        name: GalleryId,
+        /// The new policy; its specs equal the current ones.
+        policy: Policy,
+        /// The version that the caller read; `None` = whichever is current.
+        expected: Option<PolicyVersion>,
+    },
+    /// Lets a node in, or back in after a restart.
+    JoinNode {
+        /// The node.
+        node_id: NodeId,
+        /// Where it listens.
+        address: String,
+        /// The version it runs.
+        version: String,
+        /// How many replicas its volume holds.
+        replicas_held: u32,
+    },
+    /// Notes that a node has reported to hold replicas that it was given.
+    ConfirmReplicas {
+        /// The node.
+        node_id: NodeId,
+    },
+    /// Places all shards on these nodes, if none is placed yet.
+    ///
+    /// A command of the leader's shell and not a consequence of a join: only the shell knows which nodes are alive and how
+    /// many are still expected, and a cluster of five should not place everything on the first three.
+    PlaceShards {
+        /// The nodes to place on, each of which has joined.
+        nodes: Vec<NodeId>,
+    },
+}
+
+/// Bytes that are no command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// There are too many.
+    #[error("a command of {bytes} bytes exceeds {COMMAND_BYTES_MAX}")]
+    TooLong {
+        /// How many.
+        bytes: usize,
+    },
+    /// They are of another version of the encoding.
+    #[error("a command of encoding version {found}, expected 1")]
+    Version {
+        /// The version byte; 0 where there is none.
+        found: u8,
+    },
+    /// They do not decode.
+    #[error("a command that does not decode")]
+    Malformed,
+    /// They decode to a value out of its range.
+    #[error("a command whose {field} is not valid")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+    },
+}
+
+impl MetadataCommand {
+    /// The command as bytes: version ‖ message.
+    pub fn encode(&self) -> Bytes {
+        let kind = match self {
+            Self::Initialise(cluster) => Kind::Initialise(v1::InitialiseBytes {
+                cluster_id: cluster.cluster_id.0.to_vec(),
+                shards: cluster.shards.get(),
+                replicas_per_shard: cluster.replicas_per_shard,
+            }),
+            Self::RegisterCoordinator(coordinator) => Kind::RegisterCoordinator(v1::RegisterCoordinatorBytes {
+                id: coordinator.id.get(),
+                address: coordinator.address.clone(),
+            }),
+            Self::CreateGallery { name, policy, key, key_checksum, created_at_ms } => {
+                Kind::CreateGallery(v1::CreateGalleryBytes {
+                    policy: Some(policy_to_bytes(name, PolicyVersion(0), policy)),
+                    secret: key.secret().to_vec(),
+                    checksum: key_checksum.to_vec(),
+                    created_at_ms: *created_at_ms,
+                })
+            }
+            Self::UpdatePolicy { name, policy, expected } => Kind::UpdatePolicy(v1::UpdatePolicyBytes {
+                policy: Some(policy_to_bytes(name, expected.unwrap_or(PolicyVersion(0)), policy)),
+            }),
+            Self::JoinNode { node_id, address, version, replicas_held } => Kind::JoinNode(v1::JoinNodeBytes {
+                node_id: node_id.0.to_vec(),
+                address: address.clone(),
+                version: version.clone(),
+                replicas_held: *replicas_held,
+            }),
+            Self::ConfirmReplicas { node_id } => {
+                Kind::ConfirmReplicas(v1::ConfirmReplicasBytes { node_id: node_id.0.to_vec() })
+            }
+            Self::PlaceShards { nodes } => Kind::PlaceShards(v1::PlaceShardsBytes {
+                nodes: nodes.iter().map(|node_id| node_id.0.to_vec()).collect(),
+            }),
+        };
+        versioned(&v1::CommandBytes { kind: Some(kind) })
+    }
+
+    /// The command of some bytes, valid in every field.
+    ///
+    /// # Errors
+    /// If the bytes are too many, of another version, or no valid command.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        if bytes.len() > COMMAND_BYTES_MAX {
+            return Err(DecodeError::TooLong { bytes: bytes.len() });
+        }
+        let message = match bytes.split_first() {
+            Some((&v1::VERSION, message)) => message,
+            Some((&found, _)) => return Err(DecodeError::Version { found }),
+            None => return Err(DecodeError::Version { found: 0 }),
+        };
+        let command = v1::CommandBytes::decode(message).map_err(|_| DecodeError::Malformed)?;
+        match command.kind.ok_or(DecodeError::Malformed)? {
+            Kind::Initialise(bytes) => initialise_of(bytes),
+            Kind::RegisterCoordinator(bytes) => {
+                let in_range = (1..=COORDINATORS_MAX as u64).contains(&bytes.id);
+                let id = ReplicaId::new(bytes.id).filter(|_| in_range).ok_or(invalid("coordinator"))?;
+                Ok(Self::RegisterCoordinator(Coordinator { id, address: address_of(bytes.address)? }))
+            }
+            Kind::CreateGallery(bytes) => create_gallery_of(bytes),
+            Kind::UpdatePolicy(bytes) => {
+                let (name, policy) = bytes.policy.and_then(policy_of).ok_or(invalid("policy"))?;
+                let expected = Some(policy.version).filter(|version| *version != PolicyVersion(0));
+                Ok(Self::UpdatePolicy { name, policy: policy.policy, expected })
+            }
+            Kind::JoinNode(bytes) => Ok(Self::JoinNode {
+                node_id: node_id_of(bytes.node_id).ok_or(invalid("node_id"))?,
+                address: address_of(bytes.address)?,
+                version: Some(bytes.version)
+                    .filter(|text| text.len() <= VERSION_BYTES_MAX)
+                    .ok_or(invalid("version"))?,
+                replicas_held: bytes.replicas_held,
+            }),
+            Kind::ConfirmReplicas(bytes) => {
+                Ok(Self::ConfirmReplicas { node_id: node_id_of(bytes.node_id).ok_or(invalid("node_id"))? })
+            }
+            Kind::PlaceShards(bytes) if bytes.nodes.len() > NODES_MAX => Err(invalid("nodes")),
+            Kind::PlaceShards(bytes) => {
+                let nodes = bytes.nodes.into_iter().map(node_id_of).collect::<Option<Vec<_>>>();
+                Ok(Self::PlaceShards { nodes: nodes.ok_or(invalid("nodes"))? })
+            }
+        }
+    }
+}
+
+/// The key version that a gallery is created with.
+pub(crate) const KEY_VERSION_FIRST: KeyVersion = KeyVersion(1);
+
+fn invalid(field: &'static str) -> DecodeError {
+    DecodeError::Invalid { field }
+}
+
+fn address_of(address: String) -> Result<String, DecodeError> {
+    if (1..=ADDRESS_BYTES_MAX).contains(&address.len()) { Ok(address) } else { Err(invalid("address")) }
+}
+
+fn initialise_of(bytes: v1::InitialiseBytes) -> Result<MetadataCommand, DecodeError> {
+    let cluster_id = bytes.cluster_id.try_into().map(ClusterId).map_err(|_| invalid("cluster_id"))?;
+    let shards = ShardCount::new(bytes.shards).ok_or(invalid("shards"))?;
+    let replicas_per_shard = bytes.replicas_per_shard;
+    if !(1..=REPLICAS_PER_SHARD_MAX).contains(&replicas_per_shard) {
+        return Err(invalid("replicas_per_shard"));
+    }
+    Ok(MetadataCommand::Initialise(Cluster { cluster_id, shards, replicas_per_shard }))
+}
+
+fn create_gallery_of(bytes: v1::CreateGalleryBytes) -> Result<MetadataCommand, DecodeError> {
+    let (name, policy) = bytes.policy.and_then(policy_of).ok_or(invalid("policy"))?;
+    let key = bytes.secret.try_into().map(GalleryKey::from_secret).map_err(|_| invalid("secret"))?;
+    let key_checksum = bytes.checksum.try_into().map_err(|_| invalid("checksum"))?;
+    let created_at_ms = bytes.created_at_ms;
+    Ok(MetadataCommand::CreateGallery { name, policy: policy.policy, key, key_checksum, created_at_ms })
+}

@@ -1,0 +1,330 @@
+//! The rows of the metadata group: their keys, their bytes, and the types they stand for.
+//!
+//! Keys begin with a letter for the kind; what follows orders the rows of a kind. A row that does not decode is a fault of
+//! the storage and stops the replica: rows are written by this module alone.
+
+use bytes::Bytes;
+use prost::Message;
+use semel_index::{BinaryCodeSpec, GalleryId, KeyVersion, PolicyVersion, ShardCount, ShardId, TemplateSpec};
+use semel_raft::ReplicaId;
+
+use crate::digest::ContentDigestKey;
+use crate::gallery::{ModalityPolicyRequest, Policy, PolicyRequest, VersionedPolicy};
+use crate::metadata::{Cluster, ClusterId, Coordinator, GalleryRow, NodeId, NodeRecord, REPLICAS_PER_SHARD_MAX};
+use crate::placement::{ShardPlacement, Voter};
+use crate::rotation::GalleryKey;
+use crate::v1;
+
+const CLUSTER: u8 = b'c';
+const COORDINATOR: u8 = b'o';
+const GALLERY: u8 = b'g';
+const POLICY: u8 = b'p';
+const KEY: u8 = b'k';
+const NODE: u8 = b'n';
+const SHARD: u8 = b's';
+const REPLICA_NEXT: u8 = b'r';
+
+/// One row, decoded. Its `Debug` shows no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetadataRow {
+    /// What was fixed when the cluster was initialised.
+    Cluster(Cluster),
+    /// A coordinator.
+    Coordinator(Coordinator),
+    /// A gallery's versions.
+    Gallery(GalleryRow),
+    /// One version of a gallery's policy.
+    Policy {
+        /// The gallery.
+        gallery: GalleryId,
+        /// The policy.
+        policy: VersionedPolicy,
+    },
+    /// One version of a gallery's key.
+    Key {
+        /// The gallery.
+        gallery: GalleryId,
+        /// The version.
+        version: KeyVersion,
+        /// The secret.
+        key: GalleryKey,
+        /// BLAKE3 of the key's rotation matrices.
+        checksum: [u8; 32],
+    },
+    /// A node.
+    Node(NodeRecord),
+    /// A shard's placement.
+    Shard(ShardPlacement),
+    /// The first replica id that is still free.
+    ReplicaNext(u64),
+}
+
+/// A row that does not decode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a metadata row does not decode")]
+pub(crate) struct CorruptRow;
+
+/// The range of all rows, for scans.
+pub(crate) fn all() -> (Bytes, Bytes) {
+    (Bytes::new(), Bytes::from_static(&[u8::MAX]))
+}
+
+/// The range of all galleries.
+pub(crate) fn galleries() -> (Bytes, Bytes) {
+    range_of(GALLERY)
+}
+
+/// The range of all nodes.
+pub(crate) fn nodes() -> (Bytes, Bytes) {
+    range_of(NODE)
+}
+
+/// The range of all shards.
+pub(crate) fn shards() -> (Bytes, Bytes) {
+    range_of(SHARD)
+}
+
+pub(crate) fn cluster_key() -> Bytes {
+    key(CLUSTER, &[])
+}
+
+pub(crate) fn coordinator_key(id: ReplicaId) -> Bytes {
+    key(COORDINATOR, &[&id.get().to_be_bytes()])
+}
+
+pub(crate) fn gallery_key(name: &GalleryId) -> Bytes {
+    key(GALLERY, &[name.as_str().as_bytes()])
+}
+
+pub(crate) fn policy_key(gallery: &GalleryId, version: PolicyVersion) -> Bytes {
+    key(POLICY, &[gallery.as_str().as_bytes(), &[0], &version.0.to_be_bytes()])
+}
+
+pub(crate) fn secret_key(gallery: &GalleryId, version: KeyVersion) -> Bytes {
+    key(KEY, &[gallery.as_str().as_bytes(), &[0], &version.0.to_be_bytes()])
+}
+
+pub(crate) fn node_key(node_id: NodeId) -> Bytes {
+    key(NODE, &[&node_id.0])
+}
+
+pub(crate) fn shard_key(shard: ShardId) -> Bytes {
+    key(SHARD, &[&shard.0.to_be_bytes()])
+}
+
+pub(crate) fn replica_next_key() -> Bytes {
+    key(REPLICA_NEXT, &[])
+}
+
+fn key(kind: u8, parts: &[&[u8]]) -> Bytes {
+    let mut key = vec![kind];
+    parts.iter().for_each(|part| key.extend_from_slice(part));
+    Bytes::from(key)
+}
+
+fn range_of(kind: u8) -> (Bytes, Bytes) {
+    (key(kind, &[]), key(kind + 1, &[]))
+}
+
+impl MetadataRow {
+    pub(crate) fn key(&self) -> Bytes {
+        match self {
+            Self::Cluster(_) => cluster_key(),
+            Self::Coordinator(coordinator) => coordinator_key(coordinator.id),
+            Self::Gallery(gallery) => gallery_key(&gallery.name),
+            Self::Policy { gallery, policy } => policy_key(gallery, policy.version),
+            Self::Key { gallery, version, .. } => secret_key(gallery, *version),
+            Self::Node(node) => node_key(node.node_id),
+            Self::Shard(shard) => shard_key(shard.shard),
+            Self::ReplicaNext(_) => replica_next_key(),
+        }
+    }
+
+    /// Version byte ‖ message.
+    pub(crate) fn value(&self) -> Bytes {
+        match self {
+            Self::Cluster(cluster) => versioned(&v1::ClusterBytes {
+                cluster_id: cluster.cluster_id.0.to_vec(),
+                shards: cluster.shards.get(),
+                replicas_per_shard: cluster.replicas_per_shard,
+            }),
+            Self::Coordinator(coordinator) => {
+                versioned(&v1::CoordinatorBytes { id: coordinator.id.get(), address: coordinator.address.clone() })
+            }
+            Self::Gallery(gallery) => versioned(&v1::GalleryBytes {
+                name: gallery.name.as_str().to_owned(),
+                policy_version: gallery.policy_version.0,
+                key_version: gallery.key_version.0,
+                created_at_ms: gallery.created_at_ms,
+                digest_key: gallery.digest_key.secret().to_vec(),
+            }),
+            Self::Policy { gallery, policy } => versioned(&policy_to_bytes(gallery, policy.version, &policy.policy)),
+            Self::Key { gallery, version, key, checksum } => versioned(&v1::KeyBytes {
+                gallery: gallery.as_str().to_owned(),
+                version: version.0,
+                secret: key.secret().to_vec(),
+                checksum: checksum.to_vec(),
+            }),
+            Self::Node(node) => versioned(&v1::NodeBytes {
+                node_id: node.node_id.0.to_vec(),
+                address: node.address.clone(),
+                version: node.version.clone(),
+                replicas_confirmed: node.replicas_confirmed,
+            }),
+            Self::Shard(shard) => versioned(&v1::ShardBytes {
+                shard: shard.shard.0,
+                epoch: shard.epoch,
+                voters: shard.voters.iter().map(voter_to_bytes).collect(),
+            }),
+            Self::ReplicaNext(replica_next) => versioned(&v1::ReplicaNextBytes { replica_next: *replica_next }),
+        }
+    }
+
+    pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<Self, CorruptRow> {
+        let row = Self::decode_kind(*key.first().ok_or(CorruptRow)?, value).ok_or(CorruptRow)?;
+        if row.key() == key { Ok(row) } else { Err(CorruptRow) }
+    }
+
+    fn decode_kind(kind: u8, value: &[u8]) -> Option<Self> {
+        match kind {
+            CLUSTER => cluster_of(message(value)?).map(Self::Cluster),
+            COORDINATOR => {
+                let bytes: v1::CoordinatorBytes = message(value)?;
+                Some(Self::Coordinator(Coordinator { id: ReplicaId::new(bytes.id)?, address: bytes.address }))
+            }
+            GALLERY => gallery_of(message(value)?).map(Self::Gallery),
+            POLICY => {
+                let (gallery, policy) = policy_of(message(value)?)?;
+                Some(Self::Policy { gallery, policy })
+            }
+            KEY => {
+                let bytes: v1::KeyBytes = message(value)?;
+                Some(Self::Key {
+                    gallery: GalleryId::try_from(bytes.gallery).ok()?,
+                    version: KeyVersion(bytes.version),
+                    key: GalleryKey::from_secret(bytes.secret.try_into().ok()?),
+                    checksum: bytes.checksum.try_into().ok()?,
+                })
+            }
+            NODE => {
+                let bytes: v1::NodeBytes = message(value)?;
+                Some(Self::Node(NodeRecord {
+                    node_id: node_id_of(bytes.node_id)?,
+                    address: bytes.address,
+                    version: bytes.version,
+                    replicas_confirmed: bytes.replicas_confirmed,
+                }))
+            }
+            SHARD => shard_of_bytes(message(value)?).map(Self::Shard),
+            REPLICA_NEXT => message(value).map(|bytes: v1::ReplicaNextBytes| Self::ReplicaNext(bytes.replica_next)),
+            _ => None,
+        }
+    }
+}
+
+/// A value: version byte ‖ message.
+pub(crate) fn versioned(message: &impl Message) -> Bytes {
+    let mut bytes = Vec::with_capacity(1 + message.encoded_len());
+    bytes.push(v1::VERSION);
+    message.encode(&mut bytes).expect("a vector grows as needed");
+    Bytes::from(bytes)
+}
+
+fn message<M: Message + Default>(value: &[u8]) -> Option<M> {
+    let (version, message) = value.split_first()?;
+    if *version == v1::VERSION { M::decode(message).ok() } else { None }
+}
+
+fn cluster_of(bytes: v1::ClusterBytes) -> Option<Cluster> {
+    let (shards, replicas_per_shard) = (ShardCount::new(bytes.shards)?, bytes.replicas_per_shard);
+    let cluster_id = ClusterId(bytes.cluster_id.try_into().ok()?);
+    let in_range = (1..=REPLICAS_PER_SHARD_MAX).contains(&replicas_per_shard);
+    in_range.then_some(Cluster { cluster_id, shards, replicas_per_shard })
+}
+
+fn gallery_of(bytes: v1::GalleryBytes) -> Option<GalleryRow> {
+    Some(GalleryRow {
+        name: GalleryId::try_from(bytes.name).ok()?,
+        policy_version: PolicyVersion(bytes.policy_version),
+        key_version: KeyVersion(bytes.key_version),
+        created_at_ms: bytes.created_at_ms,
+        digest_key: ContentDigestKey::from_secret(bytes.digest_key.try_into().ok()?),
+    })
+}
+
+pub(crate) fn node_id_of(bytes: Vec<u8>) -> Option<NodeId> {
+    bytes.try_into().ok().map(NodeId)
+}
+
+fn shard_of_bytes(bytes: v1::ShardBytes) -> Option<ShardPlacement> {
+    let voter = |voter: v1::VoterBytes| {
+        Some(Voter { replica: ReplicaId::new(voter.replica)?, node: node_id_of(voter.node_id)? })
+    };
+    let voters = bytes.voters.into_iter().map(voter).collect::<Option<Vec<_>>>()?;
+    Some(ShardPlacement { shard: ShardId(bytes.shard), epoch: bytes.epoch, voters })
+}
+
+fn voter_to_bytes(voter: &Voter) -> v1::VoterBytes {
+    v1::VoterBytes { replica: voter.replica.get(), node_id: voter.node.0.to_vec() }
+}
+
+pub(crate) fn policy_to_bytes(gallery: &GalleryId, version: PolicyVersion, policy: &Policy) -> v1::PolicyBytes {
+    let request = policy.to_request();
+    v1::PolicyBytes {
+        gallery: gallery.as_str().to_owned(),
+        version: version.0,
+        modalities: request.modalities.into_iter().map(modality_to_bytes).collect(),
+        miss_budget_ppb: request.miss_budget_ppb,
+        comparable_share_min_ppm: request.comparable_share_min_ppm,
+        candidates_max: request.candidates_max,
+        purposes: request.purposes,
+        identification_allowed: request.identification_allowed,
+        retention_days: request.retention_days,
+    }
+}
+
+fn modality_to_bytes(request: ModalityPolicyRequest) -> v1::ModalityBytes {
+    let (embedding_dimension, binary_code) = match request.spec {
+        Some(TemplateSpec::Embedding { dimension }) => (Some(dimension), None),
+        Some(TemplateSpec::BinaryCode(BinaryCodeSpec {
+            rows,
+            columns,
+            bits_per_cell,
+            shifts_max,
+            common_bits_min,
+        })) => (None, Some(v1::BinaryCodeBytes { rows, columns, bits_per_cell, shifts_max, common_bits_min })),
+        None => (None, None),
+    };
+    let (modality, review_threshold_micros) = (request.modality, request.review_threshold_micros);
+    v1::ModalityBytes { modality, embedding_dimension, binary_code, review_threshold_micros }
+}
+
+/// The gallery and policy of a message. Recorded policies pass the same validation as requests: its limits may be widened in
+/// later versions, never narrowed.
+pub(crate) fn policy_of(bytes: v1::PolicyBytes) -> Option<(GalleryId, VersionedPolicy)> {
+    let request = PolicyRequest {
+        modalities: bytes.modalities.into_iter().map(modality_of_bytes).collect(),
+        miss_budget_ppb: bytes.miss_budget_ppb,
+        comparable_share_min_ppm: bytes.comparable_share_min_ppm,
+        candidates_max: bytes.candidates_max,
+        purposes: bytes.purposes,
+        identification_allowed: bytes.identification_allowed,
+        retention_days: bytes.retention_days,
+    };
+    let gallery = GalleryId::try_from(bytes.gallery).ok()?;
+    let policy = request.validate().ok()?;
+    Some((gallery, VersionedPolicy { version: PolicyVersion(bytes.version), policy }))
+}
+
+fn modality_of_bytes(bytes: v1::ModalityBytes) -> ModalityPolicyRequest {
+    let spec = match (bytes.embedding_dimension, bytes.binary_code) {
+        (Some(dimension), None) => Some(TemplateSpec::Embedding { dimension }),
+        (None, Some(code)) => {
+            let v1::BinaryCodeBytes { rows, columns, bits_per_cell, shifts_max, common_bits_min } = code;
+            Some(TemplateSpec::BinaryCode(BinaryCodeSpec { rows, columns, bits_per_cell, shifts_max, common_bits_min }))
+        }
+        (Some(_), Some(_)) | (None, None) => None,
+    };
+    let (modality, review_threshold_micros) = (bytes.modality, bytes.review_threshold_micros);
+    ModalityPolicyRequest { modality, spec, review_threshold_micros }
+}

@@ -1,0 +1,105 @@
+//! What every public service of a coordinator needs: metadata, nodes, keys, and bounds on the work taken in.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use semel_index::{GalleryId, KeyVersion, PolicyVersion, ShardCount};
+use semel_workflow::{ContentDigestKey, GalleryRecord, MetadataView, Rotations, VersionedPolicy};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::metadata::Metadata;
+use crate::nodes::Nodes;
+use crate::obligations::ObligationInbox;
+use crate::status::ClientError;
+use crate::sweep::EnrolmentSweep;
+
+/// What a gallery's key gives: the rotations of its embeddings, and the key of its content digests.
+pub(crate) struct GalleryKeys {
+    pub(crate) rotations: Rotations,
+    pub(crate) digest: ContentDigestKey,
+}
+
+/// A gallery as it is in force, from one view.
+pub(crate) struct CurrentGallery {
+    pub(crate) record: GalleryRecord,
+    pub(crate) policy: Arc<VersionedPolicy>,
+    view: Arc<MetadataView>,
+}
+
+type KeyCell = Arc<OnceCell<Arc<GalleryKeys>>>;
+
+/// One coordinator's front.
+pub(crate) struct Front {
+    pub(crate) metadata: Arc<Metadata>,
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) sweep: EnrolmentSweep,
+    pub(crate) obligations: ObligationInbox,
+    places: Arc<Semaphore>,
+    keys: Mutex<HashMap<(GalleryId, KeyVersion), KeyCell>>,
+}
+
+impl Front {
+    pub(crate) fn new(
+        metadata: Arc<Metadata>,
+        nodes: Arc<Nodes>,
+        obligations: ObligationInbox,
+        enrolments_max: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            metadata,
+            nodes,
+            sweep: EnrolmentSweep::default(),
+            obligations,
+            places: Arc::new(Semaphore::new(enrolments_max)),
+            keys: Mutex::default(),
+        })
+    }
+
+    /// A place among the enrolments and searches in work; `None` if all are taken.
+    pub(crate) fn admit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    /// The number of shards, once they are placed.
+    pub(crate) fn shards(&self) -> Option<ShardCount> {
+        let view = self.metadata.view();
+        view.cluster().filter(|_| view.is_placed()).map(|cluster| cluster.shards)
+    }
+
+    /// The gallery by the name that a client sent, read behind a barrier.
+    pub(crate) async fn gallery(&self, name: &str, deadline: Instant) -> Result<CurrentGallery, ClientError> {
+        let id = GalleryId::try_from(name).map_err(|error| ClientError::field("gallery", error))?;
+        let view = self.metadata.current(deadline).await?;
+        let found = view.gallery(&id).zip(view.current_policy(&id));
+        let (record, policy) = found.ok_or_else(|| ClientError::NoSuchGallery(name.to_owned()))?;
+        Ok(CurrentGallery { record, policy, view })
+    }
+
+    /// One version of a gallery's policy.
+    pub(crate) fn policy(&self, gallery: &GalleryId, version: PolicyVersion) -> Option<Arc<VersionedPolicy>> {
+        self.metadata.view().policy(gallery, version)
+    }
+
+    /// A gallery's keys, made on first use: a matrix of 512 dimensions takes a fraction of a second, larger ones seconds.
+    pub(crate) async fn keys(&self, gallery: &CurrentGallery) -> Arc<GalleryKeys> {
+        let (name, version) = (gallery.record.name.clone(), gallery.record.key_version);
+        let cell = {
+            let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(keys.entry((name.clone(), version)).or_default())
+        };
+        let made = cell.get_or_init(|| async {
+            let secrets = gallery.view.key(&name, version).zip(gallery.view.digest_key(&name));
+            let (key, digest) = secrets.expect("a gallery on record has its keys on record");
+            let (key, digest, policy) = (key.clone(), digest.clone(), Arc::clone(&gallery.policy));
+            let checksum = gallery.record.key_checksum;
+            let made = tokio::task::spawn_blocking(move || {
+                let rotations = Rotations::generate(&key, version, &policy.policy);
+                assert_eq!(rotations.checksum(), checksum, "this machine rotates otherwise than the gallery's creator");
+                Arc::new(GalleryKeys { rotations, digest })
+            });
+            made.await.expect("a coordinator that rotates otherwise than the others must not serve")
+        });
+        Arc::clone(made.await)
+    }
+}

@@ -1,0 +1,411 @@
+//! Calls to nodes: proposals that try every replica until a deadline, and searches that share requests.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use semel_proto::internal::v1 as wire;
+use semel_proto::internal::v1::shard_service_client::ShardServiceClient;
+use semel_proto::{NO_SUCH_RECORD, NOTHING_PROPOSED};
+use semel_raft_host::ClusterId;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
+
+use crate::routes::Routes;
+
+/// How long a connection attempt may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// How long one replica may take over a proposal before another is asked.
+const PROPOSAL_ATTEMPT: Duration = Duration::from_secs(2);
+/// The pause between two rounds over a shard's replicas.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+/// Probes that travel in one request.
+const PROBES_PER_REQUEST_MAX: usize = 64;
+/// Probes that may wait for one node.
+const PROBES_QUEUED_MAX: usize = 16_384;
+/// Search requests on their way to one node at once. While they are, probes gather for the next.
+const REQUESTS_PER_NODE_MAX: usize = 2;
+/// The largest answer taken, in bytes.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Why a call to a shard gave nothing by its deadline.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum CallError {
+    /// No replica could be reached or none had a leader; nothing was changed.
+    #[error("shard {shard} cannot be reached: {reason}")]
+    Unreached { shard: u32, reason: String },
+    /// A proposal may or may not be applied later.
+    #[error("shard {shard} did not confirm in time: the outcome is unknown")]
+    OutcomeUnknown { shard: u32 },
+    /// Every replica that answered has too much waiting; nothing was changed.
+    #[error("shard {shard} has too much waiting")]
+    Overloaded { shard: u32 },
+    /// The shard answered that there is no such thing.
+    #[error("not found")]
+    NotFound,
+    /// The nodes refuse the call: a defect or a mix-up of clusters.
+    #[error("shard {shard} refuses the call: {reason}")]
+    Refused { shard: u32, reason: String },
+}
+
+/// A share of a search: one probe for some shards of one node.
+struct Job {
+    shards: Vec<u32>,
+    probe: wire::SearchProbe,
+    reply: oneshot::Sender<Vec<ShardReply>>,
+}
+
+/// What one shard answered to one probe.
+pub(crate) struct ShardReply {
+    pub(crate) shard: u32,
+    pub(crate) outcome: Result<ProbeReply, String>,
+}
+
+/// A shard's answer to one probe.
+pub(crate) struct ProbeReply {
+    pub(crate) epoch: u64,
+    pub(crate) searchable_index: u64,
+    pub(crate) answer: wire::ProbeAnswer,
+}
+
+/// The nodes of the cluster, as callers see them.
+pub(crate) struct Nodes {
+    cluster: OnceLock<ClusterId>,
+    pub(crate) routes: Arc<Routes>,
+    channels: Mutex<HashMap<String, Channel>>,
+    searches: Mutex<HashMap<String, mpsc::Sender<Job>>>,
+    search_attempt: Duration,
+}
+
+impl Nodes {
+    /// Nodes that cannot be called yet: [`Self::set_cluster`] comes first.
+    pub(crate) fn new(routes: Arc<Routes>, search_attempt: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            cluster: OnceLock::new(),
+            routes,
+            channels: Mutex::default(),
+            searches: Mutex::default(),
+            search_attempt,
+        })
+    }
+
+    /// Names the cluster whose nodes these are. It never changes.
+    pub(crate) fn set_cluster(&self, cluster: ClusterId) {
+        let set = *self.cluster.get_or_init(|| cluster);
+        assert_eq!(set, cluster, "a coordinator serves one cluster");
+    }
+
+    /// Empty before the cluster is known, which no node accepts.
+    fn cluster_id(&self) -> Bytes {
+        self.cluster.get().map(|cluster| Bytes::copy_from_slice(&cluster.0)).unwrap_or_default()
+    }
+
+    fn client(&self, address: &str) -> Result<ShardServiceClient<Channel>, Status> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let channel = match channels.get(address) {
+            Some(channel) => channel.clone(),
+            None => {
+                let endpoint = Endpoint::from_shared(format!("http://{address}"))
+                    .map_err(|error| Status::internal(format!("address {address}: {error}")))?
+                    .connect_timeout(CONNECT_WITHIN)
+                    .http2_keep_alive_interval(Duration::from_secs(5))
+                    .keep_alive_timeout(Duration::from_secs(5))
+                    .tcp_nodelay(true);
+                let channel = endpoint.connect_lazy();
+                channels.insert(address.to_owned(), channel.clone());
+                channel
+            }
+        };
+        Ok(ShardServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// Calls one replica after another until one answers or the deadline is over.
+    async fn call<T, F>(
+        &self,
+        shard: u32,
+        deadline: Instant,
+        changes_state: bool,
+        attempt: impl Fn(ShardServiceClient<Channel>, Duration) -> F,
+    ) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let (mut outcome_unknown, mut overloaded) = (false, false);
+        let mut reason = String::from("the shard is not placed yet");
+        loop {
+            for address in self.routes.for_proposal(shard) {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                let limit = left.min(PROPOSAL_ATTEMPT);
+                let client = self.client(&address).map_err(|status| CallError::Refused {
+                    shard,
+                    reason: status.message().to_owned(),
+                })?;
+                let answered = tokio::time::timeout(limit, attempt(client, limit)).await;
+                let status = match answered {
+                    Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                    Ok(Err(status)) => status,
+                    Err(_) => Status::deadline_exceeded("no answer in time"),
+                };
+                match status.code() {
+                    Code::NotFound if status.metadata().contains_key(NO_SUCH_RECORD) => return Err(CallError::NotFound),
+                    Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => {
+                        return Err(CallError::Refused { shard, reason: status.message().to_owned() });
+                    }
+                    // The node is there, and has not begun anything.
+                    Code::ResourceExhausted => overloaded = true,
+                    Code::NotFound => {}
+                    Code::Unavailable if status.metadata().contains_key(NOTHING_PROPOSED) => {}
+                    _ => {
+                        outcome_unknown |= changes_state;
+                        self.routes.suspect(&address);
+                    }
+                }
+                reason = format!("{address}: {}", status.message());
+            }
+            if Instant::now() + RETRY_AFTER >= deadline {
+                return Err(match (outcome_unknown, overloaded) {
+                    (true, _) => CallError::OutcomeUnknown { shard },
+                    (false, true) => CallError::Overloaded { shard },
+                    (false, false) => CallError::Unreached { shard, reason },
+                });
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+
+    /// Proposes a command to a shard. Commands are idempotent, so every failure but a refusal is tried again until the deadline.
+    pub(crate) async fn propose(
+        &self,
+        shard: u32,
+        command: wire::Command,
+        deadline: Instant,
+    ) -> Result<wire::ProposeResponse, CallError> {
+        let request = wire::ProposeRequest { cluster_id: self.cluster_id(), shard, command: Some(command) };
+        self.call(shard, deadline, true, |mut client, limit| {
+            let request = within(request.clone(), limit);
+            async move { client.propose(request).await }
+        })
+        .await
+    }
+
+    /// Reads an enrolment.
+    pub(crate) async fn read_enrolment(
+        &self,
+        mut request: wire::ReadEnrolmentRequest,
+        deadline: Instant,
+    ) -> Result<wire::ReadEnrolmentResponse, CallError> {
+        request.cluster_id = self.cluster_id();
+        self.call(request.shard, deadline, false, |mut client, limit| {
+            // A wait for a verdict ends with an answer shortly before the attempt would be given up.
+            let wait_ms = request.wait_ms.min((limit * 3 / 4).as_millis() as u32);
+            let request = within(wire::ReadEnrolmentRequest { wait_ms, ..request.clone() }, limit);
+            async move { client.read_enrolment(request).await }
+        })
+        .await
+    }
+
+    /// Reads a case.
+    pub(crate) async fn read_case(
+        &self,
+        mut request: wire::ReadCaseRequest,
+        deadline: Instant,
+    ) -> Result<wire::ReadCaseResponse, CallError> {
+        request.cluster_id = self.cluster_id();
+        self.call(request.shard, deadline, false, |mut client, limit| {
+            let request = within(request.clone(), limit);
+            async move { client.read_case(request).await }
+        })
+        .await
+    }
+
+    /// Lists cases of a shard.
+    pub(crate) async fn scan_cases(
+        &self,
+        mut request: wire::ScanCasesRequest,
+        deadline: Instant,
+    ) -> Result<wire::ScanCasesResponse, CallError> {
+        request.cluster_id = self.cluster_id();
+        self.call(request.shard, deadline, false, |mut client, limit| {
+            let request = within(request.clone(), limit);
+            async move { client.scan_cases(request).await }
+        })
+        .await
+    }
+
+    /// Lists what a shard waits for.
+    pub(crate) async fn list_pending(
+        &self,
+        shard: u32,
+        items_max: u32,
+        deadline: Instant,
+    ) -> Result<wire::ListPendingResponse, CallError> {
+        let request = wire::ListPendingRequest { cluster_id: self.cluster_id(), shard, items_max };
+        self.call(shard, deadline, false, |mut client, limit| {
+            let request = within(request.clone(), limit);
+            async move { client.list_pending(request).await }
+        })
+        .await
+    }
+
+    /// Searches `shards` for one probe, once: a shard that does not answer in time has an error for an answer. Every shard asked is
+    /// answered exactly once. The scans begin after the call.
+    pub(crate) async fn search(
+        self: &Arc<Self>,
+        probe: &wire::SearchProbe,
+        shards: &[u32],
+        attempt: usize,
+    ) -> Vec<ShardReply> {
+        let shares = self.routes.for_search(shards, attempt);
+        let asked: Vec<_> = shares
+            .into_iter()
+            .map(|(address, shards)| {
+                let (reply, answer) = oneshot::channel();
+                let job = Job { shards: shards.clone(), probe: probe.clone(), reply };
+                let queued = self.search_queue(&address).try_send(job).is_ok();
+                (shards, queued, answer)
+            })
+            .collect();
+        let mut replies = Vec::with_capacity(shards.len());
+        for (shards, queued, answer) in asked {
+            match answer.await {
+                Ok(answered) => replies.extend(answered),
+                Err(_) => {
+                    let reason = if queued { "the search was given up" } else { "too many probes wait for the node" };
+                    replies.extend(shards.into_iter().map(|shard| unanswered(shard, reason)));
+                }
+            }
+        }
+        for &shard in shards {
+            if !replies.iter().any(|reply| reply.shard == shard) {
+                replies.push(unanswered(shard, "the shard is not placed yet"));
+            }
+        }
+        replies
+    }
+
+    fn search_queue(self: &Arc<Self>, address: &str) -> mpsc::Sender<Job> {
+        let mut searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = searches.get(address) {
+            return queue.clone();
+        }
+        let (sender, receiver) = mpsc::channel(PROBES_QUEUED_MAX);
+        tokio::spawn(Arc::clone(self).run_searches(address.to_owned(), receiver));
+        searches.insert(address.to_owned(), sender.clone());
+        sender
+    }
+
+    /// Sends the probes that wait for one node: as they come while the node is idle, together while it is busy.
+    async fn run_searches(self: Arc<Self>, address: String, mut jobs: mpsc::Receiver<Job>) {
+        let permits = Arc::new(tokio::sync::Semaphore::new(REQUESTS_PER_NODE_MAX));
+        let mut held: Option<Job> = None;
+        loop {
+            let permit = Arc::clone(&permits).acquire_owned().await.expect("the semaphore is never closed");
+            let first = match held.take() {
+                Some(job) => job,
+                None => match jobs.recv().await {
+                    Some(job) => job,
+                    None => return,
+                },
+            };
+            let mut batch = vec![first];
+            while batch.len() < PROBES_PER_REQUEST_MAX {
+                match jobs.try_recv() {
+                    Ok(job) if job.shards == batch[0].shards => batch.push(job),
+                    Ok(job) => {
+                        held = Some(job);
+                        break;
+                    }
+                    Err(_) => break,
+                }
+            }
+            let nodes = Arc::clone(&self);
+            let address = address.clone();
+            tokio::spawn(async move {
+                nodes.search_node(&address, batch).await;
+                drop(permit);
+            });
+        }
+    }
+
+    async fn search_node(&self, address: &str, mut batch: Vec<Job>) {
+        batch.retain(|job| !job.reply.is_closed());
+        let Some(first) = batch.first() else { return };
+        let shards = first.shards.clone();
+        let request = wire::SearchRequest {
+            cluster_id: self.cluster_id(),
+            shards: shards.clone(),
+            probes: batch.iter().map(|job| job.probe.clone()).collect(),
+        };
+        let answered = match self.client(address) {
+            Ok(mut client) => {
+                let call = client.search(within(request, self.search_attempt));
+                match tokio::time::timeout(self.search_attempt, call).await {
+                    Ok(answered) => answered.map(tonic::Response::into_inner),
+                    Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+                }
+            }
+            Err(status) => Err(status),
+        };
+        match answered {
+            Ok(response) => hand_out(batch, response),
+            Err(status) => {
+                if status.code() != Code::ResourceExhausted {
+                    self.routes.suspect(address);
+                }
+                tracing::debug!(address, code = ?status.code(), reason = status.message(), "search not answered");
+                for job in batch {
+                    let replies = shards.iter().map(|&shard| unanswered(shard, status.message())).collect();
+                    // A caller that has gone needs no answer.
+                    let _ = job.reply.send(replies);
+                }
+            }
+        }
+    }
+}
+
+
+
+
+fn within<T>(message: T, limit: Duration) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(limit);
+    request
+}
+
+fn unanswered(shard: u32, reason: &str) -> ShardReply {
+    ShardReply { shard, outcome: Err(reason.to_owned()) }
+}
+
+/// Turns a response by shard into replies by probe.
+fn hand_out(batch: Vec<Job>, response: wire::SearchResponse) {
+    use wire::shard_result::Outcome;
+    let probes = batch.len();
+    let mut by_probe: Vec<Vec<ShardReply>> = batch.iter().map(|_| Vec::new()).collect();
+    for result in response.results {
+        let shard = result.shard;
+        match result.outcome {
+            Some(Outcome::Answer(answer)) if answer.probes.len() == probes => {
+                let (epoch, searchable_index) = (answer.epoch, answer.searchable_index);
+                for (replies, answer) in by_probe.iter_mut().zip(answer.probes) {
+                    let outcome = Ok(ProbeReply { epoch, searchable_index, answer });
+                    replies.push(ShardReply { shard, outcome });
+                }
+            }
+            Some(Outcome::Answer(_)) => {
+                by_probe.iter_mut().for_each(|r| r.push(unanswered(shard, "answered another number of probes")));
+            }
+            Some(Outcome::Error(reason)) => by_probe.iter_mut().for_each(|r| r.push(unanswered(shard, &reason))),
+            None => by_probe.iter_mut().for_each(|r| r.push(unanswered(shard, "empty answer"))),
+        }
+    }
+    for (job, replies) in batch.into_iter().zip(by_probe) {
+        // A caller that has gone needs no answer.
+        let _ = job.reply.send(replies);
+    }
+}

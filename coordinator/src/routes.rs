@@ -1,0 +1,173 @@
+//! Which nodes host which shard, who leads it as far as is known, and which nodes did not answer lately.
+//!
+//! All of it is advice: a wrong route costs an attempt, never an answer.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use semel_proto::internal::v1::{ReplicaReport, ReportRequest};
+use semel_proto::v1 as public;
+
+/// A node that failed to answer is asked last for this long.
+const SUSPECT_FOR: Duration = Duration::from_secs(1);
+/// A node that has not reported for this long is shown as not live.
+pub(crate) const LIVE_WITHIN: Duration = Duration::from_secs(3);
+
+/// One replica of a shard, as the shard map has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seat {
+    pub(crate) replica: u64,
+    pub(crate) node_id: [u8; 16],
+    pub(crate) address: String,
+}
+
+/// One shard, as the shard map has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) epoch: u64,
+    pub(crate) seats: Vec<Seat>,
+}
+
+/// A node's last report, and when it came.
+#[derive(Debug, Clone)]
+pub(crate) struct LastReport {
+    pub(crate) at: Instant,
+    pub(crate) replicas: Vec<ReplicaReport>,
+}
+
+/// The routes of one coordinator.
+#[derive(Default)]
+pub(crate) struct Routes {
+    map: ArcSwap<Vec<Route>>,
+    reports: Mutex<HashMap<[u8; 16], LastReport>>,
+    leaders: Mutex<HashMap<u32, u64>>,
+    suspects: Mutex<HashMap<String, Instant>>,
+}
+
+impl Routes {
+    /// Replaces the shard map.
+    pub(crate) fn set_map(&self, map: Vec<Route>) {
+        self.map.store(Arc::new(map));
+    }
+
+    /// The shard map; empty until the shards are placed.
+    pub(crate) fn map(&self) -> Arc<Vec<Route>> {
+        self.map.load_full()
+    }
+
+    /// Takes a node's report in.
+    pub(crate) fn reported(&self, node_id: [u8; 16], report: ReportRequest) {
+        let mut leaders = lock(&self.leaders);
+        for replica in &report.replicas {
+            if let Some(status) = &replica.status
+                && status.role() == public::ReplicaRole::Leader
+            {
+                leaders.insert(replica.shard, status.replica);
+            }
+        }
+        drop(leaders);
+        let last = LastReport { at: Instant::now(), replicas: report.replicas };
+        lock(&self.reports).insert(node_id, last);
+    }
+
+    /// The last report of every node that sent one.
+    pub(crate) fn reports(&self) -> HashMap<[u8; 16], LastReport> {
+        lock(&self.reports).clone()
+    }
+
+    /// Notes that a node did not answer.
+    pub(crate) fn suspect(&self, address: &str) {
+        lock(&self.suspects).insert(address.to_owned(), Instant::now());
+    }
+
+    /// The addresses of a shard's nodes, in the order in which a proposal should try them: its leader first, suspects last.
+    pub(crate) fn for_proposal(&self, shard: u32) -> Vec<String> {
+        let map = self.map();
+        let Some(route) = map.get(shard as usize) else { return Vec::new() };
+        let leader = lock(&self.leaders).get(&shard).copied();
+        let suspects = lock(&self.suspects);
+        let mut seats: Vec<&Seat> = route.seats.iter().collect();
+        seats.sort_by_key(|seat| (is_suspect(&suspects, &seat.address), Some(seat.replica) != leader));
+        seats.into_iter().map(|seat| seat.address.clone()).collect()
+    }
+
+    /// Shares shards out over nodes so that each node is asked once: every shard goes to one of its replicas, spread evenly,
+    /// suspects avoided. `attempt` turns the choice, so that a retry asks somebody else. Equal arguments give equal shares while no
+    /// suspicion changes, which lets probes that travel together share a request.
+    pub(crate) fn for_search(&self, shards: &[u32], attempt: usize) -> Vec<(String, Vec<u32>)> {
+        let map = self.map();
+        let suspects = lock(&self.suspects);
+        let mut shares: Vec<(String, Vec<u32>)> = Vec::new();
+        for &shard in shards {
+            let Some(route) = map.get(shard as usize) else { continue };
+            let trusted: Vec<&Seat> =
+                route.seats.iter().filter(|seat| !is_suspect(&suspects, &seat.address)).collect();
+            let seats = if trusted.is_empty() { route.seats.iter().collect() } else { trusted };
+            let Some(seat) = seats.get((shard as usize + attempt) % seats.len().max(1)) else { continue };
+            match shares.iter_mut().find(|(address, _)| *address == seat.address) {
+                Some((_, shards)) => shards.push(shard),
+                None => shares.push((seat.address.clone(), vec![shard])),
+            }
+        }
+        shares
+    }
+}
+
+fn is_suspect(suspects: &HashMap<String, Instant>, address: &str) -> bool {
+    suspects.get(address).is_some_and(|since| since.elapsed() < SUSPECT_FOR)
+}
+
+/// Nothing that holds these locks panics half-way through a change.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes() -> Routes {
+        let seat = |replica, node: u8| Seat {
+            replica,
+            node_id: [node; 16],
+            address: format!("node{node}"),
+        };
+        let routes = Routes::default();
+        routes.set_map(
+            (0..6)
+                .map(|shard| Route { epoch: 1, seats: (0..3).map(|n| seat(shard * 3 + n + 1, n as u8)).collect() })
+                .collect(),
+        );
+        routes
+    }
+
+    #[test]
+    fn a_search_asks_each_node_once_and_each_shard_once() {
+        let shares = routes().for_search(&[0, 1, 2, 3, 4, 5], 0);
+        let mut shards: Vec<u32> = shares.iter().flat_map(|(_, shards)| shards.clone()).collect();
+        shards.sort_unstable();
+        assert_eq!(shards, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(shares.len(), 3);
+        assert!(shares.iter().all(|(_, shards)| shards.len() == 2), "{shares:?}");
+    }
+
+    #[test]
+    fn a_suspect_is_asked_last_and_not_searched_while_others_can() {
+        let routes = routes();
+        routes.suspect("node1");
+        assert_eq!(routes.for_proposal(0).last().map(String::as_str), Some("node1"));
+        assert!(routes.for_search(&[0, 1, 2, 3, 4, 5], 0).iter().all(|(address, _)| address != "node1"));
+    }
+
+    #[test]
+    fn a_leader_is_asked_first() {
+        let routes = routes();
+        let status =
+            public::ReplicaStatus { replica: 3, role: public::ReplicaRole::Leader.into(), ..Default::default() };
+        let replica = ReplicaReport { shard: 0, status: Some(status), ..Default::default() };
+        routes.reported([2; 16], ReportRequest { replicas: vec![replica], ..Default::default() });
+        assert_eq!(routes.for_proposal(0)[0], "node2");
+    }
+}

@@ -1,0 +1,158 @@
+//! Puts a coordinator together and runs it until it is told to stop.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use semel_index::ShardCount;
+use semel_proto::internal::v1::membership_service_server::MembershipServiceServer;
+use semel_proto::internal::v1::raft_service_server::RaftServiceServer;
+use semel_proto::v1::case_service_server::CaseServiceServer;
+use semel_proto::v1::cluster_service_server::ClusterServiceServer;
+use semel_proto::v1::enrolment_service_server::EnrolmentServiceServer;
+use semel_proto::v1::gallery_service_server::GalleryServiceServer;
+use semel_proto::v1::identification_service_server::IdentificationServiceServer;
+use semel_raft::StateMachine as _;
+use semel_raft_host::{ClusterId, Database, EXCHANGE_BYTES_MAX, GrpcTransport, RaftServer, server};
+use semel_workflow::{Cluster, MetadataMachine};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::service::Routes as Services;
+
+use crate::case_service::CaseServer;
+use crate::cluster_service::ClusterServer;
+use crate::config::CoordinatorConfig;
+use crate::enrolment_service::EnrolmentServer;
+use crate::front::Front;
+use crate::gallery_service::GalleryServer;
+use crate::identification_service::IdentificationServer;
+use crate::membership_service::MembershipServer;
+use crate::metadata::Metadata;
+use crate::nodes::Nodes;
+use crate::routes::{Route, Routes, Seat};
+use crate::{obligations, sweep};
+
+const SERVICES: [&str; 7] = [
+    "semel.v1.EnrolmentService",
+    "semel.v1.IdentificationService",
+    "semel.v1.GalleryService",
+    "semel.v1.CaseService",
+    "semel.v1.ClusterService",
+    "semel.internal.v1.MembershipService",
+    "semel.internal.v1.RaftService",
+];
+
+/// Runs a coordinator on `listener` until `shutdown` resolves.
+///
+/// Health is served at once; the public services turn to SERVING when the metadata group has answered.
+///
+/// # Errors
+/// What keeps the coordinator from running: settings, or the volume.
+pub async fn serve(
+    config: CoordinatorConfig,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    config.validate()?;
+    let address = match config.advertise.as_str() {
+        "" => listener.local_addr().context("read the listener's address")?.to_string(),
+        advertised => advertised.to_owned(),
+    };
+    let data = config.data.clone();
+    let database = tokio::task::spawn_blocking(move || Database::open(&data, MetadataMachine::TABLES)).await??;
+    let transport = GrpcTransport::new(tokio::runtime::Handle::current());
+    let (host, metadata) = Metadata::open(&config, &address, database, &transport).await?;
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        shutdown.await;
+        // The coordinator may have ended by itself.
+        let _ = stop.send(true);
+    });
+    let raft = RaftServiceServer::new(RaftServer::new(host.handle())).max_decoding_message_size(EXCHANGE_BYTES_MAX);
+    let served = run(&config, address, listener, raft, metadata, stopped).await;
+    host.shutdown().await;
+    served
+}
+
+/// Serves everything on one listener. The metadata group needs its own service to come to life, so that is served from the start, and
+/// the others answer UNAVAILABLE until the cluster is founded.
+async fn run(
+    config: &CoordinatorConfig,
+    address: String,
+    listener: TcpListener,
+    raft: RaftServiceServer<RaftServer<MetadataMachine>>,
+    metadata: Arc<Metadata>,
+    mut stopped: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let nodes = Nodes::new(Arc::new(Routes::default()), Duration::from_millis(config.search_attempt_ms));
+    let (inbox, outbox) = obligations::queue();
+    let front = Front::new(Arc::clone(&metadata), nodes, inbox, config.enrolments_max);
+    let (reporter, health) = tonic_health::server::health_reporter();
+
+    let enrolments = EnrolmentServiceServer::new(EnrolmentServer::new(Arc::clone(&front), config.stream_items_max))
+        .max_decoding_message_size(config.request_bytes_max);
+    let identifications = IdentificationServiceServer::new(IdentificationServer::new(Arc::clone(&front)))
+        .max_decoding_message_size(config.request_bytes_max);
+    let services = Services::new(enrolments)
+        .add_service(identifications)
+        .add_service(GalleryServiceServer::new(GalleryServer::new(Arc::clone(&front))))
+        .add_service(CaseServiceServer::new(CaseServer::new(Arc::clone(&front))))
+        .add_service(ClusterServiceServer::new(ClusterServer::new(Arc::clone(&front))))
+        .add_service(MembershipServiceServer::new(MembershipServer::new(Arc::clone(&front))))
+        .add_service(raft);
+    let wanted = Cluster {
+        cluster_id: semel_workflow::ClusterId(rand::random()),
+        shards: ShardCount::new(config.shards).context("shards: must be at least 1")?,
+        replicas_per_shard: config.replicas,
+    };
+    let sweep_every = Duration::from_millis(config.sweep_ms);
+    let background = async {
+        let cluster = metadata.initialise(wanted, &address).await;
+        tracing::info!(cluster = %cluster.cluster_id, address, "coordinator ready");
+        front.nodes.set_cluster(ClusterId(cluster.cluster_id.0));
+        reporter.set_serving::<EnrolmentServiceServer<EnrolmentServer>>().await;
+        reporter.set_serving::<IdentificationServiceServer<IdentificationServer>>().await;
+        reporter.set_serving::<GalleryServiceServer<GalleryServer>>().await;
+        reporter.set_serving::<CaseServiceServer<CaseServer>>().await;
+        reporter.set_serving::<ClusterServiceServer<ClusterServer>>().await;
+        reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+        tokio::join!(
+            metadata.place_when_ready(),
+            follow_map(&front),
+            obligations::run(&front, outbox),
+            sweep::run(&front, sweep_every),
+        );
+    };
+    reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    let serving = server::serve(listener, services, health, &SERVICES, async move {
+        // A sender that has gone means the same: stop.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    });
+    tokio::select! {
+        served = serving => Ok(served?),
+        // Ends only when there is nothing left to follow, which is never.
+        () = background => Ok(()),
+    }
+}
+
+/// Keeps the routes at the shard map and the addresses that the metadata has.
+async fn follow_map(front: &Front) {
+    let mut views = front.metadata.views();
+    loop {
+        let view = Arc::clone(&views.borrow_and_update().view);
+        let seat = |voter: &semel_workflow::Voter| {
+            let address = view.node(voter.node)?.address.clone();
+            Some(Seat { replica: voter.replica.get(), node_id: voter.node.0, address })
+        };
+        let map = view.shard_map().values().map(|placement| Route {
+            epoch: placement.epoch,
+            seats: placement.voters.iter().filter_map(seat).collect(),
+        });
+        front.nodes.routes.set_map(map.collect());
+        if views.changed().await.is_err() {
+            // The host has ended, and the coordinator is about to.
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The catalogue of one shard replica: what a search can find. One owner mutates it, searches read snapshots.
+//!
+//! Derived data: it is rebuilt from the replicated references at any time. What searching a snapshot means lives in
+//! `search`; waiting for a searchable index is the shell's.
+
+mod collection;
+mod gallery;
+mod roll;
+mod seal;
+mod snapshot;
+mod withdrawals;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::ids::{EnrolmentId, GalleryId, KeyVersion};
+use crate::segment::{Calibration, Engine, ExactEngine};
+use crate::slot::Slot;
+use crate::template::{Template, TemplateSpec};
+pub(crate) use collection::{Collection, Comparable, References, SealedSegment};
+pub(crate) use gallery::Gallery;
+use seal::SegmentPlace;
+pub use seal::{SealJob, SealTicket, Sealed};
+pub use snapshot::{CatalogueSnapshot, CollectionStatus};
+
+/// The default of [`CatalogueConfig::seal_at_references`].
+pub const SEAL_AT_REFERENCES_DEFAULT: usize = 16_384;
+
+/// The default of [`CatalogueConfig::seal_jobs_max`].
+pub const SEAL_JOBS_MAX_DEFAULT: usize = 2;
+
+/// How a catalogue seals its segments.
+#[derive(Debug, Clone)]
+pub struct CatalogueConfig {
+    /// References that close a growing segment, at least 1; raised to the engine's own minimum.
+    pub seal_at_references: usize,
+    /// What sealed segments of embeddings are built with.
+    pub engine: Arc<dyn Engine>,
+    /// How segments are calibrated where [`Catalogue::set_calibration`] says nothing else.
+    pub calibration: Calibration,
+    /// Sealing jobs handed out at a time, at least 1.
+    pub seal_jobs_max: usize,
+}
+
+impl Default for CatalogueConfig {
+    /// The exact engine.
+    fn default() -> Self {
+        Self {
+            seal_at_references: SEAL_AT_REFERENCES_DEFAULT,
+            engine: Arc::new(ExactEngine),
+            calibration: Calibration::default(),
+            seal_jobs_max: SEAL_JOBS_MAX_DEFAULT,
+        }
+    }
+}
+
+/// An enrolment as it becomes searchable. Its references are validated, canonical and of distinct slots.
+#[derive(Debug, Clone)]
+pub struct StagedEnrolment {
+    /// The gallery.
+    pub gallery: GalleryId,
+    /// The enrolment, within the gallery.
+    pub enrolment_id: EnrolmentId,
+    /// The rotation key its embeddings were rotated with.
+    pub key_version: KeyVersion,
+    /// Its references, of distinct slots; may be empty, it is then never comparable.
+    pub references: Vec<StagedReference>,
+}
+
+/// One biometric reference of a staged enrolment.
+#[derive(Debug, Clone)]
+pub struct StagedReference {
+    /// What it is a reference of.
+    pub slot: Slot,
+    /// The spec the template conforms to, within its bounds.
+    pub spec: TemplateSpec,
+    /// The template.
+    pub template: Template,
+}
+
+/// What a shard replica's searches can find, by gallery.
+#[derive(Debug)]
+pub struct Catalogue {
+    config: CatalogueConfig,
+    searchable_index: u64,
+    /// Shared with snapshots, copied on write at every level.
+    galleries: Arc<BTreeMap<GalleryId, Arc<Gallery>>>,
+    /// The newest snapshot, until something changes.
+    published: Option<Arc<CatalogueSnapshot>>,
+    calibrations: BTreeMap<(GalleryId, Slot), Calibration>,
+    /// Sealed segments that wait for an engine; never more than there are segments.
+    seals_waiting: BTreeSet<SegmentPlace>,
+    /// Jobs handed out and not given back, at most `seal_jobs_max`.
+    seals_running: Vec<SealTicket>,
+}
+
+impl Catalogue {
+    /// An empty catalogue: nothing is searchable.
+    pub fn new(config: CatalogueConfig) -> Self {
+        Self {
+            config,
+            searchable_index: 0,
+            galleries: Arc::default(),
+            published: None,
+            calibrations: BTreeMap::new(),
+            seals_waiting: BTreeSet::new(),
+            seals_running: Vec::new(),
+        }
+    }
+
+    /// Adds an enrolment, staged at log index `index`. One that is there already, by its gallery and id, changes
+    /// nothing but the searchable index.
+    ///
+    /// A catalogue rebuilt from stored references, which come in another order than the log's, stages them at index 0
+    /// and publishes no snapshot before it has advanced to the index they were read at.
+    ///
+    /// # Panics
+    /// If a template does not conform to its spec, or two references share a slot: the replica is corrupt.
+    pub fn stage(&mut self, index: u64, enrolment: StagedEnrolment) {
+        self.advance(index);
+        let gallery = &enrolment.gallery;
+        let known = |known: &Arc<Gallery>| known.roll.ordinal_of(&enrolment.enrolment_id).is_some();
+        if self.galleries.get(gallery).is_some_and(known) {
+            return;
+        }
+        self.published = None;
+        let galleries = Arc::make_mut(&mut self.galleries);
+        let state = Arc::make_mut(galleries.entry(gallery.clone()).or_default());
+        for (collection, segment) in state.stage(&enrolment, &self.config) {
+            self.seals_waiting.insert(SegmentPlace { gallery: gallery.clone(), collection, segment });
+        }
+    }
+
+    /// Hides an enrolment, withdrawn at log index `index`. One that is not there changes only the searchable index.
+    pub fn withdraw(&mut self, index: u64, gallery: &GalleryId, enrolment_id: &EnrolmentId) {
+        self.advance(index);
+        let known = self.galleries.get(gallery);
+        let Some(ordinal) = known.and_then(|known| known.live_ordinal(enrolment_id)) else { return };
+        self.published = None;
+        let gallery = Arc::make_mut(&mut self.galleries).get_mut(gallery).expect("found above");
+        Arc::make_mut(gallery).withdraw(ordinal);
+    }
+
+    /// Nothing else up to log index `index` concerns searches. A smaller index than before changes nothing.
+    pub fn advance(&mut self, index: u64) {
+        if index > self.searchable_index {
+            self.searchable_index = index;
+            self.published = None;
+        }
+    }
+
+    /// What is searchable now. The same snapshot until something changes; later changes do not show in it.
+    ///
+    /// Costs a few reference counts; the next change to a gallery then copies that gallery's lists (a few kilobytes),
+    /// the growing block of each collection it touches (64 rows) and the list of galleries.
+    pub fn snapshot(&mut self) -> Arc<CatalogueSnapshot> {
+        let (index, galleries) = (self.searchable_index, &self.galleries);
+        let published =
+            self.published.get_or_insert_with(|| Arc::new(CatalogueSnapshot::new(index, Arc::clone(galleries))));
+        Arc::clone(published)
+    }
+
+    /// Sets how segments of a gallery's slot are calibrated, from its policy. Segments built otherwise are calibrated
+    /// again by the next jobs; until then they are scanned exactly for thresholds they have no cut for.
+    pub fn set_calibration(&mut self, gallery: &GalleryId, slot: Slot, calibration: Calibration) {
+        if *self.calibration(gallery, slot) == calibration {
+            return;
+        }
+        self.calibrations.insert((gallery.clone(), slot), calibration);
+        let Some(state) = self.galleries.get(gallery) else { return };
+        for (number, collection) in state.collections.iter().enumerate() {
+            if collection.comparable.slot == slot {
+                let segments = (0..).take_while(|segment| collection.sealed_segment(*segment).is_some());
+                self.seals_waiting.extend(segments.map(|segment| SegmentPlace {
+                    gallery: gallery.clone(),
+                    collection: number,
+                    segment,
+                }));
+            }
+        }
+    }
+
+    /// Sealing jobs to run on other threads, so that no more than `seal_jobs_max` are out. Each must come back through
+    /// [`Self::sealed`].
+    pub fn seal_jobs(&mut self) -> Vec<SealJob> {
+        let mut jobs = Vec::new();
+        while self.seals_running.len() < self.config.seal_jobs_max.max(1) {
+            // A segment whose job is out waits for its return: one job at a time works on it.
+            let running = |place: &&SegmentPlace| self.seals_running.iter().any(|ticket| ticket.place == **place);
+            let Some(place) = self.seals_waiting.iter().find(|place| !running(place)).cloned() else { break };
+            self.seals_waiting.remove(&place);
+            let collection = &self.galleries[&place.gallery].collections[place.collection];
+            let sealed = collection.sealed_segment(place.segment).expect("a segment that waits is sealed");
+            let calibration = self.calibration(&place.gallery, collection.comparable.slot).clone();
+            let ticket = SealTicket { place, rows: Arc::clone(&sealed.rows), calibration };
+            let built = sealed.segment.clone();
+            jobs.push(SealJob { ticket: ticket.clone(), engine: Arc::clone(&self.config.engine), built });
+            self.seals_running.push(ticket);
+        }
+        jobs
+    }
+
+    /// Takes a job's outcome. Its segment replaces the exact scan of its rows in one step; after a failure the exact
+    /// scan stays. The outcome of another catalogue's job changes nothing.
+    pub fn sealed(&mut self, sealed: Sealed) {
+        let Sealed { ticket, outcome } = sealed;
+        let Some(running) = self.seals_running.iter().position(|running| Arc::ptr_eq(&running.rows, &ticket.rows))
+        else {
+            return;
+        };
+        self.seals_running.swap_remove(running);
+        let place = ticket.place;
+        let slot = self.galleries[&place.gallery].collections[place.collection].comparable.slot;
+        // The policy changed while the job ran.
+        if *self.calibration(&place.gallery, slot) != ticket.calibration {
+            self.seals_waiting.insert(place.clone());
+        }
+        if let Ok(segment) = outcome {
+            self.published = None;
+            let gallery = Arc::make_mut(&mut self.galleries).get_mut(&place.gallery).expect("galleries stay");
+            Arc::make_mut(gallery).collections[place.collection].put_segment(place.segment, segment);
+        }
+    }
+
+    fn calibration(&self, gallery: &GalleryId, slot: Slot) -> &Calibration {
+        self.calibrations.get(&(gallery.clone(), slot)).unwrap_or(&self.config.calibration)
+    }
+}

@@ -1,0 +1,102 @@
+//! The references of one gallery, key version, slot and template spec: a growing segment and sealed ones before it.
+//!
+//! Which of them belong to withdrawn enrolments lives in `withdrawals`; scanning them lives in `search`.
+
+use std::sync::Arc;
+
+use crate::binary_rows::BinaryRows;
+use crate::embedding_rows::EmbeddingRows;
+use crate::ids::KeyVersion;
+use crate::rows::EnrolmentOrdinal;
+use crate::segment::Segment;
+use crate::slot::Slot;
+use crate::template::{Template, TemplateSpec};
+
+/// What makes references of one gallery comparable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Comparable {
+    pub(crate) key_version: KeyVersion,
+    pub(crate) slot: Slot,
+    pub(crate) spec: TemplateSpec,
+}
+
+/// References that are comparable with each other, in the order of their ordinals.
+#[derive(Debug, Clone)]
+pub(crate) struct Collection {
+    pub(crate) comparable: Comparable,
+    pub(crate) references: References,
+}
+
+/// Either kind of template. Rows before the growing ones never change again.
+#[derive(Debug, Clone)]
+pub(crate) enum References {
+    Embeddings { sealed: Arc<Vec<SealedSegment>>, growing: EmbeddingRows },
+    BinaryCodes { sealed: Arc<Vec<BinaryRows>>, growing: BinaryRows },
+}
+
+/// Rows that do not grow, and the structure an engine built over them.
+#[derive(Debug, Clone)]
+pub(crate) struct SealedSegment {
+    pub(crate) rows: Arc<EmbeddingRows>,
+    /// None until the engine is done, or if it failed: the rows are then scanned exactly.
+    pub(crate) segment: Option<Arc<dyn Segment>>,
+}
+
+impl Collection {
+    pub(crate) fn new(comparable: Comparable) -> Self {
+        let references = match comparable.spec {
+            TemplateSpec::Embedding { dimension } => {
+                References::Embeddings { sealed: Arc::default(), growing: EmbeddingRows::new(dimension) }
+            }
+            TemplateSpec::BinaryCode(spec) => {
+                References::BinaryCodes { sealed: Arc::default(), growing: BinaryRows::new(spec) }
+            }
+        };
+        Self { comparable, references }
+    }
+
+    /// Appends a reference. When the growing rows have reached `seal_at`, they are closed: returns the number of the
+    /// sealed segment that now waits for an engine, if their kind has one.
+    pub(crate) fn push(&mut self, ordinal: EnrolmentOrdinal, template: &Template, seal_at: usize) -> Option<usize> {
+        match (&mut self.references, template) {
+            (References::Embeddings { sealed, growing }, Template::Embedding(embedding)) => {
+                growing.push(ordinal, embedding);
+                if growing.len() < seal_at {
+                    return None;
+                }
+                let rows = std::mem::replace(growing, EmbeddingRows::new(growing.dimension()));
+                Arc::make_mut(sealed).push(SealedSegment { rows: Arc::new(rows), segment: None });
+                Some(sealed.len() - 1)
+            }
+            (References::BinaryCodes { sealed, growing }, Template::BinaryCode(code)) => {
+                growing.push(ordinal, code);
+                // No engine for these; closing them keeps the list of blocks that each snapshot copies short.
+                if growing.rows().len() >= seal_at {
+                    let rows = std::mem::replace(growing, BinaryRows::new(*growing.spec()));
+                    Arc::make_mut(sealed).push(rows);
+                }
+                None
+            }
+            (References::Embeddings { .. }, Template::BinaryCode(_))
+            | (References::BinaryCodes { .. }, Template::Embedding(_)) => {
+                unreachable!("a staged template conforms to its spec")
+            }
+        }
+    }
+
+    /// A sealed segment of embeddings, if there are so many.
+    pub(crate) fn sealed_segment(&self, number: usize) -> Option<&SealedSegment> {
+        match &self.references {
+            References::Embeddings { sealed, .. } => sealed.get(number),
+            References::BinaryCodes { .. } => None,
+        }
+    }
+
+    /// Puts what an engine built in the place of an exact scan, or of what it built before.
+    pub(crate) fn put_segment(&mut self, number: usize, segment: Arc<dyn Segment>) {
+        match &mut self.references {
+            References::Embeddings { sealed, .. } => Arc::make_mut(sealed)[number].segment = Some(segment),
+            References::BinaryCodes { .. } => unreachable!("binary codes have no engine"),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Sealing as a pure job: the catalogue hands it out, the shell runs it on a thread of its own, the result is swapped
+//! in by the catalogue. Rows that wait for it are scanned exactly, so its speed never affects an answer.
+
+use std::sync::Arc;
+
+use crate::embedding_rows::EmbeddingRows;
+use crate::ids::GalleryId;
+use crate::segment::{BuildError, Calibration, Engine, Segment};
+
+/// Where a sealed segment is in the catalogue.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SegmentPlace {
+    pub(crate) gallery: GalleryId,
+    pub(crate) collection: usize,
+    pub(crate) segment: usize,
+}
+
+/// Work for another thread: build a segment, or calibrate one for another policy.
+#[derive(Debug)]
+pub struct SealJob {
+    pub(crate) ticket: SealTicket,
+    pub(crate) engine: Arc<dyn Engine>,
+    /// The segment to calibrate; none means to build it.
+    pub(crate) built: Option<Arc<dyn Segment>>,
+}
+
+/// A claim on one of the catalogue's bounded number of jobs. Lets a shell report a job it has lost to a panic.
+#[derive(Debug, Clone)]
+pub struct SealTicket {
+    pub(crate) place: SegmentPlace,
+    /// Also the job's identity: no two segments share their rows.
+    pub(crate) rows: Arc<EmbeddingRows>,
+    pub(crate) calibration: Calibration,
+}
+
+/// The outcome of a job, to be given back to the catalogue that handed it out.
+#[derive(Debug)]
+pub struct Sealed {
+    pub(crate) ticket: SealTicket,
+    pub(crate) outcome: Result<Arc<dyn Segment>, BuildError>,
+}
+
+impl SealJob {
+    /// The job's claim, to be kept where a panic of [`Self::run`] is caught.
+    pub fn ticket(&self) -> SealTicket {
+        self.ticket.clone()
+    }
+
+    /// The gallery the job is for.
+    pub fn gallery(&self) -> &GalleryId {
+        &self.ticket.place.gallery
+    }
+
+    /// The number of references the job is over.
+    pub fn references(&self) -> usize {
+        self.ticket.rows.len()
+    }
+
+    /// Does the work, which may take seconds.
+    pub fn run(self) -> Sealed {
+        let Self { ticket, engine, built } = self;
+        let outcome = match built {
+            Some(segment) => segment.calibrate(&ticket.calibration).map(|()| segment),
+            None => engine.build(Arc::clone(&ticket.rows), &ticket.calibration).map(Arc::from),
+        };
+        Sealed { ticket, outcome }
+    }
+}
+
+impl SealTicket {
+    /// The outcome of a job that ended without one: its rows stay as they are, and the claim is given back.
+    pub fn lost(self, reason: impl Into<String>) -> Sealed {
+        let references = self.rows.len();
+        let error = BuildError { engine: "unknown".to_owned(), references, reason: reason.into() };
+        Sealed { ticket: self, outcome: Err(error) }
+    }
+}
+
+impl Sealed {
+    /// Why the engine failed, if it did; the rows are then searched exactly. For the shell's log.
+    pub fn error(&self) -> Option<&BuildError> {
+        self.outcome.as_ref().err()
+    }
+}

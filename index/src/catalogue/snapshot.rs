@@ -1,0 +1,119 @@
+//! An immutable view of a catalogue, shared by the searches that pinned it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::catalogue::{Collection, Gallery, References};
+use crate::ids::GalleryId;
+use crate::search::{Cancelled, SearchProbe, ShardSearch, search};
+use crate::segment::CollectionKey;
+use crate::template::TemplateSpec;
+
+/// A catalogue as it was when published.
+#[derive(Debug)]
+pub struct CatalogueSnapshot {
+    searchable_index: u64,
+    galleries: Arc<BTreeMap<GalleryId, Arc<Gallery>>>,
+}
+
+/// What one collection holds. For status and metrics.
+#[derive(Debug, Clone)]
+pub struct CollectionStatus {
+    /// Gallery, key version and slot.
+    pub key: CollectionKey,
+    /// The templates' spec.
+    pub spec: TemplateSpec,
+    /// References that are scanned exactly because their segment still grows.
+    pub growing_references: usize,
+    /// References in sealed segments, of withdrawn enrolments too.
+    pub sealed_references: usize,
+    /// Sealed segments.
+    pub segments: usize,
+    /// Sealed segments scanned exactly as long as no engine has built anything over them.
+    pub segments_without_engine: usize,
+    /// Bytes of memory, rows and segments together.
+    pub memory_bytes: usize,
+}
+
+impl CatalogueSnapshot {
+    pub(crate) fn new(searchable_index: u64, galleries: Arc<BTreeMap<GalleryId, Arc<Gallery>>>) -> Self {
+        Self { searchable_index, galleries }
+    }
+
+    /// The last log index whose enrolments and withdrawals are in this snapshot.
+    pub fn searchable_index(&self) -> u64 {
+        self.searchable_index
+    }
+
+    /// The galleries with an enrolment here, in order.
+    pub fn galleries(&self) -> impl Iterator<Item = &GalleryId> {
+        self.galleries.keys()
+    }
+
+    /// Enrolments of a gallery staged and not withdrawn.
+    pub fn live(&self, gallery: &GalleryId) -> u64 {
+        self.gallery(gallery).map_or(0, Gallery::live)
+    }
+
+    /// Enrolments of a gallery ever staged, withdrawn ones included.
+    pub fn staged(&self, gallery: &GalleryId) -> u64 {
+        self.gallery(gallery).map_or(0, Gallery::staged)
+    }
+
+    /// Searches for several probes in one pass over the references. One result per probe, in their order.
+    ///
+    /// `cancelled` is asked at least once for each 1,024 references compared with.
+    ///
+    /// # Errors
+    /// [`Cancelled`] once `cancelled` says so: there is no partial result.
+    pub fn search(
+        &self,
+        searches: &[SearchProbe],
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<ShardSearch>, Cancelled> {
+        search(self, searches, cancelled)
+    }
+
+    /// Every collection, in the order of galleries, then of their first reference.
+    pub fn collections(&self) -> Vec<CollectionStatus> {
+        let of_gallery = |(id, gallery): (&GalleryId, &Arc<Gallery>)| -> Vec<_> {
+            gallery.collections.iter().map(|collection| status(id, collection)).collect()
+        };
+        self.galleries.iter().flat_map(of_gallery).collect()
+    }
+
+    pub(crate) fn gallery(&self, gallery: &GalleryId) -> Option<&Gallery> {
+        self.galleries.get(gallery).map(Arc::as_ref)
+    }
+}
+
+fn status(gallery: &GalleryId, collection: &Collection) -> CollectionStatus {
+    let comparable = &collection.comparable;
+    let key = CollectionKey { gallery: gallery.clone(), key_version: comparable.key_version, slot: comparable.slot };
+    let spec = comparable.spec;
+    match &collection.references {
+        References::Embeddings { sealed, growing } => {
+            let built = || sealed.iter().filter_map(|sealed| sealed.segment.as_ref());
+            CollectionStatus {
+                key,
+                spec,
+                growing_references: growing.len(),
+                sealed_references: sealed.iter().map(|sealed| sealed.rows.len()).sum(),
+                segments: sealed.len(),
+                segments_without_engine: sealed.len() - built().count(),
+                memory_bytes: growing.memory_bytes()
+                    + sealed.iter().map(|sealed| sealed.rows.memory_bytes()).sum::<usize>()
+                    + built().map(|segment| segment.memory_bytes()).sum::<usize>(),
+            }
+        }
+        References::BinaryCodes { sealed, growing } => CollectionStatus {
+            key,
+            spec,
+            growing_references: growing.rows().len(),
+            sealed_references: sealed.iter().map(|rows| rows.rows().len()).sum(),
+            segments: sealed.len(),
+            segments_without_engine: 0,
+            memory_bytes: sealed.iter().chain([growing]).map(|rows| rows.rows().memory_bytes()).sum(),
+        },
+    }
+}

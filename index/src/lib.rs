@@ -1,0 +1,55 @@
+//! Comparison vocabulary, canonical templates, kernels, segments and the catalogue of one shard.
+//!
+//! This crate is a deterministic core: it has no sockets, files, clocks, threads or ambient randomness. It does not
+//! know how enrolments are replicated (`semel-shard`), how searches reach it (`semel-node`) or how embeddings are
+//! rotated (the coordinator does that before anything arrives here).
+
+#![deny(unsafe_code)]
+
+// Who, what is compared with what, and how close two are.
+mod ids;
+mod score;
+mod slot;
+
+// Templates in their canonical form, and the one definition of a score.
+mod binary_code;
+mod compare;
+mod embedding;
+mod template;
+
+// The only module with `unsafe`: processor-specific kernels, each tested equal to its portable twin.
+#[allow(unsafe_code)]
+mod kernel;
+
+// Many templates side by side, and the engines that propose among them.
+mod binary_rows;
+mod embedding_rows;
+mod rows;
+mod segment;
+
+// What one shard replica's searches can find, and how they find it.
+mod catalogue;
+mod search;
+
+pub use binary_code::BinaryCode;
+pub use catalogue::{
+    Catalogue, CatalogueConfig, CatalogueSnapshot, CollectionStatus, SEAL_AT_REFERENCES_DEFAULT, SEAL_JOBS_MAX_DEFAULT,
+    SealJob, SealTicket, Sealed, StagedEnrolment, StagedReference,
+};
+pub use compare::{Comparison, compare};
+pub use embedding::CanonicalEmbedding;
+pub use embedding_rows::{EmbeddingRows, ScanProbe};
+pub use ids::{
+    EnrolmentId, GalleryId, InvalidId, KeyVersion, PolicyVersion, SHARDS_MAX, ShardCount, ShardId, shard_of,
+};
+pub use rows::EnrolmentOrdinal;
+pub use score::ComparisonScore;
+pub use search::{Cancelled, Candidate, ProbeReference, SearchProbe, ShardSearch};
+pub use segment::{
+    BuildError, Calibration, CollectionKey, Engine, ExactEngine, MISS_BUDGET_PPB_DEFAULT, Proposal, Segment,
+};
+pub use slot::{Modality, Position, SLOTS, SLOTS_MAX, Slot, SlotMask};
+pub use template::{
+    BINARY_CODE_BITS_MAX, BinaryCodeSpec, EMBEDDING_DIMENSION_MAX, EMBEDDING_DIMENSION_MIN, InvalidSpec, Template,
+    TemplateError, TemplateSpec,
+};

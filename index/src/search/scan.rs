@@ -1,0 +1,290 @@
+//! The scan of one collection for all probes that compare with it, window by window.
+//!
+//! Rows of sealed segments are proposed by their engine and re-scored exactly, all others are compared one by one.
+//! Counting and ranking what is found live in `tally`.
+
+use std::ops::Range;
+
+use crate::binary_rows::{BinaryRows, ShiftedProbe};
+use crate::catalogue::{Collection, References, SealedSegment};
+use crate::compare::Comparison;
+use crate::embedding::CanonicalEmbedding;
+use crate::embedding_rows::{EmbeddingRows, ScanProbe};
+use crate::score::ComparisonScore;
+use crate::search::tally::Tally;
+use crate::search::{Cancelled, ProbeReference, Window};
+use crate::segment::{Proposal, Segment};
+use crate::template::Template;
+
+/// Rows compared between two questions whether the search is still wanted.
+const ROWS_PER_CANCELLATION_CHECK: usize = 1024;
+
+/// One probe's reference that compares with the collection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lane<'a> {
+    /// The probe's place in the batch.
+    pub(super) probe: usize,
+    pub(super) reference: &'a ProbeReference,
+}
+
+/// A scan under way: windows come in ascending order.
+#[derive(Debug)]
+pub(super) enum CollectionScan<'a> {
+    Embeddings(EmbeddingScan<'a>),
+    BinaryCodes(BinaryScan<'a>),
+}
+
+impl<'a> CollectionScan<'a> {
+    pub(super) fn new(collection: &'a Collection, lanes: Vec<Lane<'a>>) -> Self {
+        match &collection.references {
+            References::Embeddings { sealed, growing } => Self::Embeddings(EmbeddingScan::new(sealed, growing, &lanes)),
+            References::BinaryCodes { sealed, growing } => Self::BinaryCodes(BinaryScan::new(sealed, growing, &lanes)),
+        }
+    }
+
+    /// Compares the probes with every row whose enrolment lies in the window.
+    pub(super) fn run(
+        &mut self,
+        window: Window,
+        tallies: &mut [Tally],
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<(), Cancelled> {
+        match self {
+            Self::Embeddings(scan) => scan.run(window, tallies, cancelled),
+            Self::BinaryCodes(scan) => scan.run(window, tallies, cancelled),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct EmbeddingScan<'a> {
+    sealed: &'a [SealedSegment],
+    growing: &'a EmbeddingRows,
+    lanes: Vec<EmbeddingLane<'a>>,
+    /// The first sealed segment that still has rows for this window or a later one.
+    next: usize,
+    /// What its engine proposed, one per lane, asked for once however many windows it spans.
+    proposals: Option<Vec<Proposal>>,
+}
+
+#[derive(Debug)]
+struct EmbeddingLane<'a> {
+    probe: usize,
+    embedding: &'a CanonicalEmbedding,
+    threshold: ComparisonScore,
+    ready: ScanProbe,
+}
+
+impl<'a> EmbeddingScan<'a> {
+    fn new(sealed: &'a [SealedSegment], growing: &'a EmbeddingRows, lanes: &[Lane<'a>]) -> Self {
+        let lane = |lane: &Lane<'a>| match &lane.reference.template {
+            Template::Embedding(embedding) => {
+                let threshold = lane.reference.threshold;
+                EmbeddingLane { probe: lane.probe, embedding, threshold, ready: ScanProbe::new(embedding, threshold) }
+            }
+            Template::BinaryCode(_) => unreachable!("a comparable reference conforms to its collection's spec"),
+        };
+        Self { sealed, growing, lanes: lanes.iter().map(lane).collect(), next: 0, proposals: None }
+    }
+
+    fn run(&mut self, window: Window, tallies: &mut [Tally], cancelled: &dyn Fn() -> bool) -> Result<(), Cancelled> {
+        while let Some(sealed) = self.sealed.get(self.next) {
+            if cancelled() {
+                return Err(Cancelled);
+            }
+            let proposals = self.proposals.get_or_insert_with(|| propose(sealed, &self.lanes));
+            let rows = rows_in(&sealed.rows, window);
+            let mut exact = Vec::with_capacity(self.lanes.len());
+            for (lane, proposal) in self.lanes.iter().zip(proposals) {
+                match proposal {
+                    Proposal::ScanExactly => exact.push(lane),
+                    Proposal::Rows(proposed) => {
+                        rescore(&sealed.rows, rows.clone(), proposed, lane, &mut tallies[lane.probe])
+                    }
+                }
+            }
+            scan_exactly(&sealed.rows, rows, &exact, tallies, cancelled)?;
+            if sealed.rows.rows().last_ordinal() >= Some(window.beyond()) {
+                return Ok(());
+            }
+            self.next += 1;
+            self.proposals = None;
+        }
+        let lanes: Vec<&EmbeddingLane> = self.lanes.iter().collect();
+        scan_exactly(self.growing, rows_in(self.growing, window), &lanes, tallies, cancelled)
+    }
+}
+
+fn rows_in(rows: &EmbeddingRows, window: Window) -> Range<usize> {
+    rows.rows().rows_below(window.first())..rows.rows().rows_below(window.beyond())
+}
+
+/// One proposal per lane: rows ascending and distinct, or the exact scan.
+fn propose(sealed: &SealedSegment, lanes: &[EmbeddingLane]) -> Vec<Proposal> {
+    let mut proposals: Vec<Proposal> = lanes.iter().map(|_| Proposal::ScanExactly).collect();
+    let Some(segment) = &sealed.segment else { return proposals };
+    let mut thresholds: Vec<ComparisonScore> = lanes.iter().map(|lane| lane.threshold).collect();
+    thresholds.sort_unstable();
+    thresholds.dedup();
+    for threshold in thresholds {
+        let asked: Vec<usize> = (0..lanes.len()).filter(|lane| lanes[*lane].threshold == threshold).collect();
+        let probes: Vec<&CanonicalEmbedding> = asked.iter().map(|lane| lanes[*lane].embedding).collect();
+        let answered = propose_for(segment.as_ref(), &probes, threshold, sealed.rows.len());
+        for (lane, proposal) in asked.into_iter().zip(answered) {
+            proposals[lane] = proposal;
+        }
+    }
+    proposals
+}
+
+/// Asks an engine. An answer that makes no sense is worth nothing: the exact scan takes its place.
+fn propose_for(
+    segment: &dyn Segment,
+    probes: &[&CanonicalEmbedding],
+    threshold: ComparisonScore,
+    row_count: usize,
+) -> Vec<Proposal> {
+    let answered = segment.propose(probes, threshold);
+    if answered.len() != probes.len() {
+        return probes.iter().map(|_| Proposal::ScanExactly).collect();
+    }
+    let checked = |proposal| match proposal {
+        Proposal::ScanExactly => Proposal::ScanExactly,
+        Proposal::Rows(mut rows) => {
+            rows.sort_unstable();
+            rows.dedup();
+            if rows.last().is_some_and(|last| *last as usize >= row_count) {
+                Proposal::ScanExactly
+            } else {
+                Proposal::Rows(rows)
+            }
+        }
+    };
+    answered.into_iter().map(checked).collect()
+}
+
+/// Scores the proposed rows that lie in `rows` from their canonical templates.
+fn rescore(rows: &EmbeddingRows, range: Range<usize>, proposed: &[u32], lane: &EmbeddingLane, tally: &mut Tally) {
+    let first = proposed.partition_point(|row| (*row as usize) < range.start);
+    for row in proposed[first..].iter().map(|row| *row as usize).take_while(|row| *row < range.end) {
+        let ordinal = rows.ordinal(row);
+        if !tally.admits(ordinal) {
+            continue;
+        }
+        let score = rows.score(row, lane.embedding);
+        if score >= lane.threshold {
+            tally.note_match(ordinal, score, lane.threshold);
+        }
+    }
+}
+
+fn scan_exactly(
+    rows: &EmbeddingRows,
+    range: Range<usize>,
+    lanes: &[&EmbeddingLane],
+    tallies: &mut [Tally],
+    cancelled: &dyn Fn() -> bool,
+) -> Result<(), Cancelled> {
+    if lanes.is_empty() {
+        return Ok(());
+    }
+    let probes: Vec<&ScanProbe> = lanes.iter().map(|lane| &lane.ready).collect();
+    for part in parts(range) {
+        if cancelled() {
+            return Err(Cancelled);
+        }
+        rows.scan(part, &probes, &mut |lane, row, score| {
+            let (lane, ordinal) = (lanes[lane], rows.ordinal(row));
+            let tally = &mut tallies[lane.probe];
+            if tally.admits(ordinal) {
+                tally.note_match(ordinal, score, lane.threshold);
+            }
+        });
+    }
+    Ok(())
+}
+
+/// A range in parts of at most [`ROWS_PER_CANCELLATION_CHECK`] rows, cut where blocks are.
+fn parts(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let numbers = range.start / ROWS_PER_CANCELLATION_CHECK..range.end.div_ceil(ROWS_PER_CANCELLATION_CHECK);
+    numbers.map(move |number| {
+        let part = number * ROWS_PER_CANCELLATION_CHECK..(number + 1) * ROWS_PER_CANCELLATION_CHECK;
+        range.start.max(part.start)..range.end.min(part.end)
+    })
+}
+
+#[derive(Debug)]
+pub(super) struct BinaryScan<'a> {
+    sealed: &'a [BinaryRows],
+    growing: &'a BinaryRows,
+    lanes: Vec<BinaryLane>,
+    /// The first closed rows that still have some for this window or a later one.
+    next: usize,
+}
+
+#[derive(Debug)]
+struct BinaryLane {
+    probe: usize,
+    threshold: ComparisonScore,
+    shifted: ShiftedProbe,
+}
+
+impl<'a> BinaryScan<'a> {
+    fn new(sealed: &'a [BinaryRows], growing: &'a BinaryRows, lanes: &[Lane]) -> Self {
+        let lane = |lane: &Lane| match &lane.reference.template {
+            Template::BinaryCode(code) => BinaryLane {
+                probe: lane.probe,
+                threshold: lane.reference.threshold,
+                shifted: ShiftedProbe::new(growing.spec(), code),
+            },
+            Template::Embedding(_) => unreachable!("a comparable reference conforms to its collection's spec"),
+        };
+        Self { sealed, growing, lanes: lanes.iter().map(lane).collect(), next: 0 }
+    }
+
+    fn run(&mut self, window: Window, tallies: &mut [Tally], cancelled: &dyn Fn() -> bool) -> Result<(), Cancelled> {
+        while let Some(rows) = self.sealed.get(self.next) {
+            self.scan(rows, window, tallies, cancelled)?;
+            if rows.rows().last_ordinal() >= Some(window.beyond()) {
+                return Ok(());
+            }
+            self.next += 1;
+        }
+        self.scan(self.growing, window, tallies, cancelled)
+    }
+
+    /// Compares row by row: every row is read once, whatever the number of probes.
+    fn scan(
+        &self,
+        rows: &BinaryRows,
+        window: Window,
+        tallies: &mut [Tally],
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<(), Cancelled> {
+        let mut differences = Vec::new();
+        for part in parts(rows.rows().rows_below(window.first())..rows.rows().rows_below(window.beyond())) {
+            if cancelled() {
+                return Err(Cancelled);
+            }
+            for row in part {
+                let ordinal = rows.rows().ordinal(row);
+                for lane in &self.lanes {
+                    let tally = &mut tallies[lane.probe];
+                    if !tally.admits(ordinal) {
+                        continue;
+                    }
+                    match rows.compare(row, &lane.shifted, &mut differences) {
+                        Comparison::NotComparable => {}
+                        Comparison::Score(score) => {
+                            tally.note_compared(ordinal);
+                            if score >= lane.threshold {
+                                tally.note_match(ordinal, score, lane.threshold);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

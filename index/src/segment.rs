@@ -1,0 +1,138 @@
+//! The seam between the catalogue and the engines that search sealed segments.
+//!
+//! An engine proposes, it never decides: whatever it proposes is re-scored from the canonical template. The exact
+//! engine lives here; engines over other libraries live in crates of their own.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::embedding::CanonicalEmbedding;
+use crate::embedding_rows::EmbeddingRows;
+use crate::ids::{GalleryId, KeyVersion};
+use crate::score::ComparisonScore;
+use crate::slot::Slot;
+
+/// The default of [`Calibration::miss_budget_ppb`]: 3e-5 of mates.
+pub const MISS_BUDGET_PPB_DEFAULT: u32 = 30_000;
+
+/// What one catalogue collection holds: references of one slot, rotated with one key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CollectionKey {
+    /// The gallery.
+    pub gallery: GalleryId,
+    /// The rotation key's version.
+    pub key_version: KeyVersion,
+    /// The slot.
+    pub slot: Slot,
+}
+
+/// The rows of a segment that may reach a threshold, for one probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proposal {
+    /// Every row of the segment whose score reaches the threshold is among these, within the miss budget. Order and
+    /// repetition do not matter.
+    Rows(Vec<u32>),
+    /// The engine cannot tell (no cut for this threshold, or too many rows above it): the caller scans all rows.
+    ScanExactly,
+}
+
+/// An immutable search structure over the rows of one sealed segment. Derived data: it can be dropped and rebuilt.
+pub trait Segment: Send + Sync + Debug {
+    /// The name of the engine that built it.
+    fn engine(&self) -> &str;
+
+    /// Bytes of memory held beyond the rows it was built from.
+    fn memory_bytes(&self) -> usize;
+
+    /// One proposal per probe, in their order, for one threshold. The probes have the rows' dimension.
+    fn propose(&self, probes: &[&CanonicalEmbedding], threshold: ComparisonScore) -> Vec<Proposal>;
+
+    /// Prepares to propose for thresholds or a miss budget it was not built with, after a policy change. A segment
+    /// that has no cuts to measure has nothing to do.
+    ///
+    /// # Errors
+    /// [`BuildError`]; the segment then keeps the cuts it has and answers [`Proposal::ScanExactly`] beyond them.
+    fn calibrate(&self, calibration: &Calibration) -> Result<(), BuildError> {
+        let _ = calibration;
+        Ok(())
+    }
+}
+
+/// Builds segments.
+pub trait Engine: Send + Sync + Debug {
+    /// `exact`, or the name of the library and its parameters, such as `faiss:PQ128x4fs`.
+    fn name(&self) -> &str;
+
+    /// The fewest references a segment of this dimension can be built from; smaller ones stay growing, hence exact.
+    fn references_min(&self, dimension: u32) -> usize;
+
+    /// Builds a segment over all of `rows`. A pure function of its arguments: replicas build equal segments.
+    ///
+    /// # Errors
+    /// [`BuildError`]; the rows are then searched exactly.
+    fn build(&self, rows: Arc<EmbeddingRows>, calibration: &Calibration) -> Result<Box<dyn Segment>, BuildError>;
+}
+
+/// The review thresholds a segment will be searched with, and the share of mates it may miss.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Calibration {
+    /// Thresholds to measure a cut for.
+    pub thresholds: Vec<ComparisonScore>,
+    /// Mates that may be missed, in parts per 10⁹.
+    pub miss_budget_ppb: u32,
+}
+
+impl Default for Calibration {
+    fn default() -> Self {
+        Self { thresholds: Vec::new(), miss_budget_ppb: MISS_BUDGET_PPB_DEFAULT }
+    }
+}
+
+/// Why an engine could not build or calibrate a segment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("engine {engine} cannot build a segment of {references} references: {reason}")]
+pub struct BuildError {
+    /// The engine's name.
+    pub engine: String,
+    /// How many references there were.
+    pub references: usize,
+    /// What the engine or its library said; never a template.
+    pub reason: String,
+}
+
+/// The engine that compares with every row: the oracle, and what every other engine falls back to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ExactEngine;
+
+#[derive(Debug)]
+pub(crate) struct ExactSegment;
+
+const EXACT: &str = "exact";
+
+impl Engine for ExactEngine {
+    fn name(&self) -> &str {
+        EXACT
+    }
+
+    fn references_min(&self, _dimension: u32) -> usize {
+        1
+    }
+
+    fn build(&self, _rows: Arc<EmbeddingRows>, _calibration: &Calibration) -> Result<Box<dyn Segment>, BuildError> {
+        Ok(Box::new(ExactSegment))
+    }
+}
+
+impl Segment for ExactSegment {
+    fn engine(&self) -> &str {
+        EXACT
+    }
+
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+
+    fn propose(&self, probes: &[&CanonicalEmbedding], _threshold: ComparisonScore) -> Vec<Proposal> {
+        probes.iter().map(|_| Proposal::ScanExactly).collect()
+    }
+}

@@ -1,0 +1,315 @@
+//! What the catalogue promises beyond equality with its model: scale past a window, sealing, cancellation, snapshots.
+
+mod support;
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use semel_index::{
+    BuildError, Calibration, Cancelled, Catalogue, CatalogueConfig, EmbeddingRows, Engine, ExactEngine, KeyVersion,
+    ProbeReference, Proposal, SearchProbe, Segment, ShardSearch, StagedEnrolment, StagedReference,
+};
+use semel_index::{CanonicalEmbedding, ComparisonScore};
+use support::{
+    BEHAVIOURS, Behaviour, FACE_SPEC, IRIS_SPEC, Model, TestEngine, enrolment, face, face_slot, gallery, iris,
+    iris_slot, score,
+};
+
+const KEY: KeyVersion = KeyVersion(1);
+
+fn catalogue(engine: impl Engine + 'static, seal_at_references: usize) -> Catalogue {
+    Catalogue::new(CatalogueConfig { seal_at_references, engine: Arc::new(engine), ..CatalogueConfig::default() })
+}
+
+fn staged(number: u32, references: Vec<StagedReference>) -> StagedEnrolment {
+    StagedEnrolment { gallery: gallery("people"), enrolment_id: enrolment(number), key_version: KEY, references }
+}
+
+fn with_face(number: u32, values: [f32; 4]) -> StagedEnrolment {
+    staged(number, vec![StagedReference { slot: face_slot(), spec: FACE_SPEC, template: face(&values) }])
+}
+
+fn face_probe(values: [f32; 4], threshold: i32) -> SearchProbe {
+    let threshold = score(threshold);
+    SearchProbe {
+        gallery: gallery("people"),
+        key_version: KEY,
+        references: vec![ProbeReference { slot: face_slot(), spec: FACE_SPEC, template: face(&values), threshold }],
+        exclude: None,
+        candidates_max: 10,
+    }
+}
+
+fn search(catalogue: &mut Catalogue, probe: &SearchProbe) -> ShardSearch {
+    let answers = catalogue.snapshot().search(std::slice::from_ref(probe), &|| false);
+    answers.expect("not cancelled").pop().expect("one answer per probe")
+}
+
+/// Enrolments of several windows, in which slots are missing in different rhythms so that no segment of one slot ends
+/// where one of another does.
+#[test]
+fn searches_reach_across_windows_and_segments() {
+    for (behaviour, seal_at) in [(Behaviour::Proposes, 1_500), (Behaviour::ScansExactly, 9_000)] {
+        let mut catalogue = catalogue(TestEngine(behaviour), seal_at);
+        let mut model = Model::default();
+        for number in 0..40_000_u32 {
+            let mut references = Vec::new();
+            let turn = |divisor: u32| (number / divisor % 7) as f32 - 3.0;
+            if number % 3 != 0 {
+                let template = face(&[turn(1), turn(7), turn(49), 1.0]);
+                references.push(StagedReference { slot: face_slot(), spec: FACE_SPEC, template });
+            }
+            for left in [true, false] {
+                if number % if left { 4 } else { 5 } == 0 {
+                    let template = iris((number.wrapping_mul(40_503) >> 3) as u16, 0xfff0);
+                    references.push(StagedReference { slot: iris_slot(left), spec: IRIS_SPEC, template });
+                }
+            }
+            let enrolment = staged(number, references);
+            model.stage(u64::from(number), &enrolment);
+            catalogue.stage(u64::from(number), enrolment);
+            loop {
+                let jobs = catalogue.seal_jobs();
+                if jobs.is_empty() {
+                    break;
+                }
+                jobs.into_iter().for_each(|job| catalogue.sealed(job.run()));
+            }
+        }
+        for number in (0..40_000).step_by(11) {
+            model.withdraw(40_000, &gallery("people"), &enrolment(number));
+            catalogue.withdraw(40_000, &gallery("people"), &enrolment(number));
+        }
+        let probes: Vec<SearchProbe> = [(1_000_000, 20_001), (900_000, 20_002), (-1_000_000, 20_003), (840_000, 11)]
+            .into_iter()
+            .map(|(threshold, exclude)| {
+                let mut probe = face_probe([1.0, -2.0, 3.0, 1.0], threshold);
+                probe.references.extend([true, false].map(|left| ProbeReference {
+                    slot: iris_slot(left),
+                    spec: IRIS_SPEC,
+                    template: iris(0xa5c0, if left { 0xfff0 } else { 0xfc00 }),
+                    threshold: score(threshold),
+                }));
+                probe.exclude = Some(enrolment(exclude));
+                probe
+            })
+            .collect();
+        let answers = catalogue.snapshot().search(&probes, &|| false).expect("not cancelled");
+        for (answer, probe) in answers.iter().zip(&probes) {
+            assert_eq!(*answer, model.search(probe), "{behaviour:?}");
+        }
+        assert!(answers[0].candidates_total > 0);
+        // Everything comparable reaches the lowest threshold.
+        assert_eq!(answers[2].candidates_total, answers[2].compared);
+    }
+}
+
+#[test]
+fn a_saturated_list_says_how_many_candidates_there_were() {
+    let mut catalogue = catalogue(ExactEngine, 100);
+    for number in 0..25 {
+        catalogue.stage(1, with_face(number, [1.0, 2.0, 3.0, 4.0]));
+    }
+    let answer = search(&mut catalogue, &face_probe([1.0, 2.0, 3.0, 4.0], 420_000));
+    assert_eq!(answer.candidates_total, 25);
+    assert_eq!(answer.candidates.len(), 10);
+    // Exact duplicates tie, so the smallest ids are listed.
+    let mut ids: Vec<_> = (0..25).map(enrolment).collect();
+    ids.sort();
+    assert!(answer.candidates.iter().map(|candidate| &candidate.enrolment_id).eq(&ids[..10]));
+    assert!(answer.candidates.iter().all(|candidate| candidate.margin == 580_000));
+}
+
+#[test]
+fn an_unknown_gallery_answers_with_zeros() {
+    let mut catalogue = catalogue(ExactEngine, 100);
+    catalogue.advance(7);
+    let answer = search(&mut catalogue, &face_probe([1.0, 0.0, 0.0, 0.0], 0));
+    assert_eq!((answer.live, answer.compared, answer.withdrawn, answer.candidates_total), (0, 0, 0, 0));
+    assert_eq!(catalogue.snapshot().searchable_index(), 7);
+}
+
+#[test]
+fn a_snapshot_is_the_same_until_something_changes() {
+    let mut catalogue = catalogue(ExactEngine, 100);
+    catalogue.stage(3, with_face(1, [1.0, 0.0, 0.0, 0.0]));
+    let first = catalogue.snapshot();
+    catalogue.stage(3, with_face(1, [0.0, 1.0, 0.0, 0.0]));
+    catalogue.withdraw(3, &gallery("people"), &enrolment(2));
+    catalogue.advance(2);
+    assert!(Arc::ptr_eq(&first, &catalogue.snapshot()));
+    catalogue.withdraw(4, &gallery("people"), &enrolment(1));
+    let second = catalogue.snapshot();
+    assert_eq!((first.live(&gallery("people")), second.live(&gallery("people"))), (1, 0));
+    assert_eq!((first.searchable_index(), second.searchable_index()), (3, 4));
+    assert_eq!(second.staged(&gallery("people")), 1);
+}
+
+#[test]
+fn a_cancelled_search_stops_soon_and_answers_nothing() {
+    let mut catalogue = catalogue(ExactEngine, 1_000_000);
+    for number in 0..10_000 {
+        catalogue.stage(1, with_face(number, [1.0, number as f32, 0.0, 0.0]));
+    }
+    let snapshot = catalogue.snapshot();
+    let probe = face_probe([1.0, 0.0, 0.0, 0.0], 0);
+    let asked = Cell::new(0);
+    let count = || {
+        asked.set(asked.get() + 1);
+        false
+    };
+    assert!(snapshot.search(std::slice::from_ref(&probe), &count).is_ok());
+    let all = asked.get();
+    assert!(all >= 10_000 / 1_024);
+    for stop_at in 1..=all {
+        asked.set(0);
+        let cancelled = || {
+            asked.set(asked.get() + 1);
+            asked.get() >= stop_at
+        };
+        assert_eq!(snapshot.search(std::slice::from_ref(&probe), &cancelled), Err(Cancelled));
+        assert_eq!(asked.get(), stop_at);
+    }
+}
+
+#[test]
+fn sealing_changes_no_answer_whatever_the_engine_does() {
+    for behaviour in BEHAVIOURS {
+        let mut catalogue = catalogue(TestEngine(behaviour), 50);
+        for number in 0..230 {
+            catalogue.stage(1, with_face(number, [1.0, number as f32, 3.0, -2.0]));
+        }
+        let probe = face_probe([1.0, 7.0, 3.0, -2.0], 950_000);
+        let before = search(&mut catalogue, &probe);
+        assert!(before.candidates_total > 1);
+        let mut jobs_run = 0;
+        loop {
+            let jobs = catalogue.seal_jobs();
+            if jobs.is_empty() {
+                break;
+            }
+            for job in jobs {
+                assert_eq!((job.references(), job.gallery()), (50, &gallery("people")));
+                let sealed = job.run();
+                assert_eq!(sealed.error().is_some(), behaviour == Behaviour::Fails);
+                catalogue.sealed(sealed);
+                jobs_run += 1;
+                assert_eq!(search(&mut catalogue, &probe), before, "{behaviour:?}");
+            }
+        }
+        assert_eq!(jobs_run, 4);
+        let status = &catalogue.snapshot().collections()[0];
+        assert_eq!((status.growing_references, status.sealed_references, status.segments), (30, 200, 4));
+        assert_eq!(status.segments_without_engine, if behaviour == Behaviour::Fails { 4 } else { 0 });
+        assert!(status.memory_bytes >= 230 * 64);
+    }
+}
+
+#[test]
+fn no_segment_seals_below_the_engines_minimum() {
+    #[derive(Debug)]
+    struct Demanding;
+    impl Engine for Demanding {
+        fn name(&self) -> &str {
+            "demanding"
+        }
+        fn references_min(&self, dimension: u32) -> usize {
+            10 * dimension as usize
+        }
+        fn build(&self, rows: Arc<EmbeddingRows>, calibration: &Calibration) -> Result<Box<dyn Segment>, BuildError> {
+            assert_eq!(rows.len(), 40);
+            ExactEngine.build(rows, calibration)
+        }
+    }
+    let mut catalogue = catalogue(Demanding, 5);
+    for number in 0..39 {
+        catalogue.stage(1, with_face(number, [1.0, 0.0, 0.0, 0.0]));
+    }
+    assert!(catalogue.seal_jobs().is_empty());
+    catalogue.stage(1, with_face(39, [1.0, 0.0, 0.0, 0.0]));
+    assert_eq!(catalogue.seal_jobs().into_iter().map(|job| catalogue.sealed(job.run())).count(), 1);
+}
+
+/// An engine whose segments record what they were calibrated with.
+#[derive(Debug, Clone, Default)]
+struct Recording(Arc<Mutex<Vec<Vec<ComparisonScore>>>>);
+
+impl Engine for Recording {
+    fn name(&self) -> &str {
+        "recording"
+    }
+    fn references_min(&self, _dimension: u32) -> usize {
+        1
+    }
+    fn build(&self, _rows: Arc<EmbeddingRows>, calibration: &Calibration) -> Result<Box<dyn Segment>, BuildError> {
+        self.calibrate(calibration)?;
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl Segment for Recording {
+    fn engine(&self) -> &str {
+        "recording"
+    }
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+    fn propose(&self, probes: &[&CanonicalEmbedding], _threshold: ComparisonScore) -> Vec<Proposal> {
+        probes.iter().map(|_| Proposal::ScanExactly).collect()
+    }
+    fn calibrate(&self, calibration: &Calibration) -> Result<(), BuildError> {
+        self.0.lock().expect("not poisoned").push(calibration.thresholds.clone());
+        Ok(())
+    }
+}
+
+#[test]
+fn a_policy_change_calibrates_segments_again() {
+    let engine = Recording::default();
+    let mut catalogue = catalogue(engine.clone(), 2);
+    let policy = |threshold| Calibration { thresholds: vec![score(threshold)], ..Calibration::default() };
+    let seen = || engine.0.lock().expect("not poisoned").clone();
+    catalogue.set_calibration(&gallery("people"), face_slot(), policy(1));
+    catalogue.stage(1, with_face(1, [1.0, 0.0, 0.0, 0.0]));
+    catalogue.stage(1, with_face(2, [1.0, 0.0, 0.0, 0.0]));
+    let mut jobs = catalogue.seal_jobs();
+    // The policy changes while the job is out: its segment is calibrated again once it is back.
+    catalogue.set_calibration(&gallery("people"), face_slot(), policy(2));
+    catalogue.set_calibration(&gallery("people"), face_slot(), policy(2));
+    assert!(catalogue.seal_jobs().is_empty());
+    catalogue.sealed(jobs.pop().expect("one segment").run());
+    assert_eq!(seen(), [[score(1)]]);
+    let mut jobs = catalogue.seal_jobs();
+    catalogue.sealed(jobs.pop().expect("one segment").run());
+    assert_eq!(seen(), [[score(1)], [score(2)]]);
+    assert!(catalogue.seal_jobs().is_empty());
+    // Another slot's policy is none of its concern.
+    catalogue.set_calibration(&gallery("people"), iris_slot(true), policy(3));
+    assert!(catalogue.seal_jobs().is_empty());
+}
+
+#[test]
+fn another_catalogues_job_changes_nothing() {
+    let filled = || {
+        let mut catalogue = catalogue(TestEngine(Behaviour::Proposes), 2);
+        catalogue.stage(1, with_face(1, [1.0, 0.0, 0.0, 0.0]));
+        catalogue.stage(1, with_face(2, [1.0, 0.0, 0.0, 0.0]));
+        catalogue
+    };
+    let (mut before, mut rebuilt) = (filled(), filled());
+    let old = before.seal_jobs().pop().expect("one segment");
+    rebuilt.sealed(old.run());
+    assert_eq!(rebuilt.snapshot().collections()[0].segments_without_engine, 1);
+    let own = rebuilt.seal_jobs().pop().expect("its own job is still there");
+    rebuilt.sealed(own.run());
+    assert_eq!(rebuilt.snapshot().collections()[0].segments_without_engine, 0);
+}
+
+#[test]
+#[should_panic(expected = "a staged template conforms to its spec")]
+fn a_template_that_breaks_its_spec_stops_the_replica() {
+    let template = iris(0, 0xfff0);
+    let reference = StagedReference { slot: face_slot(), spec: FACE_SPEC, template };
+    catalogue(ExactEngine, 100).stage(1, staged(1, vec![reference]));
+}

@@ -1,0 +1,290 @@
+//! One RocksDB per process: every group's rows of every table, written in batches that are atomic over all of them.
+//!
+//! Which rows belong to which group is [`crate::GroupStore`]'s affair; what they mean is the replica's.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use rocksdb::{
+    Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DEFAULT_COLUMN_FAMILY_NAME, Options, ReadOptions, WriteOptions,
+};
+use semel_raft::{ReplicaId, StoreError, Table, Write, WriteBatch};
+
+use crate::data_folder::DataFolder;
+use crate::database_error::{FoundGroupError, OpenDatabaseError, WriteError};
+use crate::database_options::{BLOCK_CACHE_BYTES, database_options, table_options};
+use crate::group_store::{GroupStore, group_key};
+
+/// Rows of the process itself, not of a group: who it is, and which replicas it holds.
+pub const IDENTITY: Table = Table("identity");
+
+const NAME_PREFIX: &[u8] = b"name/";
+const GROUP_PREFIX: &[u8] = b"group/";
+const GROUP_ROW_VERSION: u8 = 1;
+
+/// Whether a batch has to be on disk, or only visible, when the write returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Survives the end of the process, not a power cut.
+    Unsynced,
+    /// Survives a power cut, and so does every write before it.
+    Synced,
+}
+
+/// The rows of a process.
+pub struct Database {
+    rows: DB,
+    tables: Vec<Table>,
+    failure: OnceLock<WriteError>,
+    /// Held while it is decided whether a group is fresh and its first rows are written.
+    founding: Mutex<()>,
+    // Declared last, hence dropped last: the folder is free only once RocksDB has closed its files.
+    folder: DataFolder,
+}
+
+impl Database {
+    /// Opens the rows in the folder `path`, creating what is missing. `tables` are the tables of the state machines
+    /// that this process hosts; the log's own are always there.
+    pub fn open(path: &Path, tables: &[Table]) -> Result<Arc<Self>, OpenDatabaseError> {
+        let mut all = vec![Table::LOG, Table::RAFT, IDENTITY];
+        for table in tables {
+            if !all.contains(table) {
+                all.push(*table);
+            }
+        }
+        let folder = DataFolder::open(path)?;
+        let options = database_options();
+        refuse_other_server(&folder, &options, &all)?;
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let mut descriptors: Vec<_> =
+            all.iter().map(|table| ColumnFamilyDescriptor::new(table.0, table_options(&cache))).collect();
+        descriptors.push(ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, table_options(&cache)));
+        let rows = DB::open_cf_descriptors(&options, folder.rows(), descriptors)
+            .map_err(|error| OpenDatabaseError::Rows { path: path.to_owned(), reason: error.into_string() })?;
+        Ok(Arc::new(Self { rows, tables: all, failure: OnceLock::new(), founding: Mutex::new(()), folder }))
+    }
+
+    /// The data folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Tells whether `table` was opened.
+    pub fn has_table(&self, table: Table) -> bool {
+        self.tables.contains(&table)
+    }
+
+    /// The write that failed, if one did.
+    pub fn failure(&self) -> Option<&WriteError> {
+        self.failure.get()
+    }
+
+    /// Returns what the process remembers under `name`, for example its node id.
+    pub fn identity(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        self.get(IDENTITY, &named(name), &ReadOptions::default())
+    }
+
+    /// Remembers `value` under `name`; it is on disk when this returns.
+    pub fn put_identity(&self, name: &str, value: &[u8]) -> Result<(), WriteError> {
+        let mut batch = self.batch();
+        batch.put(IDENTITY, &named(name), value)?;
+        self.write(batch, Durability::Synced)
+    }
+
+    /// Returns every group with a replica in this database, in ascending order, with the replica's id.
+    pub fn groups(&self) -> Result<Vec<(u64, ReplicaId)>, StoreError> {
+        let mut groups = Vec::new();
+        let mut iterator = self.iterate(IDENTITY, GROUP_PREFIX, &prefix_end(GROUP_PREFIX), ReadOptions::default())?;
+        while let Some((key, value)) = iterator.item() {
+            groups.push(group_row(key, value)?);
+            iterator.next();
+        }
+        iterator.status().map_err(|error| read_failed(IDENTITY, error))?;
+        Ok(groups)
+    }
+
+    /// Returns the replica that holds `group` in this database.
+    pub fn replica_of(&self, group: u64) -> Result<Option<ReplicaId>, StoreError> {
+        let key = grouped(group);
+        let value = self.get(IDENTITY, &key, &ReadOptions::default())?;
+        value.map(|value| group_row(&key, &value).map(|(_, replica)| replica)).transpose()
+    }
+
+    /// Writes the first rows of a group, synced, unless it has some already. Returns the replica that holds it now.
+    pub(crate) fn found_group(
+        self: &Arc<Self>,
+        group: u64,
+        replica: ReplicaId,
+        first_rows: &WriteBatch,
+    ) -> Result<ReplicaId, FoundGroupError> {
+        let _founding = self.founding.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(holder) = self.replica_of(group)? {
+            return Ok(holder);
+        }
+        let mut row = vec![GROUP_ROW_VERSION];
+        row.extend_from_slice(&replica.get().to_be_bytes());
+        // One batch: a group is either unknown here or has all its first rows.
+        let mut batch = self.batch();
+        batch.put(IDENTITY, &grouped(group), &row)?;
+        batch.append(group, first_rows)?;
+        self.write(batch, Durability::Synced)?;
+        Ok(replica)
+    }
+
+    /// The rows of one group.
+    pub fn group(self: &Arc<Self>, group: u64) -> GroupStore {
+        GroupStore::new(self.clone(), group)
+    }
+
+    /// An empty batch over all groups and tables.
+    pub(crate) fn batch(&self) -> DatabaseBatch<'_> {
+        DatabaseBatch { database: self, rows: rocksdb::WriteBatch::default() }
+    }
+
+    /// Writes a batch atomically. After a failure nothing is written any more: RocksDB may have part of the batch in its
+    /// log, and an operating system that failed to flush a page may claim success the next time.
+    pub(crate) fn write(&self, batch: DatabaseBatch<'_>, durability: Durability) -> Result<(), WriteError> {
+        if let Some(failure) = self.failure.get() {
+            return Err(failure.clone());
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(durability == Durability::Synced);
+        self.rows.write_opt(batch.rows, &options).map_err(|error| self.fail(error.into_string()))
+    }
+
+    pub(crate) fn get(&self, table: Table, key: &[u8], options: &ReadOptions) -> Result<Option<Bytes>, StoreError> {
+        let family = self.family(table)?;
+        let value = self.rows.get_pinned_cf_opt(family, key, options).map_err(|error| read_failed(table, error))?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    /// An iterator at the first row with `from <= key < to`; `from` must be below `to`.
+    pub(crate) fn iterate(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        mut options: ReadOptions,
+    ) -> Result<rocksdb::DBRawIterator<'_>, StoreError> {
+        options.set_iterate_lower_bound(from);
+        options.set_iterate_upper_bound(to);
+        let mut iterator = self.rows.raw_iterator_cf_opt(self.family(table)?, options);
+        iterator.seek_to_first();
+        Ok(iterator)
+    }
+
+    pub(crate) fn snapshot(&self) -> rocksdb::Snapshot<'_> {
+        self.rows.snapshot()
+    }
+
+    fn family(&self, table: Table) -> Result<&ColumnFamily, StoreError> {
+        self.rows.cf_handle(table.0).ok_or(StoreError { table, reason: "the table was not opened".to_owned() })
+    }
+
+    fn fail(&self, reason: String) -> WriteError {
+        self.failure.get_or_init(|| WriteError { path: self.path().to_owned(), reason }).clone()
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").field("path", &self.path()).field("tables", &self.tables).finish_non_exhaustive()
+    }
+}
+
+/// Changes of several groups that become visible together.
+pub(crate) struct DatabaseBatch<'a> {
+    database: &'a Database,
+    rows: rocksdb::WriteBatch,
+}
+
+impl DatabaseBatch<'_> {
+    /// Appends the changes of one group, in order.
+    pub(crate) fn append(&mut self, group: u64, batch: &WriteBatch) -> Result<(), WriteError> {
+        for write in &batch.writes {
+            match write {
+                Write::Put { table, key, value } => self.put(*table, &group_key(group, key), value)?,
+                Write::Delete { table, key } => {
+                    let family = self.family(*table)?;
+                    self.rows.delete_cf(family, group_key(group, key));
+                }
+                // RocksDB refuses a range that ends before it begins; here it is simply empty.
+                Write::DeleteRange { table, from, to } if from < to => {
+                    let family = self.family(*table)?;
+                    self.rows.delete_range_cf(family, group_key(group, from), group_key(group, to));
+                }
+                Write::DeleteRange { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.rows.size_in_bytes()
+    }
+
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
+        let family = self.family(table)?;
+        self.rows.put_cf(family, key, value);
+        Ok(())
+    }
+
+    fn family<'a>(&self, table: Table) -> Result<&'a ColumnFamily, WriteError>
+    where
+        Self: 'a,
+    {
+        let database = self.database;
+        database.family(table).map_err(|error| database.fail(error.to_string()))
+    }
+}
+
+fn refuse_other_server(folder: &DataFolder, options: &Options, tables: &[Table]) -> Result<(), OpenDatabaseError> {
+    // The file that names RocksDB's manifest is created last: without it there is no database yet.
+    if !folder.rows().join("CURRENT").exists() {
+        return Ok(());
+    }
+    let path = folder.path().to_owned();
+    let present = DB::list_cf(options, folder.rows())
+        .map_err(|error| OpenDatabaseError::Rows { path: path.clone(), reason: error.into_string() })?;
+    let ours = |name: &String| name == DEFAULT_COLUMN_FAMILY_NAME || tables.iter().any(|table| table.0 == name);
+    match present.into_iter().find(|name| !ours(name)) {
+        Some(table) => Err(OpenDatabaseError::OtherServer { path, table }),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn read_failed(table: Table, error: rocksdb::Error) -> StoreError {
+    StoreError { table, reason: error.into_string() }
+}
+
+fn named(name: &str) -> Vec<u8> {
+    [NAME_PREFIX, name.as_bytes()].concat()
+}
+
+fn grouped(group: u64) -> Vec<u8> {
+    [GROUP_PREFIX, &group.to_be_bytes()].concat()
+}
+
+fn group_row(key: &[u8], value: &[u8]) -> Result<(u64, ReplicaId), StoreError> {
+    let group = key.strip_prefix(GROUP_PREFIX).and_then(|key| key.try_into().ok()).map(u64::from_be_bytes);
+    let replica = match value.split_first() {
+        Some((&GROUP_ROW_VERSION, id)) => id.try_into().ok().map(u64::from_be_bytes).and_then(ReplicaId::new),
+        Some(_) | None => None,
+    };
+    group
+        .zip(replica)
+        .ok_or_else(|| StoreError { table: IDENTITY, reason: "the row of a group is not understood".to_owned() })
+}
+
+/// The first key after every key that starts with `prefix`, whose last byte is below 255.
+fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    *end.last_mut().expect("a prefix is not empty") += 1;
+    end
+}

@@ -1,0 +1,229 @@
+//! The loop on the host's thread. One turn: take what arrived, tell the replicas, let their messages leave, write one batch
+//! over all groups, let what depends on the write leave, answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use semel_raft::{Effects, Event, Message, ReplicaId, StateMachine, Table, Write, WriteBatch, encode_message};
+
+use crate::clock::TickClock;
+use crate::config::HostConfig;
+use crate::database::{Database, Durability};
+use crate::database_error::WriteError;
+use crate::envelope::{ClusterId, Envelope, Transport};
+use crate::inbox::{Arrival, Inbox, Request};
+use crate::metrics::HostMetrics;
+use crate::seat::Seat;
+
+/// Everything that the host's thread owns.
+pub(crate) struct Driver<M: StateMachine> {
+    cluster: ClusterId,
+    database: Arc<Database>,
+    transport: Arc<dyn Transport>,
+    inbox: Arc<Inbox<M>>,
+    metrics: Arc<HostMetrics>,
+    clock: TickClock,
+    seats: BTreeMap<u64, Seat<M>>,
+    /// Groups whose replica was told something, or may have more to hand out.
+    stirred: BTreeSet<u64>,
+}
+
+/// Effects of one stage, with their group.
+type Stage<M> = Vec<(u64, Effects<M>)>;
+
+impl<M: StateMachine> Driver<M> {
+    pub(crate) fn new(
+        config: &HostConfig,
+        database: Arc<Database>,
+        transport: Arc<dyn Transport>,
+        inbox: Arc<Inbox<M>>,
+        metrics: Arc<HostMetrics>,
+    ) -> Self {
+        Self {
+            cluster: config.cluster,
+            database,
+            transport,
+            inbox,
+            metrics,
+            clock: TickClock::new(config.tick, config.turn_ticks_max, Instant::now()),
+            seats: BTreeMap::new(),
+            stirred: BTreeSet::new(),
+        }
+    }
+
+    /// Runs until the inbox is closed. A turn that was begun is finished.
+    pub(crate) fn run(mut self) {
+        loop {
+            let wait = if self.stirred.is_empty() { self.clock.wait(Instant::now()) } else { Duration::ZERO };
+            let Some(arrivals) = self.inbox.take(wait) else { break };
+            self.metrics.turns.add(1);
+            // Requests first: a message for a replica that is being seated then finds it. Messages before ticks: a heartbeat
+            // that waited out a slow turn still counts against the time it took.
+            for request in arrivals.requests {
+                self.serve(request);
+            }
+            for arrival in arrivals.messages {
+                self.receive(arrival);
+            }
+            self.tick();
+            let stirred = self.stirred.clone();
+            if let Err(error) = self.carry_out() {
+                // Nothing of the batch was acknowledged, and no replica may go on as if it were written.
+                self.seats.values_mut().for_each(|seat| seat.fail(&error.to_string()));
+            }
+            for group in &stirred {
+                self.seat(*group, |seat| seat.show());
+            }
+        }
+        self.seats.values_mut().for_each(|seat| seat.stop("the host has shut down"));
+    }
+
+    fn receive(&mut self, arrival: Arrival) {
+        let Arrival { group, to, bytes: _, message } = arrival;
+        match self.seats.get_mut(&group) {
+            Some(seat) if seat.replica_id() == to => {
+                self.metrics.messages_received.add(1);
+                seat.feed(Event::Receive(message));
+                self.stirred.insert(group);
+            }
+            Some(_) | None => self.metrics.messages_dropped_misaddressed.add(1),
+        }
+    }
+
+    fn serve(&mut self, request: Request<M>) {
+        match request {
+            Request::Seat(mut seat) => {
+                // Opened before an earlier failure of the database, seated after it.
+                if let Some(failure) = self.database.failure() {
+                    seat.fail(&failure.to_string());
+                }
+                tracing::info!(group = seat.group(), replica = %seat.replica_id(), "replica seated");
+                self.stirred.insert(seat.group());
+                self.seats.insert(seat.group(), *seat);
+            }
+            // Where the group has no seat the reply is dropped, which says that the replica has stopped.
+            Request::Propose { group, command, reply } => self.seat(group, |seat| seat.propose(command, reply)),
+            Request::Barrier { group, reply } => self.seat(group, |seat| seat.barrier(reply)),
+            Request::TransferLeadership { group, to } => {
+                self.seat(group, |seat| seat.feed(Event::TransferLeadership(to)));
+            }
+            Request::Unreachable { group, replica } => self.seat(group, |seat| seat.feed(Event::Unreachable(replica))),
+        }
+    }
+
+    fn tick(&mut self) {
+        let due = self.clock.take(Instant::now());
+        self.metrics.ticks_skipped.add(due.skipped as usize);
+        for _ in 0..due.reported {
+            for (group, seat) in &mut self.seats {
+                seat.feed(Event::Tick);
+                self.stirred.insert(*group);
+            }
+        }
+    }
+
+    /// Collects from every replica that was stirred and carries out what they want.
+    fn carry_out(&mut self) -> Result<(), WriteError> {
+        let mut leaving = Vec::new();
+        let mut prompt = Stage::new();
+        let mut durable = Stage::new();
+        for group in std::mem::take(&mut self.stirred) {
+            let Some(seat) = self.seats.get_mut(&group) else { continue };
+            let Some(mut effects) = seat.step(Event::Collect) else { continue };
+            self.enclose(group, std::mem::take(&mut effects.messages), &mut leaving);
+            if effects.awaits_done {
+                // A replica hands out a bounded amount at a time; it is asked again until it has nothing left.
+                self.stirred.insert(group);
+            }
+            if effects.sync { durable.push((group, effects)) } else { prompt.push((group, effects)) }
+        }
+        // A leader's messages may leave before its own write: followers then write at the same time.
+        self.send(leaving);
+        // Whoever needs no sync does not wait for those who do.
+        self.finish(prompt)?;
+        self.finish(durable)
+    }
+
+    /// Writes the effects of a stage as one batch, releases what waited for it, and goes on with the stage that follows from
+    /// it until nothing does.
+    fn finish(&mut self, mut stage: Stage<M>) -> Result<(), WriteError> {
+        while !stage.is_empty() {
+            self.write(&stage)?;
+            let mut leaving = Vec::new();
+            let mut next = Stage::new();
+            for (group, effects) in stage {
+                let Some(seat) = self.seats.get_mut(&group) else { continue };
+                let awaits_done = effects.awaits_done;
+                seat.release(effects);
+                if !awaits_done {
+                    continue;
+                }
+                let Some(mut effects) = seat.step(Event::Done) else { continue };
+                self.enclose(group, std::mem::take(&mut effects.messages), &mut leaving);
+                next.push((group, effects));
+            }
+            // Now on disk: votes, and the acknowledgements of entries.
+            self.send(leaving);
+            stage = next;
+        }
+        Ok(())
+    }
+
+    fn write(&self, stage: &Stage<M>) -> Result<(), WriteError> {
+        let mut batch = self.database.batch();
+        let mut durability = Durability::Unsynced;
+        for (group, effects) in stage {
+            batch.append(*group, &effects.writes)?;
+            if effects.sync {
+                durability = Durability::Synced;
+            }
+        }
+        if batch.is_empty() && durability == Durability::Unsynced {
+            return Ok(());
+        }
+        let bytes = batch.bytes();
+        self.database.write(batch, durability)?;
+        self.metrics.writes.add(1);
+        match durability {
+            Durability::Synced => self.metrics.syncs.add(1),
+            Durability::Unsynced => {}
+        }
+        self.metrics.batch_bytes_largest.raise_to(bytes);
+        self.metrics.entries_appended.add(stage.iter().map(|(_, effects)| entries_in(&effects.writes)).sum());
+        Ok(())
+    }
+
+    fn enclose(&self, group: u64, messages: Vec<Message>, leaving: &mut Vec<Envelope>) {
+        for message in messages {
+            let (Some(from), Some(to)) = (ReplicaId::new(message.from), ReplicaId::new(message.to)) else {
+                // Raft addresses nobody only where it does not know a leader; then there is no one to tell.
+                continue;
+            };
+            leaving.push(Envelope { cluster: self.cluster, group, from, to, message: encode_message(&message) });
+        }
+    }
+
+    fn send(&self, leaving: Vec<Envelope>) {
+        if !leaving.is_empty() {
+            self.metrics.messages_sent.add(leaving.len());
+            self.transport.send(leaving);
+        }
+    }
+
+    /// Does something with the group's seat, if it has one, and marks it stirred.
+    fn seat(&mut self, group: u64, act: impl FnOnce(&mut Seat<M>)) {
+        if let Some(seat) = self.seats.get_mut(&group) {
+            act(seat);
+            self.stirred.insert(group);
+        }
+    }
+}
+
+fn entries_in(batch: &WriteBatch) -> usize {
+    let is_entry = |write: &&Write| match write {
+        Write::Put { table, .. } => *table == Table::LOG,
+        Write::Delete { .. } | Write::DeleteRange { .. } => false,
+    };
+    batch.writes.iter().filter(is_entry).count()
+}

@@ -1,0 +1,44 @@
+//! The shell that every raft group of a process runs in: rows in RocksDB, one thread that drives all replicas with one
+//! synced write per turn, envelopes to and from other processes, and the clock.
+//!
+//! Lives here: [`Database`] and [`GroupStore`] (rows), [`Host`] (the thread and its owner), [`HostHandle`] (what servers
+//! call), [`Transport`] (where messages leave; [`GrpcTransport`] between processes), and what every process with a host also
+//! needs: [`server`], [`settings`]. Does not live here: raft itself (`semel-raft`), what is replicated, and the services that
+//! the crates with hosts offer.
+
+mod database;
+mod database_options;
+mod database_error;
+mod data_folder;
+mod group_store;
+mod config;
+mod host;
+mod handle;
+mod publisher;
+mod status;
+mod envelope;
+mod loopback;
+mod grpc;
+pub mod server;
+pub mod settings;
+mod metrics;
+mod opening;
+mod inbox;
+mod clock;
+mod seat;
+mod driver;
+
+pub use config::{FreshGroup, GroupConfig, HostConfig};
+pub use data_folder::FORMAT_VERSION;
+pub use database::{Database, Durability, IDENTITY};
+pub use database_error::{OpenDatabaseError, WriteError};
+pub use envelope::{ClusterId, Envelope, Transport};
+pub use grpc::{Directory, EXCHANGE_BYTES_MAX, GrpcTransport, RaftServer};
+pub use group_store::{GroupSnapshot, GroupStore};
+pub use handle::{HostHandle, RequestError};
+pub use host::{Host, StartError};
+pub use loopback::LoopbackTransport;
+pub use metrics::HostMetrics;
+pub use opening::AddGroupError;
+pub use publisher::{Discard, Publisher};
+pub use status::GroupStatus;

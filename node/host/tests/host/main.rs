@@ -1,0 +1,7 @@
+//! The host against real files, threads and processes; one binary, since each links RocksDB.
+
+mod counter;
+
+mod cluster;
+mod failures;
+mod rows;

@@ -1,0 +1,165 @@
+//! Applying committed entries: from the log, through the machine, into one batch of rows.
+
+use raft::RawNode;
+use raft::eraftpb::{ConfChange, ConfChangeV2, Entry, EntryType};
+use raft_prost::Message as _;
+
+use crate::event::ProposeError;
+use crate::failures::StopReason;
+use crate::ids::{LogIndex, Ticket};
+use crate::log::ReplicaLog;
+use crate::machine::StateMachine;
+use crate::overlay::{ChangedRows, Overlay};
+use crate::proposals::Proposals;
+use crate::rows;
+use crate::store::{Store, WriteBatch};
+
+/// What applying borrows of its replica.
+pub(crate) struct Applier<'a, S: Store, M: StateMachine> {
+    pub(crate) node: &'a mut RawNode<ReplicaLog<S>>,
+    pub(crate) machine: &'a mut M,
+    pub(crate) proposals: &'a mut Proposals,
+    pub(crate) receipts: &'a mut Vec<(Ticket, Result<M::Receipt, ProposeError>)>,
+}
+
+/// What the views learn of the entries of one batch, with the index of each.
+pub(crate) type Publications<M> = Vec<(LogIndex, Vec<<M as StateMachine>::Publication>)>;
+
+impl<S: Store, M: StateMachine> Applier<'_, S, M> {
+    /// Applies `entries`, which follow `applied`, and appends to `batch` the machine's rows, the applied index and the hard
+    /// state whose commit index covers it. Returns the new applied index.
+    pub(crate) fn apply(
+        mut self,
+        mut applied: LogIndex,
+        entries: Vec<Entry>,
+        batch: &mut WriteBatch,
+    ) -> Result<(LogIndex, Publications<M>), StopReason> {
+        let mut changed = ChangedRows::default();
+        let mut publications = Vec::new();
+        if entries.is_empty() {
+            return Ok((applied, publications));
+        }
+        for entry in entries {
+            assert_eq!(entry.index, applied.0 + 1, "entries are applied once and in order");
+            applied = LogIndex(entry.index);
+            match entry.get_entry_type() {
+                EntryType::EntryNormal => {
+                    let published = self.apply_command(&entry, &mut changed)?;
+                    if !published.is_empty() {
+                        publications.push((applied, published));
+                    }
+                }
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => self.apply_conf_change(&entry, batch)?,
+            }
+        }
+        changed.write_into(batch);
+        rows::put_applied(batch, applied, &self.node.raft.hard_state());
+        Ok((applied, publications))
+    }
+
+    fn apply_command(&mut self, entry: &Entry, changed: &mut ChangedRows) -> Result<Vec<M::Publication>, StopReason> {
+        // A leader opens its term with an entry of its own; it is nobody's command.
+        if entry.data.is_empty() && entry.context.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut overlay = Overlay { store: self.node.store().store(), changed, tables: M::TABLES };
+        let outcome = self.machine.apply(LogIndex(entry.index), &entry.data, &mut overlay)?;
+        if let Some(ticket) = self.proposals.applied(&entry.context) {
+            self.receipts.push((ticket, Ok(outcome.receipt)));
+        }
+        Ok(outcome.publications)
+    }
+
+    fn apply_conf_change(&mut self, entry: &Entry, batch: &mut WriteBatch) -> Result<(), StopReason> {
+        let stop = |reason: String| StopReason::ConfChange { index: LogIndex(entry.index), reason };
+        let conf_state = if entry.get_entry_type() == EntryType::EntryConfChange {
+            let change = ConfChange::decode(&*entry.data).map_err(|error| stop(error.to_string()))?;
+            self.node.apply_conf_change(&change)
+        } else {
+            let change = ConfChangeV2::decode(&*entry.data).map_err(|error| stop(error.to_string()))?;
+            self.node.apply_conf_change(&change)
+        };
+        rows::put_conf_state(batch, &conf_state.map_err(|error| stop(error.to_string()))?);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType};
+
+    use super::*;
+    use crate::memory::MemoryStore;
+    use crate::store::{StoreError, Table};
+    use crate::{Applied, Event, Replica, ReplicaConfig, ReplicaId, State, bootstrap};
+
+    struct Nothing;
+
+    impl StateMachine for Nothing {
+        type Receipt = ();
+        type Publication = ();
+        const TABLES: &'static [Table] = &[];
+
+        fn apply(&mut self, _: LogIndex, _: &[u8], _: &mut dyn State) -> Result<Applied<(), ()>, StoreError> {
+            Ok(Applied { receipt: (), publications: Vec::new() })
+        }
+
+        fn restore(&mut self, _: LogIndex, _: &dyn Store) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    /// A leader without others, driven until it rests; returns the configurations it wrote.
+    fn drive(replica: &mut Replica<MemoryStore, Nothing>, store: &MemoryStore) -> Vec<raft::eraftpb::ConfState> {
+        let mut written = Vec::new();
+        while replica.has_work() {
+            let mut effects = replica.step(Event::Collect);
+            loop {
+                for write in &effects.writes.writes {
+                    if let crate::Write::Put { key, value, .. } = write
+                        && key == rows::CONF_STATE
+                    {
+                        assert_eq!(effects.applied, replica.status().applied);
+                        written.push(rows::decode_conf_state(value).expect("a configuration"));
+                    }
+                }
+                store.write(&effects.writes);
+                if !effects.awaits_done {
+                    break;
+                }
+                effects = replica.step(Event::Done);
+            }
+        }
+        written
+    }
+
+    #[test]
+    fn configuration_changes_are_written_with_the_entry_that_makes_them() {
+        let id = ReplicaId::new(1).expect("not zero");
+        let store = MemoryStore::new();
+        store.write(&bootstrap(&[id]));
+        let config = ReplicaConfig::new(id, 1, 1);
+        let mut replica = Replica::open(config.clone(), store.clone(), Nothing).expect("a fresh replica");
+        for _ in 0..40 {
+            let _ = replica.step(Event::Tick);
+        }
+        drive(&mut replica, &store);
+        let single =
+            |change_type: ConfChangeType, node_id| ConfChangeSingle { change_type: change_type as i32, node_id };
+        let change = ConfChangeV2 {
+            transition: ConfChangeTransition::Implicit as i32,
+            changes: vec![single(ConfChangeType::AddLearnerNode, 2), single(ConfChangeType::AddLearnerNode, 3)],
+            ..ConfChangeV2::default()
+        };
+        replica.propose_conf_change(change);
+        let written = drive(&mut replica, &store);
+        // Joint first; the leader leaves by itself, with an entry that carries nothing and is still applied.
+        assert_eq!(written.iter().map(|state| state.voters_outgoing.as_slice()).collect::<Vec<_>>(), [&[1][..], &[]]);
+        let learners = &mut written.last().expect("two").learners.clone();
+        learners.sort_unstable();
+        assert_eq!(learners, &[2, 3]);
+        drop(replica);
+        let reopened = Replica::open(config, store, Nothing).expect("the same replica");
+        assert_eq!(reopened.status().voters, [id]);
+    }
+}

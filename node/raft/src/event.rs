@@ -1,0 +1,138 @@
+//! What happens to a replica, and what it wants done.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::ids::{LogIndex, ReplicaId, Ticket};
+use crate::machine::StateMachine;
+use crate::message::Message;
+use crate::store::WriteBatch;
+
+/// One thing that happened to a replica.
+pub enum Event {
+    /// A tick of the driver's clock passed.
+    Tick,
+    /// A message of another replica of the group arrived, as [`crate::decode_message`] gave it (already checked for cluster,
+    /// group and addressee).
+    Receive(Box<Message>),
+    /// A caller wants `command` in the log. Accepted on any replica: a follower forwards it to the leader it knows.
+    Propose {
+        /// Names the caller.
+        ticket: Ticket,
+        /// The command, at most [`crate::COMMAND_BYTES_MAX`] bytes.
+        command: Bytes,
+    },
+    /// A caller wants to know the index up to which a read that starts now must see the log.
+    /// Barriers asked for between two [`Event::Collect`] share one round of messages; none joins a round already sent.
+    Barrier {
+        /// Names the caller.
+        ticket: Ticket,
+    },
+    /// A message to this replica could not be delivered.
+    Unreachable(ReplicaId),
+    /// Leadership should move to this replica, if it is up to date. Only the leader heeds it.
+    TransferLeadership(ReplicaId),
+    /// The driver is ready to carry out effects: whatever is pending is handed out.
+    Collect,
+    /// Everything in the last effects has been done in order, durably where asked.
+    Done,
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Commands and entries may hold templates: lengths only.
+        match self {
+            Event::Tick => f.write_str("tick"),
+            Event::Receive(message) => {
+                let (kind, entries) = (message.msg_type, message.entries.len());
+                write!(f, "receive kind {kind} of term {} from {} with {entries} entries", message.term, message.from)
+            }
+            Event::Propose { ticket, command } => write!(f, "propose {ticket:?} command[{}]", command.len()),
+            Event::Barrier { ticket } => write!(f, "barrier {ticket:?}"),
+            Event::Unreachable(replica) => write!(f, "unreachable {replica:?}"),
+            Event::TransferLeadership(replica) => write!(f, "transfer leadership to {replica:?}"),
+            Event::Collect => f.write_str("collect"),
+            Event::Done => f.write_str("done"),
+        }
+    }
+}
+
+/// What the driver does next, in the order of the fields. While effects with `awaits_done` are being carried out the replica
+/// takes no event but [`Event::Done`].
+#[must_use = "effects must be carried out, in order"]
+pub struct Effects<M: StateMachine> {
+    /// Messages that may leave before anything below is written. Each names this replica as its sender; those for one
+    /// addressee leave in this order.
+    pub messages: Vec<Message>,
+    /// Rows to be written as one atomic batch.
+    pub writes: WriteBatch,
+    /// Whether the batch must be on disk before the replica is told [`Event::Done`].
+    pub sync: bool,
+    /// Publications of the entries applied by `writes`, with the index of each; released after the write.
+    pub publications: Vec<(LogIndex, Vec<M::Publication>)>,
+    /// Entries up to here are applied once the batch is written; derived views are current up to here once
+    /// `publications` are taken in.
+    pub applied: LogIndex,
+    /// Answers for proposers; released after the write and the publications.
+    pub receipts: Vec<(Ticket, Result<M::Receipt, ProposeError>)>,
+    /// Answers for barriers. A reader waits until its view has reached the index.
+    pub barriers: Vec<(Ticket, Result<LogIndex, BarrierError>)>,
+    /// Whether the replica waits for [`Event::Done`].
+    pub awaits_done: bool,
+}
+
+impl<M: StateMachine> Effects<M> {
+    /// Nothing to do, with entries applied up to `applied`.
+    pub fn nothing(applied: LogIndex) -> Self {
+        Self {
+            messages: Vec::new(),
+            writes: WriteBatch::default(),
+            sync: false,
+            publications: Vec::new(),
+            applied,
+            receipts: Vec::new(),
+            barriers: Vec::new(),
+            awaits_done: false,
+        }
+    }
+}
+
+/// Why a proposal has no receipt.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum ProposeError {
+    /// Nothing was proposed: the group has no leader that this replica knows of. Safe to retry elsewhere.
+    #[error("the group has no leader")]
+    NoLeader,
+    /// Nothing was proposed: too many proposals wait already, or the leader's uncommitted log is full.
+    #[error("too many proposals wait")]
+    TooManyPending,
+    /// Nothing was proposed: the command is too large.
+    #[error("command of {bytes} bytes exceeds {bytes_max}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// The outcome is unknown: the command may or may not be applied later. Commands are idempotent, so ask again.
+    #[error("the outcome of the proposal is unknown")]
+    Unknown,
+    /// The replica has stopped.
+    #[error("the replica has stopped")]
+    Stopped,
+}
+
+/// Why a barrier has no index.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum BarrierError {
+    /// The round was not answered in time; ask again (with a new context).
+    #[error("no leader confirmed the read barrier")]
+    NotConfirmed,
+    /// Too many barriers wait already.
+    #[error("too many read barriers wait")]
+    TooManyPending,
+    /// The replica has stopped.
+    #[error("the replica has stopped")]
+    Stopped,
+}

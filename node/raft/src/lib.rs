@@ -1,0 +1,45 @@
+//! One replica of one replicated state machine, around raft-rs, without IO: [`Replica::step`] takes an [`Event`] and returns
+//! [`Effects`] that the driver carries out in order.
+//!
+//! Lives here: the order in which messages, rows, applies and answers may leave; proposals and read barriers; the rows of the
+//! log. Does not live here: sockets, files, clocks, threads, randomness (see `semel-raft-host`), and what is replicated (an
+//! implementation of [`StateMachine`]). Log compaction, snapshots and proposing membership changes are not offered.
+
+// What drivers and machines see.
+mod event;
+mod failures;
+mod ids;
+mod machine;
+mod status;
+mod store;
+
+// How a replica steps.
+mod config;
+mod replica;
+
+mod apply;
+mod barriers;
+mod context;
+mod overlay;
+mod proposals;
+
+// What it reads and says.
+mod cache;
+mod log;
+mod message;
+pub mod rows;
+
+// For tests and simulation.
+pub mod memory;
+#[cfg(any(test, feature = "suite"))]
+pub mod store_suite;
+
+pub use config::{COMMAND_BYTES_MAX, ReplicaConfig};
+pub use event::{BarrierError, Effects, Event, ProposeError};
+pub use failures::{OpenError, StopReason};
+pub use ids::{LogIndex, ReplicaId, Ticket};
+pub use machine::{Applied, State, StateMachine};
+pub use message::{DecodeMessageError, Message, decode_message, encode_message};
+pub use replica::{Replica, bootstrap};
+pub use status::{FollowerProgress, ReplicaStatus, Role};
+pub use store::{Row, Store, StoreError, Table, Write, WriteBatch};

@@ -1,0 +1,308 @@
+//! The log as raft-rs reads it: the newest entries from memory, older ones from the store. Writing is the driver's.
+
+use std::cell::RefCell;
+
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+use raft_prost::Message as _;
+
+use crate::cache::EntryCache;
+use crate::failures::OpenError;
+use crate::ids::LogIndex;
+use crate::rows;
+use crate::store::{Store, StoreError, Table};
+
+/// Rows asked of the store in one scan.
+const SCAN_ROWS_MAX: usize = 256;
+
+/// The index before the first entry, and its term: logs are not compacted.
+const BEFORE_FIRST: u64 = 0;
+
+/// The log and what else raft-rs restarts from.
+pub(crate) struct ReplicaLog<S> {
+    store: S,
+    /// As read when the replica was opened; raft-rs keeps its own from then on.
+    opened: RaftState,
+    last_index: u64,
+    cache: EntryCache,
+    /// The first read that failed. raft-rs takes a failed read for a reason to panic, so it is given an empty answer, which
+    /// it survives, and the replica stops before anything that rests on the answer leaves it.
+    failure: RefCell<Option<StoreError>>,
+}
+
+impl<S: Store> ReplicaLog<S> {
+    /// Reads what a replica restarts from, and checks that it fits together.
+    pub(crate) fn open(store: S, cache_bytes_max: usize) -> Result<(Self, LogIndex), OpenError> {
+        let conf_state = store.get(Table::RAFT, rows::CONF_STATE)?.ok_or(OpenError::NotBootstrapped)?;
+        let conf_state = rows::decode_conf_state(&conf_state)?;
+        let hard_state = match store.get(Table::RAFT, rows::HARD_STATE)? {
+            Some(row) => rows::decode_hard_state(&row)?,
+            None => HardState::default(),
+        };
+        let applied = match store.get(Table::RAFT, rows::APPLIED)? {
+            Some(row) => rows::decode_applied(&row)?,
+            None => LogIndex(BEFORE_FIRST),
+        };
+        if hard_state.commit < applied.0 {
+            let reason = format!("applied {applied} beyond commit {}", hard_state.commit);
+            return Err(OpenError::Corrupt { table: Table::RAFT, reason });
+        }
+        let last = last_entry(&store, hard_state.commit)?;
+        let mut log = Self {
+            store,
+            opened: RaftState::new(hard_state, conf_state),
+            last_index: last.as_ref().map_or(BEFORE_FIRST, |entry| entry.index),
+            cache: EntryCache::new(cache_bytes_max),
+            failure: RefCell::new(None),
+        };
+        log.cache.append(last.into_iter().collect());
+        Ok((log, applied))
+    }
+
+    pub(crate) fn store(&self) -> &S {
+        &self.store
+    }
+
+    pub(crate) fn last_index(&self) -> u64 {
+        self.last_index
+    }
+
+    /// Takes in entries that the driver has written, replacing any at and after the first.
+    pub(crate) fn append(&mut self, entries: Vec<Entry>) {
+        if let Some(last) = entries.last() {
+            self.last_index = last.index;
+        }
+        self.cache.append(entries);
+    }
+
+    /// Returns the first read that failed, if one did.
+    pub(crate) fn failure(&self) -> Option<StoreError> {
+        self.failure.borrow().clone()
+    }
+
+    fn survive<T: Default>(&self, read: Result<T, StoreError>) -> T {
+        read.unwrap_or_else(|error| {
+            self.failure.borrow_mut().get_or_insert(error);
+            T::default()
+        })
+    }
+
+    fn read_term(&self, index: u64) -> Result<u64, StoreError> {
+        match self.cache.get(index) {
+            Some(entry) => Ok(entry.term),
+            None => Ok(read_entry(&self.store, index)?.term),
+        }
+    }
+
+    /// Returns entries of `[low, high)`: the first, and those after it that fit `bytes_max` together with it.
+    fn read_entries(&self, low: u64, high: u64, bytes_max: u64) -> Result<Vec<Entry>, StoreError> {
+        let mut batch = EntryBatch { entries: Vec::new(), bytes: 0, bytes_max };
+        let cached_from = self.cache.first_index().unwrap_or(u64::MAX).min(high);
+        let mut next = low;
+        while next < cached_from {
+            let rows_max = SCAN_ROWS_MAX.min(usize::try_from(cached_from - next).unwrap_or(SCAN_ROWS_MAX));
+            let from = rows::entry_key(LogIndex(next));
+            let page = self.store.scan(Table::LOG, &from, &rows::entry_key(LogIndex(cached_from)), rows_max)?;
+            if page.is_empty() {
+                return Err(missing(next));
+            }
+            for (key, row) in page {
+                if rows::decode_entry_key(&key)?.0 != next {
+                    return Err(missing(next));
+                }
+                if !batch.take(rows::decode_entry(LogIndex(next), &row)?) {
+                    return Ok(batch.entries);
+                }
+                next += 1;
+            }
+        }
+        for index in next..high {
+            let entry = self.cache.get(index).ok_or_else(|| missing(index))?;
+            if !batch.take(entry.clone()) {
+                break;
+            }
+        }
+        Ok(batch.entries)
+    }
+}
+
+/// Entries gathered up to a bound.
+struct EntryBatch {
+    entries: Vec<Entry>,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl EntryBatch {
+    /// Takes the entry unless it exceeds the bound and is not the first.
+    fn take(&mut self, entry: Entry) -> bool {
+        self.bytes += entry.encoded_len() as u64;
+        let fits = self.entries.is_empty() || self.bytes <= self.bytes_max;
+        if fits {
+            self.entries.push(entry);
+        }
+        fits
+    }
+}
+
+fn missing(index: u64) -> StoreError {
+    StoreError { table: Table::LOG, reason: format!("entry {index} is missing") }
+}
+
+fn read_entry(store: &impl Store, index: u64) -> Result<Entry, StoreError> {
+    let row = store.get(Table::LOG, &rows::entry_key(LogIndex(index)))?.ok_or_else(|| missing(index))?;
+    rows::decode_entry(LogIndex(index), &row)
+}
+
+/// Finds the last entry, knowing that the log reaches `commit`, and checks both ends of the log for gaps.
+fn last_entry(store: &impl Store, commit: u64) -> Result<Option<Entry>, OpenError> {
+    let holds = |index: u64| -> Result<bool, StoreError> {
+        Ok(index == BEFORE_FIRST || store.get(Table::LOG, &rows::entry_key(LogIndex(index)))?.is_some())
+    };
+    if !holds(commit)? {
+        return Err(missing(commit).into());
+    }
+    // The reach doubles until it passes the end; then the end is between two known indices, and halving finds it.
+    let (mut held, mut reach) = (commit, 1);
+    while holds(held + reach)? {
+        held += reach;
+        reach *= 2;
+    }
+    let mut absent = held + reach;
+    while absent - held > 1 {
+        let middle = held + (absent - held) / 2;
+        if holds(middle)? { held = middle } else { absent = middle }
+    }
+    let first = store.scan(Table::LOG, &[], rows::LOG_END, 1)?;
+    if let Some((key, _)) = first.first()
+        && rows::decode_entry_key(key)?.0 != BEFORE_FIRST + 1
+    {
+        return Err(missing(BEFORE_FIRST + 1).into());
+    }
+    if !store.scan(Table::LOG, &rows::entry_key(LogIndex(absent)), rows::LOG_END, 1)?.is_empty() {
+        return Err(missing(absent).into());
+    }
+    if held == BEFORE_FIRST { Ok(None) } else { Ok(Some(read_entry(store, held)?)) }
+}
+
+impl<S: Store> Storage for ReplicaLog<S> {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(self.opened.clone())
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        Ok(self.survive(self.read_entries(low, high, max_size.into().unwrap_or(u64::MAX))))
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index == BEFORE_FIRST {
+            return Ok(0);
+        }
+        if index > self.last_index {
+            return Err(StorageError::Unavailable.into());
+        }
+        Ok(self.survive(self.read_term(index)))
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(BEFORE_FIRST + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last_index)
+    }
+
+    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        // The log holds every entry, so no follower needs one.
+        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    }
+}
+
+/// Returns the configuration of a group's first replicas.
+pub(crate) fn first_conf_state(voters: Vec<u64>) -> ConfState {
+    ConfState { voters, ..ConfState::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::memory::MemoryStore;
+    use crate::store::WriteBatch;
+
+    fn entry(index: u64, bytes: usize) -> Entry {
+        Entry { index, term: 1 + index / 10, data: vec![0; bytes], ..Entry::default() }
+    }
+
+    fn store(entries: &[Entry], commit: u64) -> MemoryStore {
+        let store = MemoryStore::new();
+        let mut batch = WriteBatch::default();
+        for entry in entries {
+            batch.put(Table::LOG, rows::entry_key(LogIndex(entry.index)), rows::encode_entry(entry));
+        }
+        rows::put_conf_state(&mut batch, &first_conf_state(vec![1]));
+        rows::put_hard_state(&mut batch, &HardState { term: 9, vote: 1, commit });
+        store.write(&batch);
+        store
+    }
+
+    #[test]
+    fn the_end_of_the_log_is_found_wherever_the_commit_index_is() {
+        for last in 0..40 {
+            let entries: Vec<Entry> = (1..=last).map(|index| entry(index, 3)).collect();
+            for commit in 0..=last {
+                let (log, _) = ReplicaLog::open(store(&entries, commit), 1).expect("a whole log");
+                assert_eq!(log.last_index(), last);
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_entry_leaves_an_empty_answer_and_a_failure() {
+        let entries: Vec<Entry> = (1..=20).map(|index| entry(index, 3)).collect();
+        let store = store(&entries, 20);
+        let (log, _) = ReplicaLog::open(store.clone(), 1).expect("a whole log");
+        let mut batch = WriteBatch::default();
+        batch.delete(Table::LOG, rows::entry_key(LogIndex(7)));
+        store.write(&batch);
+        assert_eq!(log.entries(1, 7, None, GetEntriesContext::empty(false)).expect("never fails").len(), 6);
+        assert!(log.failure().is_none());
+        assert_eq!(log.entries(5, 9, None, GetEntriesContext::empty(false)).expect("never fails"), []);
+        assert_eq!(log.failure().expect("a failure").reason, "entry 7 is missing");
+    }
+
+    proptest! {
+        #[test]
+        fn entries_come_from_memory_and_store_as_from_one_list(
+            sizes in proptest::collection::vec(0_usize..400, 1..400),
+            cache_bytes_max in 0_usize..40_000,
+            bytes_max in prop_oneof![Just(u64::MAX), 0_u64..3_000],
+            from in 0.0..1.0, to in 0.0..1.0,
+        ) {
+            let entries: Vec<Entry> = (1..).zip(&sizes).map(|(index, bytes)| entry(index, *bytes)).collect();
+            let (mut log, _) = ReplicaLog::open(store(&entries, 0), cache_bytes_max).expect("a whole log");
+            // As if the second half had just been written.
+            log.append(entries[entries.len() / 2..].to_vec());
+            let place = |share: f64| (share * entries.len() as f64) as usize;
+            let (from, to) = (place(from).min(place(to)), place(from).max(place(to)) + 1);
+            let mut bytes = 0;
+            let expected: Vec<Entry> = entries[from..to].iter().enumerate().take_while(|(position, entry)| {
+                bytes += entry.encoded_len() as u64;
+                *position == 0 || bytes <= bytes_max
+            }).map(|(_, entry)| entry.clone()).collect();
+            let (low, high) = (from as u64 + 1, to as u64 + 1);
+            prop_assert_eq!(log.entries(low, high, bytes_max, GetEntriesContext::empty(false)).expect("never fails"), expected);
+            for entry in &entries {
+                prop_assert_eq!(log.term(entry.index).expect("never fails"), entry.term);
+            }
+            prop_assert!(log.failure().is_none());
+        }
+    }
+}

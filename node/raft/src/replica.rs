@@ -1,0 +1,434 @@
+//! The replica: raft-rs between its events and its effects. The order in which things may leave is decided here; what
+//! applying does is in [`crate::apply`], and carrying effects out is the driver's.
+
+use raft::eraftpb::{Entry, Message, MessageType};
+use raft::{INVALID_ID, RawNode, Ready, StateRole};
+
+use crate::apply::{Applier, Publications};
+use crate::barriers::{Answer, Barriers};
+use crate::config::ReplicaConfig;
+use crate::event::{BarrierError, Effects, Event, ProposeError};
+use crate::failures::{OpenError, StopReason};
+use crate::ids::{LogIndex, ReplicaId, Ticket};
+use crate::log::{ReplicaLog, first_conf_state};
+use crate::machine::StateMachine;
+use crate::proposals::Proposals;
+use crate::rows;
+use crate::status::{FollowerProgress, ReplicaStatus, Role};
+use crate::store::{Store, Table, WriteBatch};
+
+/// Returns the first rows of a replica of a new group.
+///
+/// # Panics
+/// Panics without voters, or if one is named twice.
+pub fn bootstrap(voters: &[ReplicaId]) -> WriteBatch {
+    let mut ids: Vec<u64> = voters.iter().map(|voter| voter.get()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert!(!ids.is_empty(), "a group has voters");
+    assert_eq!(ids.len(), voters.len(), "a voter is named once");
+    let mut batch = WriteBatch::default();
+    rows::put_conf_state(&mut batch, &first_conf_state(ids));
+    batch
+}
+
+/// What the driver is carrying out.
+enum Carrying {
+    /// Nothing: events are taken.
+    Nothing,
+    /// The rows of a Ready; its entries are the log's once they are written.
+    Ready { ready: Box<Ready>, entries: Vec<Entry> },
+    /// The rows of entries that became committed when the Ready's were written.
+    Light,
+}
+
+/// One replica of a group.
+pub struct Replica<S: Store, M: StateMachine> {
+    config: ReplicaConfig,
+    node: RawNode<ReplicaLog<S>>,
+    machine: M,
+    /// Of the driver's clock, since the replica was opened.
+    ticks: u64,
+    /// Campaigns begun since the replica was opened.
+    campaigns: u64,
+    /// The term and the leader when last looked at.
+    leadership: (u64, u64),
+    /// Including what is being carried out.
+    applied: LogIndex,
+    carrying: Carrying,
+    proposals: Proposals,
+    barriers: Barriers,
+    /// Answers that leave with the next effects.
+    receipts: Vec<(Ticket, Result<M::Receipt, ProposeError>)>,
+    answers: Vec<Answer>,
+    stopped: Option<StopReason>,
+}
+
+impl<S: Store, M: StateMachine> Replica<S, M> {
+    /// Opens the replica that `store` holds, with its machine brought up to the applied index.
+    ///
+    /// # Errors
+    /// The store holds no replica, cannot be read, or holds what cannot be; or the configuration is wrong.
+    pub fn open(config: ReplicaConfig, store: S, mut machine: M) -> Result<Self, OpenError> {
+        let (log, applied) = ReplicaLog::open(store, config.entry_cache_bytes_max)?;
+        machine.restore(applied, log.store())?;
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let node = RawNode::new(&config.raft_config(applied.0), log, &logger)
+            .map_err(|error| OpenError::Config { reason: error.to_string() })?;
+        let mut replica = Self {
+            leadership: (node.raft.term, INVALID_ID),
+            proposals: Proposals::new(&config),
+            barriers: Barriers::new(&config),
+            config,
+            node,
+            machine,
+            ticks: 0,
+            campaigns: 0,
+            applied,
+            carrying: Carrying::Nothing,
+            receipts: Vec::new(),
+            answers: Vec::new(),
+            stopped: None,
+        };
+        replica.settle_election_timeout();
+        Ok(replica)
+    }
+
+    /// Advances the replica by one event. Performs no IO but reads of its store: the driver carries out the effects, in order.
+    ///
+    /// # Panics
+    /// Panics on [`Event::Done`] while nothing is being carried out, and on any other event while something is; and where
+    /// raft-rs does, on a log that contradicts its group's.
+    pub fn step(&mut self, event: Event) -> Effects<M> {
+        if self.stopped.is_some() {
+            return self.refuse(&event);
+        }
+        let carrying = !matches!(self.carrying, Carrying::Nothing);
+        assert_eq!(carrying, matches!(event, Event::Done), "{event:?} out of order");
+        let stepped = match event {
+            Event::Tick => self.tick(),
+            Event::Receive(message) => self.receive(*message),
+            Event::Propose { ticket, command } => {
+                if let Err(error) = self.proposals.queue(ticket, &command, self.ticks) {
+                    self.receipts.push((ticket, Err(error)));
+                }
+                Ok(self.nothing())
+            }
+            Event::Barrier { ticket } => {
+                if let Err(error) = self.barriers.queue(ticket, self.ticks) {
+                    self.answers.push((ticket, Err(error)));
+                }
+                Ok(self.nothing())
+            }
+            Event::Unreachable(replica) => {
+                self.node.report_unreachable(replica.get());
+                Ok(self.nothing())
+            }
+            Event::TransferLeadership(replica) => {
+                if self.node.raft.state == StateRole::Leader {
+                    self.node.transfer_leader(replica.get());
+                }
+                Ok(self.nothing())
+            }
+            Event::Collect => self.collect(),
+            Event::Done => self.done(),
+        };
+        let failed_read = self.node.store().failure().map(StopReason::from);
+        match (stepped, failed_read) {
+            (Ok(effects), None) => {
+                self.follow_leadership();
+                self.settle_election_timeout();
+                effects
+            }
+            (_, Some(reason)) | (Err(reason), None) => self.stop(reason),
+        }
+    }
+
+    /// Tells whether [`Event::Collect`] would give the driver something to do.
+    pub fn has_work(&self) -> bool {
+        let answers = !self.receipts.is_empty() || !self.answers.is_empty();
+        let proposes = self.proposals.has_queued() && !self.moves_leadership();
+        let asks = proposes || (self.barriers.wants_round() && self.can_ask_leader());
+        answers || (self.stopped.is_none() && (asks || self.node.has_ready()))
+    }
+
+    /// Returns why the replica stopped, if it did.
+    pub fn stopped(&self) -> Option<&StopReason> {
+        self.stopped.as_ref()
+    }
+
+    /// Returns the state machine.
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    /// Returns the store.
+    pub fn store(&self) -> &S {
+        self.node.store().store()
+    }
+
+    /// Describes the replica.
+    pub fn status(&self) -> ReplicaStatus {
+        let raft = &self.node.raft;
+        let role = match raft.state {
+            StateRole::Follower => Role::Follower,
+            StateRole::PreCandidate => Role::PreCandidate,
+            StateRole::Candidate => Role::Candidate,
+            StateRole::Leader => Role::Leader,
+        };
+        let mut voters: Vec<ReplicaId> = raft.prs().conf().voters().ids().iter().filter_map(ReplicaId::new).collect();
+        voters.sort_unstable();
+        let mut followers = Vec::new();
+        if role == Role::Leader {
+            let others = raft.prs().iter().filter(|(id, _)| **id != raft.id);
+            followers.extend(others.filter_map(|(id, progress)| {
+                let matched = LogIndex(progress.matched);
+                Some(FollowerProgress {
+                    replica: ReplicaId::new(*id)?,
+                    matched,
+                    recently_active: progress.recent_active,
+                })
+            }));
+            followers.sort_unstable_by_key(|follower| follower.replica);
+        }
+        ReplicaStatus {
+            replica: self.config.replica,
+            role,
+            term: raft.term,
+            leader: ReplicaId::new(raft.leader_id),
+            commit: LogIndex(raft.raft_log.committed),
+            applied: self.applied,
+            last_index: LogIndex(raft.raft_log.last_index()),
+            voters,
+            followers,
+        }
+    }
+
+    fn tick(&mut self) -> Result<Effects<M>, StopReason> {
+        self.ticks += 1;
+        let led = self.node.raft.state == StateRole::Leader;
+        if self.node.tick() && !led {
+            self.campaigns += 1;
+        }
+        let expired = self.proposals.expire(self.ticks);
+        self.receipts.extend(expired.into_iter().map(|ticket| (ticket, Err(ProposeError::Unknown))));
+        self.answers.extend(self.barriers.expire(self.ticks));
+        Ok(self.nothing())
+    }
+
+    fn receive(&mut self, message: Message) -> Result<Effects<M>, StopReason> {
+        let raft = &self.node.raft;
+        let leads = raft.state == StateRole::Leader;
+        if message.to != raft.id {
+            return Ok(self.nothing());
+        }
+        let last_index = raft.raft_log.last_index();
+        match message.get_msg_type() {
+            // Proposed, or passed on once more, as this replica's own are.
+            MessageType::MsgPropose => {
+                self.proposals.queue_passed_on(message.entries);
+                return Ok(self.nothing());
+            }
+            // Its answer goes to its sender, so it cannot be passed on; the sender will ask again.
+            MessageType::MsgReadIndex if !leads => return Ok(self.nothing()),
+            MessageType::MsgHeartbeat if message.term >= raft.term && message.commit > last_index => {
+                return Err(StopReason::LogLost { commit: LogIndex(message.commit), last_index: LogIndex(last_index) });
+            }
+            _ => {}
+        }
+        // An error means that raft has no use for the message, as when it comes from a replica it does not know or proposes to
+        // a replica without a leader. Senders do not rely on any single message.
+        self.node.step(message).ok();
+        Ok(self.nothing())
+    }
+
+    fn collect(&mut self) -> Result<Effects<M>, StopReason> {
+        self.hand_over_proposals();
+        if self.barriers.wants_round() && self.can_ask_leader() {
+            let context = self.barriers.start_round(self.ticks);
+            self.node.read_index(context);
+        }
+        if !self.node.has_ready() {
+            return Ok(self.answers());
+        }
+        let mut ready = self.node.ready();
+        assert!(ready.snapshot().is_empty(), "no snapshot is received");
+        for read in ready.take_read_states() {
+            self.answers.extend(self.barriers.answered(&read.request_ctx, LogIndex(read.index)));
+        }
+        let messages = ready.take_messages();
+        let entries = ready.take_entries();
+        let committed = ready.take_committed_entries();
+        let mut writes = WriteBatch::default();
+        self.write_entries(&entries, &mut writes);
+        if let Some(hard_state) = ready.hs() {
+            rows::put_hard_state(&mut writes, hard_state);
+        }
+        let publications = self.apply(committed, &mut writes)?;
+        let sync = ready.must_sync();
+        if writes.is_empty() {
+            // Nothing to wait for: what may leave only after the rows of this Ready may leave now.
+            let mut effects = self.written(ready, entries)?;
+            effects.messages = by_addressee(messages.into_iter().chain(effects.messages));
+            return Ok(effects);
+        }
+        self.carrying = Carrying::Ready { ready: Box::new(ready), entries };
+        let messages = by_addressee(messages);
+        Ok(Effects { messages, writes, sync, publications, awaits_done: true, ..self.answers() })
+    }
+
+    fn done(&mut self) -> Result<Effects<M>, StopReason> {
+        match std::mem::replace(&mut self.carrying, Carrying::Nothing) {
+            Carrying::Nothing => unreachable!("step checked that something is carried out"),
+            Carrying::Ready { ready, entries } => self.written(*ready, entries),
+            Carrying::Light => {
+                self.node.advance_apply_to(self.applied.0);
+                Ok(self.answers())
+            }
+        }
+    }
+
+    /// The rows of a Ready are written, durably if it asked for that.
+    fn written(&mut self, mut ready: Ready, entries: Vec<Entry>) -> Result<Effects<M>, StopReason> {
+        let persisted_messages = ready.take_persisted_messages();
+        self.node.mut_store().append(entries);
+        let mut light = self.node.advance_append(ready);
+        self.node.advance_apply_to(self.applied.0);
+        let mut writes = WriteBatch::default();
+        if light.commit_index().is_some() {
+            rows::put_hard_state(&mut writes, &self.node.raft.hard_state());
+        }
+        let publications = self.apply(light.take_committed_entries(), &mut writes)?;
+        let awaits_done = !writes.is_empty();
+        if awaits_done {
+            self.carrying = Carrying::Light;
+        }
+        let messages = by_addressee(persisted_messages.into_iter().chain(light.take_messages()));
+        Ok(Effects { messages, writes, publications, awaits_done, ..self.answers() })
+    }
+
+    fn apply(&mut self, committed: Vec<Entry>, writes: &mut WriteBatch) -> Result<Publications<M>, StopReason> {
+        let applier = Applier {
+            node: &mut self.node,
+            machine: &mut self.machine,
+            proposals: &mut self.proposals,
+            receipts: &mut self.receipts,
+        };
+        let (applied, publications) = applier.apply(self.applied, committed, writes)?;
+        self.applied = applied;
+        Ok(publications)
+    }
+
+    fn write_entries(&self, entries: &[Entry], writes: &mut WriteBatch) {
+        for entry in entries {
+            writes.put(Table::LOG, rows::entry_key(LogIndex(entry.index)), rows::encode_entry(entry));
+        }
+        // A new leader's entries replace the tail that its predecessor did not get committed.
+        let last_on_disk = self.node.store().last_index();
+        if let Some(last) = entries.last().filter(|last| last.index < last_on_disk) {
+            let from = rows::entry_key(LogIndex(last.index + 1));
+            writes.delete_range(Table::LOG, from, rows::entry_key(LogIndex(last_on_disk + 1)));
+        }
+    }
+
+    fn hand_over_proposals(&mut self) {
+        if self.moves_leadership() {
+            return;
+        }
+        for entries in self.proposals.take_queued(self.config.append_bytes_max) {
+            let numbers = self.proposals.numbers(&entries);
+            let from = self.config.replica.get();
+            let msg_type = MessageType::MsgPropose as i32;
+            if self.node.step(Message { msg_type, from, entries, ..Message::default() }).is_ok() {
+                continue;
+            }
+            let leads = self.node.raft.state == StateRole::Leader;
+            let error = if leads { ProposeError::TooManyPending } else { ProposeError::NoLeader };
+            let tickets = numbers.into_iter().filter_map(|number| self.proposals.withdraw(number));
+            self.receipts.extend(tickets.map(|ticket| (ticket, Err(error.clone()))));
+        }
+    }
+
+    /// Tells whether this replica is handing its leadership over. It takes no proposals then, and raft ends it within an
+    /// election timeout: proposals wait for that, and go to whoever leads.
+    fn moves_leadership(&self) -> bool {
+        self.node.raft.state == StateRole::Leader && self.node.raft.lead_transferee.is_some()
+    }
+
+    /// Tells whether raft would pass a barrier's round on, or drop it: a leader answers none before it has committed an entry
+    /// of its own term.
+    fn can_ask_leader(&self) -> bool {
+        let raft = &self.node.raft;
+        raft.leader_id != INVALID_ID && (raft.state != StateRole::Leader || raft.commit_to_current_term())
+    }
+
+    /// Rounds sent to a former leader are asked again at once.
+    fn follow_leadership(&mut self) {
+        let leadership = (self.node.raft.term, self.node.raft.leader_id);
+        if leadership != self.leadership {
+            self.leadership = leadership;
+            self.barriers.give_up_rounds();
+        }
+    }
+
+    /// Overrides what raft-rs may have drawn from the thread's generator. It looks at the timeout only when a tick comes.
+    fn settle_election_timeout(&mut self) {
+        let timeout = self.config.election_timeout(self.node.raft.term, self.campaigns);
+        self.node.raft.set_randomized_election_timeout(timeout);
+    }
+
+    fn stop(&mut self, reason: StopReason) -> Effects<M> {
+        self.stopped = Some(reason);
+        self.carrying = Carrying::Nothing;
+        for (_, receipt) in &mut self.receipts {
+            // Applied in a batch that will not be written.
+            if receipt.is_ok() {
+                *receipt = Err(ProposeError::Unknown);
+            }
+        }
+        let waiting = self.proposals.take_all().into_iter();
+        self.receipts.extend(waiting.map(|(ticket, handed_over)| {
+            (ticket, Err(if handed_over { ProposeError::Unknown } else { ProposeError::Stopped }))
+        }));
+        let waiting = self.barriers.take_all().into_iter();
+        self.answers.extend(waiting.map(|ticket| (ticket, Err(BarrierError::Stopped))));
+        self.answers()
+    }
+
+    fn refuse(&mut self, event: &Event) -> Effects<M> {
+        match event {
+            Event::Propose { ticket, .. } => self.receipts.push((*ticket, Err(ProposeError::Stopped))),
+            Event::Barrier { ticket } => self.answers.push((*ticket, Err(BarrierError::Stopped))),
+            Event::Tick
+            | Event::Receive(_)
+            | Event::Unreachable(_)
+            | Event::TransferLeadership(_)
+            | Event::Collect
+            | Event::Done => {}
+        }
+        self.answers()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn propose_conf_change(&mut self, change: raft::eraftpb::ConfChangeV2) {
+        self.node.propose_conf_change(Vec::new(), change).expect("the leader takes it");
+    }
+
+    fn nothing(&self) -> Effects<M> {
+        Effects::nothing(self.applied)
+    }
+
+    /// Hands out the answers that wait.
+    fn answers(&mut self) -> Effects<M> {
+        let receipts = std::mem::take(&mut self.receipts);
+        let barriers = std::mem::take(&mut self.answers);
+        Effects { receipts, barriers, ..self.nothing() }
+    }
+}
+
+/// Orders messages by addressee, and for one addressee as they came: raft-rs goes through its replicas in a hash map's order.
+fn by_addressee(messages: impl IntoIterator<Item = Message>) -> Vec<Message> {
+    let mut messages: Vec<Message> = messages.into_iter().collect();
+    messages.sort_by_key(|message| message.to);
+    messages
+}

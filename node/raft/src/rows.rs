@@ -1,0 +1,145 @@
+//! The rows of [`Table::LOG`] and [`Table::RAFT`] as they lie in a store. Every value opens with a version byte; readers of an
+//! old version stay as they are when a new one comes. What the state machine writes is not decided here.
+//!
+//! | table | key | value after the version byte |
+//! |---|---|---|
+//! | log | index, u64 big-endian | protobuf `Entry` |
+//! | state | `hard_state` | protobuf `HardState`: term, vote, commit index |
+//! | state | `conf_state` | protobuf `ConfState`: the voters |
+//! | state | `applied` | index, u64 big-endian |
+//!
+//! The key `truncated` is kept free for the index and term before a compacted log.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
+
+use crate::ids::LogIndex;
+use crate::store::{StoreError, Table, WriteBatch};
+
+/// The version of the rows written.
+pub const VERSION: u8 = 1;
+/// The key of the hard state.
+pub const HARD_STATE: &[u8] = b"hard_state";
+/// The key of the configuration.
+pub const CONF_STATE: &[u8] = b"conf_state";
+/// The key of the applied index.
+pub const APPLIED: &[u8] = b"applied";
+/// Sorts after every key of the log.
+pub(crate) const LOG_END: &[u8] = &[0xff; 9];
+
+/// Returns the key of the entry at `index`.
+pub fn entry_key(index: LogIndex) -> Bytes {
+    Bytes::copy_from_slice(&index.0.to_be_bytes())
+}
+
+/// Returns the row of `entry`.
+pub fn encode_entry(entry: &Entry) -> Bytes {
+    encode(entry)
+}
+
+/// Reads the row of the entry at `index`.
+///
+/// # Errors
+/// The row is of another version, not an entry, or another entry's.
+pub fn decode_entry(index: LogIndex, row: &[u8]) -> Result<Entry, StoreError> {
+    let entry: Entry = decode(Table::LOG, "entry", row).map_err(|error| at(index, &error.reason))?;
+    if entry.index != index.0 {
+        return Err(at(index, &format!("holds entry {}", entry.index)));
+    }
+    if EntryType::from_i32(entry.entry_type).is_none() {
+        return Err(at(index, "unknown entry type"));
+    }
+    Ok(entry)
+}
+
+/// Reads the index in the key of an entry.
+///
+/// # Errors
+/// The key is not eight bytes long.
+pub fn decode_entry_key(key: &[u8]) -> Result<LogIndex, StoreError> {
+    let bytes = key.try_into().map_err(|_| corrupt(Table::LOG, format!("a key of {} bytes", key.len())))?;
+    Ok(LogIndex(u64::from_be_bytes(bytes)))
+}
+
+/// Reads the hard state.
+///
+/// # Errors
+/// The row is of another version or not a hard state.
+pub fn decode_hard_state(row: &[u8]) -> Result<HardState, StoreError> {
+    decode(Table::RAFT, "hard state", row)
+}
+
+/// Reads the configuration.
+///
+/// # Errors
+/// The row is of another version, not a configuration, or names no voter or one twice.
+pub fn decode_conf_state(row: &[u8]) -> Result<ConfState, StoreError> {
+    let conf_state: ConfState = decode(Table::RAFT, "configuration", row)?;
+    let mut voters = conf_state.voters.clone();
+    voters.sort_unstable();
+    voters.dedup();
+    if voters.is_empty() || voters.len() != conf_state.voters.len() || voters.contains(&0) {
+        return Err(corrupt(Table::RAFT, format!("configuration with voters {:?}", conf_state.voters)));
+    }
+    Ok(conf_state)
+}
+
+/// Reads the applied index.
+///
+/// # Errors
+/// The row is of another version or another length.
+pub fn decode_applied(row: &[u8]) -> Result<LogIndex, StoreError> {
+    let payload = checked(Table::RAFT, "applied index", row)?;
+    let bytes =
+        payload.try_into().map_err(|_| corrupt(Table::RAFT, format!("applied index of {} bytes", payload.len())))?;
+    Ok(LogIndex(u64::from_be_bytes(bytes)))
+}
+
+/// Writes the hard state alone.
+pub(crate) fn put_hard_state(batch: &mut WriteBatch, hard_state: &HardState) {
+    batch.put(Table::RAFT, HARD_STATE, encode(hard_state));
+}
+
+/// Writes the applied index, never without a commit index that covers it: after a crash between the two, the log could be
+/// read as shorter than what was applied from it.
+pub(crate) fn put_applied(batch: &mut WriteBatch, applied: LogIndex, hard_state: &HardState) {
+    assert!(hard_state.commit >= applied.0, "applied {applied} beyond commit {}", hard_state.commit);
+    put_hard_state(batch, hard_state);
+    let mut row = BytesMut::with_capacity(9);
+    row.put_u8(VERSION);
+    row.put_u64(applied.0);
+    batch.put(Table::RAFT, APPLIED, row.freeze());
+}
+
+/// Writes the configuration.
+pub(crate) fn put_conf_state(batch: &mut WriteBatch, conf_state: &ConfState) {
+    batch.put(Table::RAFT, CONF_STATE, encode(conf_state));
+}
+
+fn encode(message: &impl raft_prost::Message) -> Bytes {
+    let mut row = BytesMut::with_capacity(1 + message.encoded_len());
+    row.put_u8(VERSION);
+    message.encode(&mut row).expect("a BytesMut grows as needed");
+    row.freeze()
+}
+
+fn decode<T: raft_prost::Message + Default>(table: Table, what: &str, row: &[u8]) -> Result<T, StoreError> {
+    let payload = checked(table, what, row)?;
+    T::decode(payload).map_err(|error| corrupt(table, format!("{what}: {error}")))
+}
+
+fn checked<'a>(table: Table, what: &str, row: &'a [u8]) -> Result<&'a [u8], StoreError> {
+    match row.split_first() {
+        Some((&VERSION, payload)) => Ok(payload),
+        Some((version, _)) => Err(corrupt(table, format!("{what} of unknown version {version}"))),
+        None => Err(corrupt(table, format!("{what} without a byte"))),
+    }
+}
+
+fn at(index: LogIndex, reason: &str) -> StoreError {
+    corrupt(Table::LOG, format!("at {index}: {reason}"))
+}
+
+fn corrupt(table: Table, reason: String) -> StoreError {
+    StoreError { table, reason }
+}

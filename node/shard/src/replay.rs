@@ -1,0 +1,60 @@
+//! Rebuilds a catalogue from the rows: what a replica does when it starts, since catalogues are derived.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use semel_index::GalleryId;
+use semel_raft::{LogIndex, Store, StoreError};
+
+use crate::apply::staged_publication;
+use crate::enrolment::EnrolmentState;
+use crate::publication::{Publication, Totals};
+use crate::rows::{EnrolmentEntry, Read, ReferencesEntry};
+use crate::table::{self, KeyRange};
+use crate::view::successor;
+
+/// Enrolments held in memory at once: at most 64 × 16 templates of some 16 kB.
+const PAGE_ENROLMENTS: usize = 64;
+
+/// Publishes every enrolment of the shard in the order in which they were staged, each with the index of its stage, and
+/// each withdrawn one's withdrawal right after it. The totals of the last publication of a gallery are its counts.
+///
+/// Only a catalogue that took all of it in knows what is applied: it then advances to the applied index, and is not to be
+/// searched before.
+pub fn replay_catalogue(store: &dyn Store, publish: &mut dyn FnMut(LogIndex, Publication)) -> Result<(), StoreError> {
+    let mut totals: BTreeMap<GalleryId, Totals> = BTreeMap::new();
+    let mut range = KeyRange { from: Bytes::new(), to: Bytes::from_static(table::KEYS_END) };
+    loop {
+        let page = store.rows::<ReferencesEntry>(&range, PAGE_ENROLMENTS)?;
+        let is_last = page.len() < PAGE_ENROLMENTS;
+        if let Some((key, _)) = page.last() {
+            range.from = successor(key);
+        }
+        for (_, references) in page {
+            let totals = totals.entry(references.gallery.clone()).or_default();
+            replay_enrolment(store, references, totals, publish)?;
+        }
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
+fn replay_enrolment(
+    store: &dyn Store,
+    references: ReferencesEntry,
+    totals: &mut Totals,
+    publish: &mut dyn FnMut(LogIndex, Publication),
+) -> Result<(), StoreError> {
+    let (gallery, enrolment_id) = (references.gallery.clone(), references.enrolment_id.clone());
+    let entry = store.row::<EnrolmentEntry>(&table::enrolment(&gallery, &enrolment_id))?;
+    let entry = entry.expect("references are written with their enrolment");
+    let stage_index = references.stage_index;
+    totals.staged_total += 1;
+    publish(stage_index, staged_publication(references, *totals));
+    if entry.record.state == EnrolmentState::Withdrawn {
+        totals.withdrawn_total += 1;
+        publish(stage_index, Publication::Withdrawn { gallery, enrolment_id, totals: *totals });
+    }
+    Ok(())
+}

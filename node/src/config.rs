@@ -1,0 +1,115 @@
+//! What a node is told when it starts: defaults, then a file, then the environment, then flags.
+
+use std::path::{Path, PathBuf};
+
+use semel_raft_host::settings::{self, SettingError};
+use serde::{Deserialize, Serialize};
+
+/// The prefix of environment variables: `SEMEL_NODE_DATA`, `SEMEL_NODE_SEARCH_THREADS`, …
+pub const ENVIRONMENT_PREFIX: &str = "SEMEL_NODE_";
+
+/// How a node runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// Where to listen, `address:port`; port 0 takes any free one.
+    pub listen: String,
+    /// What others dial, `host:port`; empty = where it listens.
+    pub advertise: String,
+    /// The folder of the node's volume. It holds the node's identity: never copy it, never share it.
+    pub data: PathBuf,
+    /// Coordinators to join, `host:port`; any one that answers will do.
+    pub coordinators: Vec<String>,
+    /// Threads that search, 1 to 1,024; 0 = one per core.
+    pub search_threads: usize,
+    /// The engine of sealed segments: `exact`, `faiss` (the default index) or `faiss:<factory string>`.
+    pub engine: String,
+    /// References at which a growing segment is sealed, 1,024 to 1,048,576.
+    pub seal_at_references: usize,
+    /// The raft tick in milliseconds, 10 to 1,000. An election starts after 10 to 20 ticks without a leader.
+    pub tick_ms: u64,
+    /// Searches (requests of coordinators) that may wait or run at once, 1 to 65,536; more are refused.
+    pub searches_max: usize,
+    /// The largest request taken, in bytes, 65,536 to 268,435,456.
+    pub request_bytes_max: usize,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:7411".to_owned(),
+            advertise: String::new(),
+            data: PathBuf::from("semel-node"),
+            coordinators: vec!["127.0.0.1:7400".to_owned()],
+            search_threads: 0,
+            engine: if cfg!(feature = "faiss") { "faiss" } else { "exact" }.to_owned(),
+            seal_at_references: 16_384,
+            tick_ms: 50,
+            searches_max: 1_024,
+            request_bytes_max: 32 * 1024 * 1024,
+        }
+    }
+}
+
+impl NodeConfig {
+    /// Reads the layers in order: defaults, `file`, environment, `flags` (a map or struct that holds only what was given).
+    pub fn load(file: Option<&Path>, flags: impl Serialize) -> Result<Self, Box<figment::Error>> {
+        settings::load(Self::default(), file, ENVIRONMENT_PREFIX, flags)
+    }
+
+    /// Checks every setting that can be checked without touching the machine.
+    pub fn validate(&self) -> Result<(), SettingError> {
+        settings::listen_address("listen", &self.listen)?;
+        if self.data.as_os_str().is_empty() {
+            return Err(SettingError::new("data", "needs a folder"));
+        }
+        if self.coordinators.is_empty() {
+            return Err(SettingError::new("coordinators", "needs at least one host:port"));
+        }
+        settings::within("search_threads", self.search_threads as u64, 0, 1_024)?;
+        settings::within("seal_at_references", self.seal_at_references as u64, 1_024, 1_048_576)?;
+        settings::within("tick_ms", self.tick_ms, 10, 1_000)?;
+        settings::within("searches_max", self.searches_max as u64, 1, 65_536)?;
+        settings::within("request_bytes_max", self.request_bytes_max as u64, 65_536, 268_435_456)?;
+        crate::engine::parse(&self.engine).map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl FnOnce(&mut NodeConfig), expected: Option<&str>) {
+        let mut config = NodeConfig::default();
+        change(&mut config);
+        assert_eq!(config.validate().err().map(|error| error.setting), expected);
+    }
+
+    #[test]
+    fn every_limit_is_checked_and_named() {
+        check(|_| (), None);
+        check(|c| c.listen = "localhost".to_owned(), Some("listen"));
+        check(|c| c.data = PathBuf::new(), Some("data"));
+        check(|c| c.coordinators.clear(), Some("coordinators"));
+        check(|c| c.search_threads = 1_025, Some("search_threads"));
+        check(|c| c.seal_at_references = 10, Some("seal_at_references"));
+        check(|c| c.tick_ms = 1, Some("tick_ms"));
+        check(|c| c.searches_max = 0, Some("searches_max"));
+        check(|c| c.request_bytes_max = 1, Some("request_bytes_max"));
+        check(|c| c.engine = "magic".to_owned(), Some("engine"));
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_unknown_settings_are_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("node.toml");
+        std::fs::write(&file, "listen = \"127.0.0.1:1\"\ntick_ms = 80\n").expect("written");
+        let flags = std::collections::BTreeMap::from([("listen", "127.0.0.1:2")]);
+        let config = NodeConfig::load(Some(&file), flags).expect("loads");
+        assert_eq!((config.listen.as_str(), config.tick_ms), ("127.0.0.1:2", 80));
+
+        std::fs::write(&file, "lissten = \"127.0.0.1:1\"\n").expect("written");
+        let error = NodeConfig::load(Some(&file), ()).expect_err("unknown setting");
+        assert!(error.to_string().contains("lissten"), "{error}");
+    }
+}

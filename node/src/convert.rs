@@ -1,0 +1,441 @@
+//! Between the wire and the node's domain. From the wire everything is checked; a fault names the field.
+
+use bytes::Bytes;
+use semel_index::{
+    BinaryCodeSpec, ComparisonScore, EnrolmentId, GalleryId, KeyVersion, PolicyVersion, ProbeReference, SearchProbe,
+    ShardCount, ShardId, Slot, Template, TemplateSpec,
+};
+use semel_proto::internal::v1 as wire;
+use semel_proto::v1 as public;
+use semel_raft::LogIndex;
+use semel_shard as domain;
+
+use crate::search::ShardAnswers;
+use crate::status::CallError;
+
+type Checked<T> = Result<T, CallError>;
+
+pub(crate) fn command(command: wire::Command) -> Checked<domain::Command> {
+    use wire::command::Command as Wire;
+    let command = command.command.ok_or_else(|| CallError::invalid("command", "is required"))?;
+    Ok(match command {
+        Wire::Stage(stage) => domain::Command::Stage(self::stage(stage)?),
+        Wire::Settle(settle) => domain::Command::Settle(self::settle(settle)?),
+        Wire::Withdraw(withdraw) => domain::Command::Withdraw(domain::Withdraw {
+            gallery: gallery(&withdraw.gallery)?,
+            enrolment_id: enrolment_id(&withdraw.enrolment_id)?,
+            reason: withdraw.reason,
+        }),
+        Wire::OpenCase(open) => domain::Command::OpenCase(domain::OpenCase {
+            gallery: gallery(&open.gallery)?,
+            opened_by: enrolment_id(&open.opened_by)?,
+            candidate: enrolment_id(&open.candidate)?,
+            comparisons: comparisons(&open.comparisons)?,
+            opened_at_ms: open.opened_at_ms,
+        }),
+        Wire::LinkCase(link) => domain::Command::LinkCase(domain::LinkCase {
+            gallery: gallery(&link.gallery)?,
+            enrolment_id: enrolment_id(&link.enrolment_id)?,
+            other_enrolment_id: enrolment_id(&link.other_enrolment_id)?,
+        }),
+        Wire::MootCase(moot) => domain::Command::MootCase(domain::MootCase {
+            gallery: gallery(&moot.gallery)?,
+            withdrawn: enrolment_id(&moot.withdrawn)?,
+            other_enrolment_id: enrolment_id(&moot.other_enrolment_id)?,
+        }),
+        Wire::NoteMoot(note) => domain::Command::NoteMoot(domain::NoteMoot {
+            gallery: gallery(&note.gallery)?,
+            enrolment_id: enrolment_id(&note.enrolment_id)?,
+            withdrawn: enrolment_id(&note.withdrawn)?,
+        }),
+        Wire::Discharge(discharge) => domain::Command::Discharge(domain::Discharge {
+            obligations: discharge.obligations.into_iter().map(domain::ObligationId).collect(),
+        }),
+    })
+}
+
+fn stage(stage: wire::StageCommand) -> Checked<domain::Stage> {
+    let references = stage.references.into_iter().map(canonical_reference_from).collect::<Checked<Vec<_>>>()?;
+    Ok(domain::Stage {
+        gallery: gallery(&stage.gallery)?,
+        enrolment_id: enrolment_id(&stage.enrolment_id)?,
+        subject_id: stage.subject_id,
+        references,
+        provenance: provenance_from(stage.provenance.unwrap_or_default()),
+        policy_version: PolicyVersion(stage.policy_version),
+        key_version: KeyVersion(stage.key_version),
+        content_digest: content_digest(&stage.content_digest)?,
+        received_at_ms: stage.received_at_ms,
+    })
+}
+
+fn settle(settle: wire::SettleCommand) -> Checked<domain::Settle> {
+    let verdict = settle.verdict.ok_or_else(|| CallError::invalid("verdict", "is required"))?;
+    Ok(domain::Settle {
+        gallery: gallery(&settle.gallery)?,
+        enrolment_id: enrolment_id(&settle.enrolment_id)?,
+        stage_index: LogIndex(settle.stage_index),
+        content_digest: content_digest(&settle.content_digest)?,
+        verdict: verdict_from(verdict)?,
+        shards_count: ShardCount::new(settle.shards_count)
+            .ok_or_else(|| CallError::invalid("shards_count", "is out of range"))?,
+    })
+}
+
+fn verdict_from(verdict: public::Verdict) -> Checked<domain::Verdict> {
+    let kind = u8::try_from(verdict.state)
+        .ok()
+        .and_then(domain::EnrolmentState::from_code)
+        .and_then(domain::VerdictKind::from_state)
+        .ok_or_else(|| CallError::invalid("verdict.state", "is not a verdict"))?;
+    let coverage = verdict.coverage.ok_or_else(|| CallError::invalid("verdict.coverage", "is required"))?;
+    let candidates = verdict.candidates.into_iter().map(|candidate| {
+        Ok(domain::Candidate {
+            enrolment_id: enrolment_id(&candidate.enrolment_id)?,
+            margin_micros: candidate.margin_micros,
+            comparisons: comparisons(&candidate.comparisons)?,
+        })
+    });
+    Ok(domain::Verdict {
+        kind,
+        candidates: candidates.collect::<Checked<Vec<_>>>()?,
+        candidates_total: verdict.candidates_total,
+        saturated: verdict.saturated,
+        coverage: domain::Coverage {
+            shards: coverage.shards.iter().map(shard_coverage_from).collect(),
+            live: coverage.live,
+            compared: coverage.compared,
+        },
+        policy_version: PolicyVersion(verdict.policy_version),
+        round: verdict.round,
+        settled_at_ms: verdict.settled_at_ms,
+    })
+}
+
+fn shard_coverage_from(shard: &public::ShardCoverage) -> domain::ShardCoverage {
+    domain::ShardCoverage {
+        shard: ShardId(shard.shard),
+        epoch: shard.epoch,
+        searchable_index: LogIndex(shard.searchable_index),
+        compared: shard.compared,
+        not_comparable: shard.not_comparable,
+        withdrawn: shard.withdrawn,
+    }
+}
+
+fn comparisons(comparisons: &[public::Comparison]) -> Checked<Vec<domain::ComparisonRecord>> {
+    let records = comparisons.iter().map(|comparison| {
+        Ok(domain::ComparisonRecord {
+            slot: slot(comparison.modality, comparison.position)?,
+            score: score("score_micros", comparison.score_micros)?,
+            threshold: score("threshold_micros", comparison.threshold_micros)?,
+        })
+    });
+    records.collect()
+}
+
+fn canonical_reference_from(reference: wire::CanonicalReference) -> Checked<domain::CanonicalReference> {
+    let spec = template_spec(reference.spec.as_ref())?;
+    let quality = reference.quality.map(u8::try_from).transpose();
+    Ok(domain::CanonicalReference {
+        slot: slot(reference.modality, reference.position)?,
+        spec,
+        template: template(&spec, &reference.template)?,
+        quality: quality.map_err(|_| CallError::invalid("quality", "must be 0 to 100"))?,
+        algorithm_id: reference.algorithm_id,
+    })
+}
+
+pub(crate) fn probe(probe: wire::SearchProbe) -> Checked<SearchProbe> {
+    let references = probe.references.into_iter().map(|probe| {
+        let reference = probe.reference.ok_or_else(|| CallError::invalid("reference", "is required"))?;
+        let spec = template_spec(reference.spec.as_ref())?;
+        Ok(ProbeReference {
+            slot: slot(reference.modality, reference.position)?,
+            spec,
+            template: template(&spec, &reference.template)?,
+            threshold: score("threshold_micros", probe.threshold_micros)?,
+        })
+    });
+    let exclude = match probe.exclude_enrolment_id.as_str() {
+        "" => None,
+        id => Some(enrolment_id(id)?),
+    };
+    let candidates_max = probe.candidates_max as usize;
+    if !(1..=domain::CANDIDATES_MAX).contains(&candidates_max) {
+        let limit = domain::CANDIDATES_MAX;
+        return Err(CallError::invalid("candidates_max", format!("is {candidates_max}, must be 1 to {limit}")));
+    }
+    Ok(SearchProbe {
+        gallery: gallery(&probe.gallery)?,
+        key_version: KeyVersion(probe.key_version),
+        references: references.collect::<Checked<Vec<_>>>()?,
+        exclude,
+        candidates_max,
+    })
+}
+
+fn gallery(name: &str) -> Checked<GalleryId> {
+    GalleryId::try_from(name).map_err(|error| CallError::invalid("gallery", error))
+}
+
+fn enrolment_id(id: &str) -> Checked<EnrolmentId> {
+    EnrolmentId::try_from(id).map_err(|error| CallError::invalid("enrolment_id", error))
+}
+
+fn content_digest(bytes: &[u8]) -> Checked<domain::ContentDigest> {
+    let digest = bytes.try_into().map_err(|_| CallError::invalid("content_digest", "must be 32 bytes"))?;
+    Ok(domain::ContentDigest(digest))
+}
+
+fn score(field: &'static str, micros: i32) -> Checked<ComparisonScore> {
+    ComparisonScore::from_micros(micros).ok_or_else(|| CallError::invalid(field, "is outside -1000000 to 1000000"))
+}
+
+/// The numbers on the wire are the stable codes of the domain.
+fn slot(modality: i32, position: i32) -> Checked<Slot> {
+    let code = |number: i32| u8::try_from(number).ok();
+    code(modality)
+        .zip(code(position))
+        .and_then(|(modality, position)| Slot::from_codes(modality, position))
+        .ok_or_else(|| CallError::invalid("position", format!("modality {modality} has no position {position}")))
+}
+
+fn template_spec(spec: Option<&public::TemplateSpec>) -> Checked<TemplateSpec> {
+    use public::template_spec::Kind;
+    let spec = match spec.and_then(|spec| spec.kind.as_ref()) {
+        Some(Kind::Embedding(embedding)) => TemplateSpec::Embedding { dimension: embedding.dimension },
+        Some(Kind::BinaryCode(code)) => TemplateSpec::BinaryCode(BinaryCodeSpec {
+            rows: code.rows,
+            columns: code.columns,
+            bits_per_cell: code.bits_per_cell,
+            shifts_max: code.shifts_max,
+            common_bits_min: code.common_bits_min,
+        }),
+        None => return Err(CallError::invalid("spec", "is required")),
+    };
+    spec.validate().map_err(|error| CallError::invalid("spec", error))?;
+    Ok(spec)
+}
+
+fn template(spec: &TemplateSpec, bytes: &[u8]) -> Checked<Template> {
+    Template::from_bytes(spec, bytes).map_err(|error| CallError::invalid("template", error))
+}
+
+fn provenance_from(provenance: public::Provenance) -> domain::Provenance {
+    domain::Provenance {
+        site: provenance.site,
+        operator_id: provenance.operator_id,
+        legal_basis: provenance.legal_basis,
+        purpose: provenance.purpose,
+        captured_at_ms: provenance.captured_at_ms,
+    }
+}
+
+pub(crate) fn enrolment_receipt(record: &domain::EnrolmentRecord) -> wire::EnrolmentReceipt {
+    wire::EnrolmentReceipt {
+        enrolment: Some(enrolment(record)),
+        content_digest: Bytes::copy_from_slice(&record.content_digest.0),
+        round: record.round,
+        key_version: record.key_version.0,
+    }
+}
+
+fn enrolment(record: &domain::EnrolmentRecord) -> public::Enrolment {
+    let references = record.references.iter().map(|reference| public::ReferenceSummary {
+        modality: i32::from(reference.slot.modality().code()),
+        position: i32::from(reference.slot.position().code()),
+        quality: reference.quality.map(u32::from),
+        algorithm_id: reference.algorithm_id.clone(),
+    });
+    public::Enrolment {
+        gallery: record.gallery.to_string(),
+        enrolment_id: record.enrolment_id.to_string(),
+        subject_id: record.subject_id.clone(),
+        state: i32::from(record.state.code()),
+        verdict: record.verdict.as_ref().map(verdict),
+        provenance: Some(public::Provenance {
+            site: record.provenance.site.clone(),
+            operator_id: record.provenance.operator_id.clone(),
+            legal_basis: record.provenance.legal_basis.clone(),
+            purpose: record.provenance.purpose.clone(),
+            captured_at_ms: record.provenance.captured_at_ms,
+        }),
+        shard: record.shard.0,
+        stage_index: record.stage_index.0,
+        received_at_ms: record.received_at_ms,
+        policy_version: record.policy_version.0,
+        references: references.collect(),
+        case_ids: record.case_ids.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn verdict(verdict: &domain::Verdict) -> public::Verdict {
+    let candidates = verdict.candidates.iter().map(|candidate| public::Candidate {
+        enrolment_id: candidate.enrolment_id.to_string(),
+        margin_micros: candidate.margin_micros,
+        comparisons: candidate.comparisons.iter().map(comparison).collect(),
+    });
+    public::Verdict {
+        state: i32::from(verdict.kind.state().code()),
+        candidates: candidates.collect(),
+        candidates_total: verdict.candidates_total,
+        saturated: verdict.saturated,
+        coverage: Some(public::Coverage {
+            shards: verdict.coverage.shards.iter().map(shard_coverage).collect(),
+            live: verdict.coverage.live,
+            compared: verdict.coverage.compared,
+        }),
+        policy_version: verdict.policy_version.0,
+        round: verdict.round,
+        settled_at_ms: verdict.settled_at_ms,
+    }
+}
+
+fn shard_coverage(shard: &domain::ShardCoverage) -> public::ShardCoverage {
+    public::ShardCoverage {
+        shard: shard.shard.0,
+        epoch: shard.epoch,
+        searchable_index: shard.searchable_index.0,
+        compared: shard.compared,
+        not_comparable: shard.not_comparable,
+        withdrawn: shard.withdrawn,
+    }
+}
+
+fn comparison(record: &domain::ComparisonRecord) -> public::Comparison {
+    comparison_of(record.slot, record.score, record.threshold)
+}
+
+fn comparison_of(slot: Slot, score: ComparisonScore, threshold: ComparisonScore) -> public::Comparison {
+    public::Comparison {
+        modality: i32::from(slot.modality().code()),
+        position: i32::from(slot.position().code()),
+        score_micros: score.micros(),
+        threshold_micros: threshold.micros(),
+    }
+}
+
+pub(crate) fn canonical_reference(reference: &domain::CanonicalReference) -> wire::CanonicalReference {
+    use public::template_spec::Kind;
+    let kind = match reference.spec {
+        TemplateSpec::Embedding { dimension } => Kind::Embedding(public::EmbeddingSpec { dimension }),
+        TemplateSpec::BinaryCode(code) => Kind::BinaryCode(public::BinaryCodeSpec {
+            rows: code.rows,
+            columns: code.columns,
+            bits_per_cell: code.bits_per_cell,
+            shifts_max: code.shifts_max,
+            common_bits_min: code.common_bits_min,
+        }),
+    };
+    wire::CanonicalReference {
+        modality: i32::from(reference.slot.modality().code()),
+        position: i32::from(reference.slot.position().code()),
+        spec: Some(public::TemplateSpec { kind: Some(kind) }),
+        template: reference.template.to_bytes().into(),
+        quality: reference.quality.map(u32::from),
+        algorithm_id: reference.algorithm_id.clone(),
+    }
+}
+
+pub(crate) fn refused(refusal: domain::Refusal) -> wire::RefusedReceipt {
+    let refusal = match refusal {
+        domain::Refusal::OtherContent => wire::Refusal::OtherContent,
+        domain::Refusal::NoSuchEnrolment => wire::Refusal::NoSuchEnrolment,
+        domain::Refusal::NotWhatWasStaged => wire::Refusal::NotWhatWasStaged,
+        domain::Refusal::Malformed => wire::Refusal::Malformed,
+        domain::Refusal::WrongShard => wire::Refusal::WrongShard,
+    };
+    wire::RefusedReceipt { refusal: refusal.into() }
+}
+
+pub(crate) fn obligation(obligation: &domain::Obligation) -> wire::Obligation {
+    wire::Obligation {
+        id: obligation.id.0,
+        gallery: obligation.gallery.to_string(),
+        addressee: obligation.addressee.to_string(),
+        command: owed(&obligation.command).map(|command| wire::Command { command: Some(command) }),
+    }
+}
+
+/// What a shard can owe another. It never owes a stage, a settle, a withdrawal or a discharge: those have a client or a driver behind them.
+fn owed(command: &domain::Command) -> Option<wire::command::Command> {
+    use wire::command::Command as Wire;
+    Some(match command {
+        domain::Command::OpenCase(open) => Wire::OpenCase(wire::OpenCaseCommand {
+            gallery: open.gallery.to_string(),
+            opened_by: open.opened_by.to_string(),
+            candidate: open.candidate.to_string(),
+            comparisons: open.comparisons.iter().map(comparison).collect(),
+            opened_at_ms: open.opened_at_ms,
+        }),
+        domain::Command::LinkCase(link) => Wire::LinkCase(wire::LinkCaseCommand {
+            gallery: link.gallery.to_string(),
+            enrolment_id: link.enrolment_id.to_string(),
+            other_enrolment_id: link.other_enrolment_id.to_string(),
+        }),
+        domain::Command::MootCase(moot) => Wire::MootCase(wire::MootCaseCommand {
+            gallery: moot.gallery.to_string(),
+            withdrawn: moot.withdrawn.to_string(),
+            other_enrolment_id: moot.other_enrolment_id.to_string(),
+        }),
+        domain::Command::NoteMoot(note) => Wire::NoteMoot(wire::NoteMootCommand {
+            gallery: note.gallery.to_string(),
+            enrolment_id: note.enrolment_id.to_string(),
+            withdrawn: note.withdrawn.to_string(),
+        }),
+        domain::Command::Stage(_)
+        | domain::Command::Settle(_)
+        | domain::Command::Withdraw(_)
+        | domain::Command::Discharge(_) => return None,
+    })
+}
+
+pub(crate) fn pending(pending: &domain::PendingEnrolment) -> wire::PendingEnrolment {
+    wire::PendingEnrolment {
+        gallery: pending.gallery.to_string(),
+        enrolment_id: pending.enrolment_id.to_string(),
+        stage_index: pending.stage_index.0,
+        round: pending.round,
+    }
+}
+
+pub(crate) fn case(case: &domain::Case) -> public::Case {
+    let state = match case.state {
+        domain::CaseState::Open => public::CaseState::Open,
+        domain::CaseState::Moot { .. } => public::CaseState::Moot,
+    };
+    public::Case {
+        case_id: case.case_id.to_string(),
+        gallery: case.gallery.to_string(),
+        enrolment_ids: case.subject.enrolment_ids().into_iter().map(ToString::to_string).collect(),
+        state: state.into(),
+        comparisons: case.comparisons.iter().map(comparison).collect(),
+        opened_by: case.opened_by.iter().map(ToString::to_string).collect(),
+        opened_at_ms: case.opened_at_ms,
+        cluster: case.is_cluster(),
+    }
+}
+
+pub(crate) fn shard_answer(epoch: u64, answers: &ShardAnswers, probes: &[SearchProbe]) -> wire::ShardAnswer {
+    let answered = answers.answers.iter().zip(probes).map(|(answer, probe)| wire::ProbeAnswer {
+        compared: answer.compared,
+        not_comparable: answer.not_comparable,
+        withdrawn: answer.withdrawn,
+        candidates: answer.candidates.iter().map(|found| candidate(found, probe)).collect(),
+        candidates_total: answer.candidates_total,
+    });
+    wire::ShardAnswer { epoch, searchable_index: answers.searchable_index, probes: answered.collect() }
+}
+
+fn candidate(candidate: &semel_index::Candidate, probe: &SearchProbe) -> public::Candidate {
+    let comparisons = candidate.comparisons.iter().filter_map(|&(slot, score)| {
+        let threshold = probe.references.iter().find(|reference| reference.slot == slot)?.threshold;
+        (score >= threshold).then(|| comparison_of(slot, score, threshold))
+    });
+    public::Candidate {
+        enrolment_id: candidate.enrolment_id.to_string(),
+        margin_micros: candidate.margin,
+        comparisons: comparisons.collect(),
+    }
+}

@@ -1,0 +1,26 @@
+//! Chooses the engine of sealed segments by name. The only place that knows which engines exist.
+
+use std::sync::Arc;
+
+use semel_index::{Engine, ExactEngine};
+
+use semel_raft_host::settings::SettingError;
+
+/// Makes the engine called `name`: `exact`, `faiss`, or `faiss:<factory string>`.
+pub(crate) fn parse(name: &str) -> Result<Arc<dyn Engine>, SettingError> {
+    if name == "exact" {
+        return Ok(Arc::new(ExactEngine));
+    }
+    #[cfg(feature = "faiss")]
+    if name == "faiss" || name.starts_with("faiss:") {
+        let engine = semel_index_faiss::FaissEngine::parse(name)
+            .map_err(|error| SettingError::new("engine", error.to_string()))?;
+        return Ok(Arc::new(engine));
+    }
+    let known = if cfg!(feature = "faiss") {
+        "`exact`, `faiss` or `faiss:<factory string>`"
+    } else {
+        "`exact`: this build has no FAISS"
+    };
+    Err(SettingError::new("engine", format!("`{name}` is not {known}")))
+}

@@ -1,0 +1,21 @@
+//! The storage node: hosts replicas of shards, searches them, and serves coordinators.
+//!
+//! A shell: it owns the disk, the sockets, the threads and the clock. What a shard replicates and how it is searched live in the
+//! cores (`semel-shard`, `semel-index`); how a replica is driven lives in `semel-raft-host`.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod engine;
+mod server;
+mod identity;
+mod membership;
+mod replicas;
+mod shard_view;
+mod search;
+mod service;
+mod convert;
+mod status;
+
+pub use config::{ENVIRONMENT_PREFIX, NodeConfig};
+pub use server::serve;

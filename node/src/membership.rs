@@ -1,0 +1,208 @@
+//! How the node joins its cluster and learns, for as long as it runs, what it should host.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use bytes::Bytes;
+use semel_proto::internal::v1::membership_service_client::MembershipServiceClient;
+use semel_proto::internal::v1::{GalleryReport, JoinRequest, ReplicaReport, ReportRequest, ReportResponse};
+use semel_proto::v1 as public;
+use semel_raft::{Role, StoreError};
+use semel_raft_host::{ClusterId, Database, GroupStatus};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+use crate::identity::Identity;
+use crate::replicas::{HostedShard, Replicas};
+
+/// The pause between two reports to one coordinator.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+/// The pause between two rounds of attempts to join.
+const JOIN_AGAIN_AFTER: Duration = Duration::from_millis(300);
+/// How long a coordinator may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// Asks one coordinator after another until the node has joined. Fails only where trying again cannot help.
+pub(crate) async fn join(
+    database: &Database,
+    coordinators: &[String],
+    address: &str,
+) -> anyhow::Result<ClusterId> {
+    let identity = Identity::of(database);
+    let known = identity.cluster()?;
+    let request = JoinRequest {
+        node_id: Bytes::copy_from_slice(&identity.node_id()?),
+        cluster_id: known.map(|cluster| Bytes::copy_from_slice(&cluster.0)).unwrap_or_default(),
+        address: address.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        replicas_held: u32::try_from(database.groups()?.len()).unwrap_or(u32::MAX),
+    };
+    let mut told = false;
+    loop {
+        for coordinator in coordinators {
+            match ask_to_join(coordinator, &request).await {
+                Ok(cluster) => {
+                    identity.set_cluster(cluster)?;
+                    return Ok(cluster);
+                }
+                Err(status) if status.code() == Code::FailedPrecondition => {
+                    bail!("coordinator {coordinator} refuses this node: {}", status.message());
+                }
+                Err(status) => {
+                    if !told {
+                        let reason = status.message();
+                        tracing::warn!(coordinator, reason, "no coordinator answers yet; trying until one does");
+                        told = true;
+                    }
+                }
+            }
+        }
+        if let Some(cluster) = known {
+            // A member does not need a coordinator to serve what it was last assigned.
+            return Ok(cluster);
+        }
+        tokio::time::sleep(JOIN_AGAIN_AFTER).await;
+    }
+}
+
+async fn ask_to_join(coordinator: &str, request: &JoinRequest) -> Result<ClusterId, Status> {
+    let mut client = client(coordinator)?;
+    let answer = tokio::time::timeout(ANSWER_WITHIN, client.join(Request::new(request.clone())))
+        .await
+        .map_err(|_| Status::deadline_exceeded("no answer in time"))??;
+    let id = answer.into_inner().cluster_id;
+    let id = id.as_ref().try_into().map_err(|_| Status::internal("the cluster id is not 16 bytes"))?;
+    Ok(ClusterId(id))
+}
+
+fn client(coordinator: &str) -> Result<MembershipServiceClient<Channel>, Status> {
+    let endpoint = Endpoint::from_shared(format!("http://{coordinator}"))
+        .map_err(|error| Status::invalid_argument(format!("coordinators: `{coordinator}`: {error}")))?;
+    Ok(MembershipServiceClient::new(endpoint.connect_timeout(ANSWER_WITHIN).connect_lazy()))
+}
+
+/// Opens what the volume remembers, then reports to every coordinator and opens what they assign. Runs until dropped.
+pub(crate) async fn follow(database: Arc<Database>, replicas: Arc<Replicas>, cluster: ClusterId, coordinators: Vec<String>) {
+    if let Err(error) = reopen(&database, &replicas).await {
+        tracing::error!(error = format!("{error:#}"), "what the volume remembers could not all be opened");
+    }
+    let reports = coordinators.into_iter().map(|coordinator| {
+        let (database, replicas) = (Arc::clone(&database), Arc::clone(&replicas));
+        async move { report_to(&coordinator, &database, &replicas, cluster).await }
+    });
+    futures::future::join_all(reports).await;
+}
+
+async fn reopen(database: &Database, replicas: &Replicas) -> anyhow::Result<()> {
+    let Some(assigned) = Identity::of(database).assignments()? else { return Ok(()) };
+    replicas.assign(&assigned, &held(Some(&assigned))).await
+}
+
+/// The replicas that were open on this volume before.
+fn held(remembered: Option<&ReportResponse>) -> BTreeSet<u64> {
+    remembered.iter().flat_map(|assigned| &assigned.assignments).map(|assignment| assignment.replica).collect()
+}
+
+async fn report_to(coordinator: &str, database: &Database, replicas: &Replicas, cluster: ClusterId) {
+    let mut client = match client(coordinator) {
+        Ok(client) => client,
+        Err(status) => {
+            tracing::error!(reason = status.message(), "a coordinator has an address that cannot be dialled");
+            return;
+        }
+    };
+    let mut reached = true;
+    loop {
+        let outcome = report_once(&mut client, database, replicas, cluster).await;
+        match outcome {
+            Ok(()) if !reached => {
+                tracing::info!(coordinator, "coordinator reached again");
+                reached = true;
+            }
+            Err(error) if reached => {
+                tracing::warn!(coordinator, error = format!("{error:#}"), "report failed; trying again");
+                reached = false;
+            }
+            Ok(()) | Err(_) => {}
+        }
+        tokio::time::sleep(REPORT_EVERY).await;
+    }
+}
+
+async fn report_once(
+    client: &mut MembershipServiceClient<Channel>,
+    database: &Database,
+    replicas: &Replicas,
+    cluster: ClusterId,
+) -> anyhow::Result<()> {
+    let identity = Identity::of(database);
+    let request = ReportRequest {
+        cluster_id: Bytes::copy_from_slice(&cluster.0),
+        node_id: Bytes::copy_from_slice(&identity.node_id()?),
+        replicas: replicas.all().iter().map(|shard| report(replicas, shard)).collect::<Result<_, _>>()?,
+    };
+    let answer = tokio::time::timeout(ANSWER_WITHIN, client.report(request)).await??.into_inner();
+    let remembered = identity.assignments()?;
+    if answer.assignments.is_empty() || remembered.as_ref() == Some(&answer) {
+        return replicas.assign(&answer, &held(remembered.as_ref())).await;
+    }
+    replicas.assign(&answer, &held(remembered.as_ref())).await?;
+    // Remembered only once every replica has its first rows, so that "remembered, yet no rows" always means a loss.
+    identity.set_assignments(&answer)
+}
+
+fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, StoreError> {
+    let status = replicas.host().status(shard.group()).map(|status| status.borrow().clone());
+    let moment = shard.view.moment();
+    let collections = moment.catalogue.collections();
+    let sealed: usize = collections.iter().map(|collection| collection.sealed_references).sum();
+    let growing: usize = collections.iter().map(|collection| collection.growing_references).sum();
+    let memory_bytes: usize = collections.iter().map(|collection| collection.memory_bytes).sum();
+    let snapshot = shard.store.snapshot();
+    let mut public = public::ReplicaStatus {
+        replica: shard.replica.get(),
+        searchable_index: moment.searchable_index(),
+        digest: semel_shard::digest(&snapshot)?.to_string(),
+        references: (sealed + growing) as u64,
+        references_sealed: sealed as u64,
+        catalogue_bytes: memory_bytes as u64,
+        ..Default::default()
+    };
+    let (mut leader_replica, mut commit_index) = (0, 0);
+    match status {
+        Some(GroupStatus::Running(status)) => {
+            public.applied_index = status.applied.0;
+            public.lag = status.commit.0.saturating_sub(status.applied.0);
+            public.set_role(match status.role {
+                Role::Leader => public::ReplicaRole::Leader,
+                Role::Follower => public::ReplicaRole::Follower,
+                Role::Candidate | Role::PreCandidate => public::ReplicaRole::Candidate,
+            });
+            leader_replica = status.leader.map_or(0, semel_raft::ReplicaId::get);
+            commit_index = status.commit.0;
+        }
+        Some(GroupStatus::Stopped { reason }) => {
+            public.set_role(public::ReplicaRole::Stopped);
+            public.stopped_reason = reason;
+        }
+        None => {}
+    }
+    let counts = semel_shard::counts(&snapshot)?;
+    let galleries = counts.into_iter().map(|(gallery, counts)| GalleryReport {
+        gallery: gallery.to_string(),
+        live: counts.live(),
+        withdrawn: counts.withdrawn_total,
+        pending: counts.pending,
+        cases: counts.cases,
+    });
+    Ok(ReplicaReport {
+        shard: shard.shard.0,
+        status: Some(public),
+        leader_replica,
+        commit_index,
+        obligations: semel_shard::obligations_count(&snapshot)?,
+        galleries: galleries.collect(),
+    })
+}

@@ -1,0 +1,150 @@
+//! The replicas that this node hosts: opened as the coordinators assign them, each with its view.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use anyhow::{Context as _, bail};
+use semel_index::{CatalogueConfig, ShardCount, ShardId};
+use semel_proto::internal::v1::{Assignment, ReportResponse};
+use semel_raft::ReplicaId;
+use semel_raft_host::{Database, Directory, FreshGroup, GroupConfig, GroupStore, GrpcTransport, HostHandle};
+use semel_shard::ShardMachine;
+use tokio::task::JoinSet;
+
+use crate::shard_view::{ShardView, ViewPublisher};
+
+/// One shard that this node hosts a replica of.
+pub(crate) struct HostedShard {
+    pub(crate) shard: ShardId,
+    pub(crate) replica: ReplicaId,
+    pub(crate) epoch: u64,
+    pub(crate) view: Arc<ShardView>,
+    pub(crate) store: GroupStore,
+}
+
+impl HostedShard {
+    /// The shard's group in the host.
+    pub(crate) fn group(&self) -> u64 {
+        u64::from(self.shard.0)
+    }
+}
+
+/// All replicas of this node.
+pub(crate) struct Replicas {
+    database: Arc<Database>,
+    host: HostHandle<ShardMachine>,
+    transport: GrpcTransport,
+    catalogue: CatalogueConfig,
+    hosted: RwLock<BTreeMap<u32, Arc<HostedShard>>>,
+    directory: std::sync::Mutex<Directory>,
+    sealers: std::sync::Mutex<JoinSet<()>>,
+}
+
+impl Replicas {
+    pub(crate) fn new(
+        database: Arc<Database>,
+        host: HostHandle<ShardMachine>,
+        transport: GrpcTransport,
+        catalogue: CatalogueConfig,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            database,
+            host,
+            transport,
+            catalogue,
+            hosted: RwLock::default(),
+            directory: std::sync::Mutex::default(),
+            sealers: std::sync::Mutex::default(),
+        })
+    }
+
+    /// The host that runs the groups.
+    pub(crate) fn host(&self) -> &HostHandle<ShardMachine> {
+        &self.host
+    }
+
+    /// The replica of a shard, if this node hosts one and it is open.
+    pub(crate) fn get(&self, shard: u32) -> Option<Arc<HostedShard>> {
+        self.hosted.read().unwrap_or_else(PoisonError::into_inner).get(&shard).cloned()
+    }
+
+    /// Every open replica, by shard.
+    pub(crate) fn all(&self) -> Vec<Arc<HostedShard>> {
+        self.hosted.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Opens what is assigned and not open yet. A replica that cannot be opened does not hold up the others; the first
+    /// such error is returned, and the next call tries again. Replicas among `held` were open on this volume before: if their rows are
+    /// gone they are refused, because what they voted for and acknowledged is gone too.
+    pub(crate) async fn assign(&self, assigned: &ReportResponse, held: &BTreeSet<u64>) -> anyhow::Result<()> {
+        let Some(shards) = ShardCount::new(assigned.shards_count) else { return Ok(()) };
+        self.learn_addresses(&assigned.assignments);
+        let mut failed = Ok(());
+        for assignment in &assigned.assignments {
+            if self.get(assignment.shard).is_some() {
+                continue;
+            }
+            let opened = self.open(assignment, shards, held.contains(&assignment.replica)).await;
+            if let Err(error) = opened.with_context(|| format!("open the replica of shard {}", assignment.shard)) {
+                tracing::error!(shard = assignment.shard, error = format!("{error:#}"), "replica not opened");
+                failed = failed.and(Err(error));
+            }
+        }
+        failed
+    }
+
+    fn learn_addresses(&self, assignments: &[Assignment]) {
+        let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        let before: HashMap<_, _> = directory.clone();
+        for peer in assignments.iter().flat_map(|assignment| &assignment.voters) {
+            if let Some(replica) = ReplicaId::new(peer.replica) {
+                directory.insert(replica, peer.address.clone());
+            }
+        }
+        if *directory != before {
+            self.transport.set_directory(directory.clone());
+        }
+    }
+
+    async fn open(&self, assignment: &Assignment, shards: ShardCount, held: bool) -> anyhow::Result<()> {
+        let replica = ReplicaId::new(assignment.replica).context("replica id 0")?;
+        let voters = assignment.voters.iter().map(|peer| ReplicaId::new(peer.replica).context("replica id 0"));
+        let voters = voters.collect::<anyhow::Result<Vec<_>>>()?;
+        let shard = ShardId(assignment.shard);
+        let group = u64::from(assignment.shard);
+        if let Some(held) = self.database.replica_of(group)?
+            && held != replica
+        {
+            bail!("the volume holds replica {held} of the shard, the map says {replica}: is this another node's folder?");
+        }
+        let view = ShardView::new(self.catalogue.clone());
+        let fresh = if held { FreshGroup::Refuse } else { FreshGroup::Bootstrap { voters } };
+        let config = GroupConfig { group, replica, fresh };
+        let machine = ShardMachine::new(shard, shards).context("a shard that the cluster does not have")?;
+        self.host.add_group(config, machine, Box::new(ViewPublisher { view: Arc::clone(&view) })).await?;
+        let store = self.database.group(group);
+        let hosted = HostedShard { shard, replica, epoch: assignment.epoch, view: Arc::clone(&view), store };
+        self.sealers.lock().unwrap_or_else(PoisonError::into_inner).spawn(seal_as_it_grows(view));
+        self.hosted.write().unwrap_or_else(PoisonError::into_inner).insert(assignment.shard, Arc::new(hosted));
+        tracing::info!(shard = assignment.shard, replica = replica.get(), "replica open");
+        Ok(())
+    }
+}
+
+/// Seals the segments of one shard in the background, for as long as the node runs.
+async fn seal_as_it_grows(view: Arc<ShardView>) {
+    let mut moments = view.moments();
+    while moments.changed().await.is_ok() {
+        for job in view.seal_jobs() {
+            let (ticket, gallery, references) = (job.ticket(), job.gallery().to_string(), job.references());
+            let sealed = tokio::task::spawn_blocking(move || job.run()).await;
+            let sealed = sealed.unwrap_or_else(|error| ticket.lost(error.to_string()));
+            match sealed.error() {
+                None => tracing::info!(gallery, references, "segment sealed"),
+                // The rows stay where they are and are searched exactly.
+                Some(error) => tracing::warn!(gallery, references, %error, "segment not sealed, searched exactly"),
+            }
+            view.sealed(sealed);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The search of several shards for several probes: barriers first, then scans on the search pool.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::future::join_all;
+use semel_index::{SearchProbe, ShardSearch};
+use semel_raft::BarrierError;
+use semel_raft_host::HostHandle;
+use semel_shard::ShardMachine;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::replicas::HostedShard;
+use crate::shard_view::ShardMoment;
+
+/// Why a shard gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SearchError {
+    /// The shard's group confirmed no barrier.
+    #[error("{0}")]
+    Barrier(#[from] BarrierError),
+    /// The catalogue and the replicated counts disagree: the replica must not answer.
+    #[error("counts of gallery {gallery} do not add up: {counted} searched or passed over, {recorded} recorded")]
+    Counts { gallery: String, counted: u64, recorded: u64 },
+    /// Nobody waits for the answer any more.
+    #[error("the search was given up")]
+    GivenUp,
+}
+
+/// Every request that may search at once is full.
+#[derive(Debug, thiserror::Error)]
+#[error("too many searches wait (the limit is `searches_max`)")]
+pub(crate) struct TooManySearches;
+
+/// What a shard answered to all probes, and the moment it searched.
+pub(crate) struct ShardAnswers {
+    pub(crate) searchable_index: u64,
+    pub(crate) answers: Vec<ShardSearch>,
+}
+
+/// Runs searches on a pool of threads of their own, so that neither gRPC nor raft waits for a scan.
+pub(crate) struct SearchPool {
+    threads: rayon::ThreadPool,
+    requests: Arc<Semaphore>,
+}
+
+impl SearchPool {
+    pub(crate) fn new(threads: usize, requests_max: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
+        let threads =
+            rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("search-{n}")).build()?;
+        Ok(Self { threads, requests: Arc::new(Semaphore::new(requests_max)) })
+    }
+
+    /// A place among the searches that may wait or run; refused rather than queued without bound.
+    pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, TooManySearches> {
+        Arc::clone(&self.requests).try_acquire_owned().map_err(|_| TooManySearches)
+    }
+
+    /// Searches several shards. A scan begins only once the shard's catalogue has reached a barrier that began after the call; dropping
+    /// the future gives up the scans that have not ended.
+    pub(crate) async fn search(
+        &self,
+        host: &HostHandle<ShardMachine>,
+        shards: &[Arc<HostedShard>],
+        probes: Arc<Vec<SearchProbe>>,
+    ) -> Vec<Result<ShardAnswers, SearchError>> {
+        let given_up = GivenUp::default();
+        join_all(shards.iter().map(|shard| {
+            let probes = Arc::clone(&probes);
+            let flag = Arc::clone(&given_up.0);
+            async move {
+                let barrier = host.barrier(shard.group()).await?;
+                let moment = shard.view.reached(barrier).await;
+                self.scan(moment, probes, flag).await
+            }
+        }))
+        .await
+    }
+
+    async fn scan(
+        &self,
+        moment: ShardMoment,
+        probes: Arc<Vec<SearchProbe>>,
+        given_up: Arc<AtomicBool>,
+    ) -> Result<ShardAnswers, SearchError> {
+        let (sender, receiver) = oneshot::channel();
+        self.threads.spawn_fifo(move || {
+            let answers = moment.catalogue.search(&probes, &|| given_up.load(Ordering::Relaxed));
+            let answers = match answers {
+                Ok(answers) => checked(&moment, &probes, answers),
+                Err(semel_index::Cancelled) => Err(SearchError::GivenUp),
+            };
+            // The caller may have gone meanwhile.
+            let _ = sender.send(answers);
+        });
+        receiver.await.unwrap_or(Err(SearchError::GivenUp))
+    }
+}
+
+/// Checks every answer against the replicated counts: what was searched, passed over and withdrawn is all there is.
+fn checked(
+    moment: &ShardMoment,
+    probes: &[SearchProbe],
+    answers: Vec<ShardSearch>,
+) -> Result<ShardAnswers, SearchError> {
+    for (probe, answer) in probes.iter().zip(&answers) {
+        let counted = answer.compared + answer.not_comparable + answer.withdrawn + answer.excluded;
+        let recorded = moment.totals(&probe.gallery).staged_total;
+        if counted != recorded {
+            return Err(SearchError::Counts { gallery: probe.gallery.to_string(), counted, recorded });
+        }
+    }
+    Ok(ShardAnswers { searchable_index: moment.searchable_index(), answers })
+}
+
+/// Tells the scans of a request, once it is dropped, that nobody waits for them.
+#[derive(Default)]
+struct GivenUp(Arc<AtomicBool>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

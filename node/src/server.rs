@@ -1,0 +1,91 @@
+//! Puts a node together and runs it until it is told to stop.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use semel_index::CatalogueConfig;
+use semel_proto::internal::v1::raft_service_server::RaftServiceServer;
+use semel_proto::internal::v1::shard_service_server::ShardServiceServer;
+use semel_raft::StateMachine as _;
+use semel_raft_host::{Database, EXCHANGE_BYTES_MAX, GrpcTransport, Host, HostConfig, RaftServer, server};
+use semel_shard::ShardMachine;
+use tokio::net::TcpListener;
+
+use crate::config::NodeConfig;
+use crate::membership;
+use crate::replicas::Replicas;
+use crate::search::SearchPool;
+use crate::service::ShardServer;
+
+const SERVICES: [&str; 2] = ["semel.internal.v1.ShardService", "semel.internal.v1.RaftService"];
+
+/// Runs a node on `listener` until `shutdown` resolves: joins the cluster, hosts what the coordinators assign, serves.
+///
+/// Health is served at once; it turns to SERVING when the node has joined.
+///
+/// # Errors
+/// What keeps the node from running: settings, the volume, or a cluster that refuses it.
+pub async fn serve(
+    config: NodeConfig,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    config.validate()?;
+    let address = match config.advertise.as_str() {
+        "" => listener.local_addr().context("read the listener's address")?.to_string(),
+        advertised => advertised.to_owned(),
+    };
+    let data = config.data.clone();
+    let database = tokio::task::spawn_blocking(move || Database::open(&data, ShardMachine::TABLES)).await??;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        shutdown.await;
+        // The node may have ended by itself.
+        let _ = stop.send(true);
+    });
+    let mut until_stopped = stopped.clone();
+    let cluster = tokio::select! {
+        joined = membership::join(&database, &config.coordinators, &address) => joined?,
+        _ = until_stopped.wait_for(|stop| *stop) => return Ok(()),
+    };
+    tracing::info!(cluster = ?cluster, address, "joined");
+
+    let transport = GrpcTransport::new(tokio::runtime::Handle::current());
+    let host_config =
+        HostConfig { tick: Duration::from_millis(config.tick_ms), seed: rand::random(), ..HostConfig::new(cluster) };
+    let host = Host::start(host_config, Arc::clone(&database), Arc::new(transport.clone()))?;
+    let engine = crate::engine::parse(&config.engine)?;
+    let catalogue = CatalogueConfig { seal_at_references: config.seal_at_references, engine, ..CatalogueConfig::default() };
+    let replicas = Replicas::new(Arc::clone(&database), host.handle(), transport, catalogue);
+    let threads = match config.search_threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        threads => threads,
+    };
+    let pool = Arc::new(SearchPool::new(threads, config.searches_max).context("start the search pool")?);
+    let follow = tokio::spawn(membership::follow(
+        Arc::clone(&database),
+        Arc::clone(&replicas),
+        cluster,
+        config.coordinators.clone(),
+    ));
+
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<ShardServiceServer<ShardServer>>().await;
+    let shard_service = ShardServiceServer::new(ShardServer::new(cluster, Arc::clone(&replicas), pool))
+        .max_decoding_message_size(config.request_bytes_max)
+        .max_encoding_message_size(usize::MAX);
+    let raft_service =
+        RaftServiceServer::new(RaftServer::new(host.handle())).max_decoding_message_size(EXCHANGE_BYTES_MAX);
+    let routes = tonic::service::Routes::new(shard_service).add_service(raft_service);
+    let mut until_stopped = stopped;
+    let served = server::serve(listener, routes, health, &SERVICES, async move {
+        // A sender that has gone means the same: stop.
+        let _ = until_stopped.wait_for(|stop| *stop).await;
+    })
+    .await;
+    follow.abort();
+    host.shutdown().await;
+    Ok(served?)
+}
