@@ -185,7 +185,8 @@ impl Catalogue {
     pub fn seal_jobs(&mut self) -> Vec<SealJob> {
         let mut jobs = Vec::new();
         while self.seals_running.len() < self.config.seal_jobs_max.max(1) {
-            // A segment whose job is out waits for its return: one job at a time works on it.
+            // A segment whose job is out waits for its return, also when the policy changed meanwhile: one job at a time
+            // works on it.
             let running = |place: &&SegmentPlace| self.seals_running.iter().any(|ticket| ticket.place == **place);
             let Some(place) = self.seals_waiting.iter().find(|place| !running(place)).cloned() else { break };
             self.seals_waiting.remove(&place);
@@ -210,11 +211,6 @@ impl Catalogue {
         };
         self.seals_running.swap_remove(running);
         let place = ticket.place;
-        let slot = self.galleries[&place.gallery].collections[place.collection].comparable.slot;
-        // The policy changed while the job ran.
-        if *self.calibration(&place.gallery, slot) != ticket.calibration {
-            self.seals_waiting.insert(place.clone());
-        }
         if let Ok(segment) = outcome {
             self.published = None;
             let gallery = Arc::make_mut(&mut self.galleries).get_mut(&place.gallery).expect("galleries stay");

@@ -199,7 +199,7 @@ impl Segment for TestSegment {
                 })
                 .collect(),
             Behaviour::ScansExactly | Behaviour::Fails => probes.iter().map(|_| Proposal::ScanExactly).collect(),
-            Behaviour::AnswersTooFew => Vec::new(),
+            Behaviour::AnswersTooFew => probes.iter().skip(1).map(|_| Proposal::Rows(Vec::new())).collect(),
             Behaviour::ProposesBeyond => {
                 probes.iter().map(|_| Proposal::Rows(vec![0, self.rows.len() as u32])).collect()
             }

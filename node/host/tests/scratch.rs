@@ -21,7 +21,9 @@ async fn scratch() {
     for i in 0..200 { nodes[0].propose(1 + i % 8, b"x").await; }
     eprintln!("sequential propose {:?}", t.elapsed() / 200);
     let t = Instant::now();
-    for i in 0..200 { nodes[0].barrier(1 + i % 8).await; }
+    let mut by = std::collections::BTreeMap::new();
+    for i in 0..200 { let g = 1 + i % 8; let t = Instant::now(); let r = nodes[0].handle.barrier(g).await; by.entry((g, nodes[0].leader(g).await)).or_insert(vec![]).push((t.elapsed().as_millis(), r.is_ok())); }
+    for (g, v) in by { eprintln!("{g:?} {v:?}"); }
     eprintln!("sequential barrier {:?}", t.elapsed() / 200);
     let before: u64 = nodes.iter().map(|n| n.handle.metrics().syncs.get()).sum();
     let t = Instant::now();
@@ -34,22 +36,4 @@ async fn scratch() {
     while let Some(r) = set.join_next().await { ok += r.unwrap(); }
     let after: u64 = nodes.iter().map(|n| n.handle.metrics().syncs.get()).sum();
     eprintln!("64 lanes: {ok} in {:?} = {:.0}/s, {} syncs on 3 nodes", t.elapsed(), ok as f64 / t.elapsed().as_secs_f64(), after - before);
-    drop(nodes);
-    let folders = Folders::new();
-    let groups: Vec<u64> = (1..=256).collect();
-    let network = semel_raft_host::LoopbackTransport::new();
-    let mut hosts = Vec::new();
-    for node in 0..3 {
-        let database = open_database(&folders.of(node));
-        let host = semel_raft_host::Host::start(semel_raft_host::HostConfig::new(CLUSTER), database, std::sync::Arc::new(network.clone())).unwrap();
-        let h = host.handle();
-        for g in &groups { network.connect(*g, replica(*g, node), h.clone()); add_group(&h, *g, node, 3, Box::new(semel_raft_host::Discard)).await.unwrap(); }
-        hosts.push(host);
-    }
-    tokio::time::sleep(Duration::from_secs(6)).await;
-    let (t, c) = (Instant::now(), cpu());
-    let turns: u64 = hosts.iter().map(|h| h.handle().metrics().turns.get()).sum();
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    let turns2: u64 = hosts.iter().map(|h| h.handle().metrics().turns.get()).sum();
-    eprintln!("idle 3x256 groups: {:.3} cores, {} turns/s", (cpu() - c) / t.elapsed().as_secs_f64(), (turns2 - turns) / 5);
 }

@@ -206,11 +206,11 @@ impl Transaction<'_> {
     }
 }
 
+/// Takes a row's key and value.
+type RowReader<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>;
+
 /// Hands every row to `each`, in order, a bounded number at a time.
-pub(crate) fn for_each_row(
-    store: &dyn Store,
-    each: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
+pub(crate) fn for_each_row(store: &dyn Store, each: RowReader<'_>) -> Result<(), StoreError> {
     let (mut from, to) = row::all();
     loop {
         let rows = store.scan(METADATA, &from, &to, ROWS_PER_SCAN)?;
