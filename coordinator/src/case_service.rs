@@ -39,9 +39,9 @@ impl Place {
         if token.is_empty() {
             return Ok(Self { shard: 0, after: String::new() });
         }
-        let parsed = token.split_once(':').and_then(|(shard, after)| {
-            Some(Self { shard: shard.parse().ok()?, after: after.to_owned() })
-        });
+        let parsed = token
+            .split_once(':')
+            .and_then(|(shard, after)| Some(Self { shard: shard.parse().ok()?, after: after.to_owned() }));
         parsed.ok_or_else(|| ClientError::field("page_token", "was not given out by ListCases"))
     }
 

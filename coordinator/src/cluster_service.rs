@@ -75,9 +75,10 @@ fn shard(placement: &ShardPlacement, reports: &Reports) -> public::ShardStatus {
     let known: Vec<_> = placement.voters.iter().map(|voter| (voter, reported(reports, voter.node, number))).collect();
     let commit = known.iter().filter_map(|(_, report)| report.map(|report| report.commit_index)).max().unwrap_or(0);
     // The replica that has applied most counts; a leader's word wins by being among them.
-    let furthest = known.iter().filter_map(|(_, report)| *report).max_by_key(|report| {
-        report.status.as_ref().map_or(0, |status| status.applied_index)
-    });
+    let furthest = known
+        .iter()
+        .filter_map(|(_, report)| *report)
+        .max_by_key(|report| report.status.as_ref().map_or(0, |status| status.applied_index));
     let replicas = known.iter().map(|(voter, report)| {
         let mut status = report.and_then(|report| report.status.clone()).unwrap_or_default();
         status.replica = voter.replica.get();

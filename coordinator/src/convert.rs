@@ -46,10 +46,9 @@ pub(crate) fn reference_request(reference: public::BiometricReference) -> domain
         position: reference.position,
         template: reference.template.map(|template| match template {
             Wire::Embedding(embedding) => domain::TemplateRequest::Embedding(embedding.values),
-            Wire::BinaryCode(code) => domain::TemplateRequest::BinaryCode {
-                code: code.code.clone(),
-                mask: code.mask.clone(),
-            },
+            Wire::BinaryCode(code) => {
+                domain::TemplateRequest::BinaryCode { code: code.code.clone(), mask: code.mask.clone() }
+            }
         }),
         quality: reference.quality,
         algorithm_id: reference.algorithm_id,

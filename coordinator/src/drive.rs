@@ -9,14 +9,14 @@ use futures::stream::FuturesUnordered;
 use semel_index::{EnrolmentId, GalleryId, KeyVersion, PolicyVersion, ShardId, shard_of};
 use semel_proto::internal::v1 as wire;
 use semel_workflow::{
-    CallFailure, EnrolmentEffect, EnrolmentEvent, EnrolmentRecord, EnrolmentWorkflow, Obligation, ObligationKey, Outcome,
-    Pinned, Receipt, ReceiptOutcome, SearchProbe, SettleCommand, StageCommand,
+    CallFailure, EnrolmentEffect, EnrolmentEvent, EnrolmentRecord, EnrolmentWorkflow, Obligation, ObligationKey,
+    Outcome, Pinned, Receipt, ReceiptOutcome, SettleCommand, StageCommand,
 };
 use tokio::time::Instant;
 
 use crate::convert::{self, Garbled};
 use crate::front::Front;
-use crate::nodes::CallError;
+use crate::nodes::{CallError, ShardReply};
 
 /// How long one call of a workflow may take, over all replicas of a shard, before the workflow counts a failure.
 const CALL_WITHIN: Duration = Duration::from_secs(4);
@@ -25,7 +25,7 @@ pub(crate) const RESUME_WITHIN: Duration = Duration::from_secs(30);
 
 type Event = EnrolmentEvent<wire::Command>;
 type Effect = EnrolmentEffect<wire::Command>;
-/// What a call leads to: one event, or for a search one per shard.
+/// What a call leads to: one event, or for a search one per shard asked of the node.
 type Events<'a> = BoxFuture<'a, Vec<Event>>;
 
 impl Front {
@@ -52,7 +52,11 @@ impl Front {
                         calls.push(Box::pin(self.load_pinned(&key.0, &key.1, policy_version, key_version)));
                     }
                     EnrolmentEffect::Search { shards, probe } => {
-                        calls.push(Box::pin(self.search(shards, probe, miss_budget_ppb, searches)));
+                        let probe = convert::probe(&probe, miss_budget_ppb);
+                        let shards: Vec<u32> = shards.iter().map(|shard| shard.0).collect();
+                        for replies in self.nodes.search(&probe, &shards, searches) {
+                            calls.push(Box::pin(async { replies.await.into_iter().map(searched).collect() }));
+                        }
                         searches += 1;
                     }
                     EnrolmentEffect::RetryAfter { retry, delay_ms } => calls.push(Box::pin(async move {
@@ -203,31 +207,18 @@ impl Front {
         let references = answer.references.into_iter().map(convert::canonical_reference_from);
         Ok((record, references.collect::<Result<Vec<_>, Garbled>>()?))
     }
+}
 
-    async fn search(
-        &self,
-        shards: Vec<ShardId>,
-        probe: Arc<SearchProbe>,
-        miss_budget_ppb: u32,
-        attempt: usize,
-    ) -> Vec<Event> {
-        let probe = convert::probe(&probe, miss_budget_ppb);
-        let shards: Vec<u32> = shards.iter().map(|shard| shard.0).collect();
-        let replies = self.nodes.search(&probe, &shards, attempt).await;
-        let events = replies.into_iter().map(|reply| {
-            let shard = reply.shard;
-            let answer = reply.outcome.and_then(|reply| {
-                convert::shard_answer(shard, reply).map_err(|error| error.to_string())
-            });
-            match answer {
-                Ok(answer) => EnrolmentEvent::ShardAnswered(answer),
-                Err(reason) => {
-                    tracing::debug!(shard, reason, "a shard did not answer");
-                    EnrolmentEvent::ShardFailed(ShardId(shard))
-                }
-            }
-        });
-        events.collect()
+/// What a shard's reply means to the workflow.
+fn searched(reply: ShardReply) -> Event {
+    let shard = reply.shard;
+    let answer = reply.outcome.and_then(|reply| convert::shard_answer(shard, reply).map_err(|error| error.to_string()));
+    match answer {
+        Ok(answer) => EnrolmentEvent::ShardAnswered(answer),
+        Err(reason) => {
+            tracing::debug!(shard, reason, "a shard did not answer");
+            EnrolmentEvent::ShardFailed(ShardId(shard))
+        }
     }
 }
 

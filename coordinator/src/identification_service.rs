@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use semel_index::{Comparison, ShardId, compare};
 use semel_proto::v1 as public;
 use semel_proto::v1::identification_service_server::IdentificationService;
@@ -16,7 +18,7 @@ use crate::convert;
 use crate::drive::{OVERLOAD_RETRY_MS, ResumeError};
 use crate::enrolment_service::{answer_by, call_timeout, names};
 use crate::front::{CurrentGallery, Front};
-use crate::nodes::CallError;
+use crate::nodes::{CallError, ShardReply};
 use crate::status::ClientError;
 
 /// Serves identification and verification.
@@ -69,20 +71,9 @@ async fn identify(
     let mut missing: Vec<ShardId> = shards.all().collect();
     for attempt in 0.. {
         let asked: Vec<u32> = missing.iter().map(|shard| shard.0).collect();
-        let replies = tokio::time::timeout_at(deadline, front.nodes.search(&probe, &asked, attempt)).await;
-        for reply in replies.unwrap_or_default() {
-            let shard = reply.shard;
-            let answer = reply.outcome.and_then(|reply| {
-                convert::shard_answer(shard, reply).map_err(|error| error.to_string())
-            });
-            match answer {
-                Ok(answer) => {
-                    if let Err(defect) = gather.answer(answer) {
-                        tracing::error!(shard, %defect, "a shard's answer cannot be true and does not count");
-                    }
-                }
-                Err(reason) => tracing::debug!(shard, reason, "a shard did not answer"),
-            }
+        let mut replies: FuturesUnordered<_> = front.nodes.search(&probe, &asked, attempt).into_iter().collect();
+        while let Ok(Some(replies)) = tokio::time::timeout_at(deadline, replies.next()).await {
+            replies.into_iter().for_each(|reply| take_in(&mut gather, reply));
         }
         missing = gather.missing();
         let pause = Instant::now() + std::time::Duration::from_millis(u64::from(OVERLOAD_RETRY_MS));
@@ -103,6 +94,20 @@ async fn identify(
         }),
     };
     Ok(public::IdentifyResponse { outcome: Some(outcome) })
+}
+
+/// Takes one shard's reply in; one that cannot be true does not count.
+fn take_in(gather: &mut ScatterGather, reply: ShardReply) {
+    let shard = reply.shard;
+    let answer = reply.outcome.and_then(|reply| convert::shard_answer(shard, reply).map_err(|error| error.to_string()));
+    match answer {
+        Ok(answer) => {
+            if let Err(defect) = gather.answer(answer) {
+                tracing::error!(shard, %defect, "a shard's answer cannot be true and does not count");
+            }
+        }
+        Err(reason) => tracing::debug!(shard, reason, "a shard did not answer"),
+    }
 }
 
 async fn verify(
@@ -134,7 +139,10 @@ async fn verify(
     }
     Ok(public::VerifyResponse {
         threshold_reached: comparisons.iter().any(|(_, score, threshold)| score >= threshold),
-        comparisons: comparisons.into_iter().map(|(slot, score, threshold)| convert::comparison(slot, score, threshold)).collect(),
+        comparisons: comparisons
+            .into_iter()
+            .map(|(slot, score, threshold)| convert::comparison(slot, score, threshold))
+            .collect(),
         policy_version: gallery.policy.version.0,
     })
 }

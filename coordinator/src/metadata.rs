@@ -12,7 +12,8 @@ use semel_raft_host::{
     Publisher,
 };
 use semel_workflow::{
-    Cluster, Coordinator, MetadataChanged, MetadataCommand, MetadataMachine, MetadataReceipt, MetadataRefusal, MetadataView,
+    Cluster, Coordinator, MetadataChanged, MetadataCommand, MetadataMachine, MetadataReceipt, MetadataRefusal,
+    MetadataView,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -105,7 +106,10 @@ impl Metadata {
         let fresh = match database.identity(VOTERS)? {
             None => FreshGroup::Bootstrap { voters: replicas },
             Some(founded) => {
-                ensure!(founded == ids, "voters: the group was founded with other ids, and its membership cannot change yet");
+                ensure!(
+                    founded == ids,
+                    "voters: the group was founded with other ids, and its membership cannot change yet"
+                );
                 FreshGroup::Refuse
             }
         };
@@ -117,12 +121,11 @@ impl Metadata {
         let host_config =
             HostConfig { tick: Duration::from_millis(config.tick_ms), seed: rand::random(), ..HostConfig::new(named) };
         let host = Host::start(host_config, Arc::clone(&database), Arc::new(transport.clone()))?;
-        let (sender, current) =
-            watch::channel(CurrentView { applied: LogIndex(0), view: Arc::default() });
+        let (sender, current) = watch::channel(CurrentView { applied: LogIndex(0), view: Arc::default() });
         let publisher = ViewPublisher { current: sender };
         let group = GroupConfig { group: GROUP, replica: id, fresh };
         let handle = host.handle();
-        let status = handle.add_group(group, MetadataMachine::default(), Box::new(publisher)).await?;
+        let status = handle.add_group(group, MetadataMachine, Box::new(publisher)).await?;
         // Remembered only once the rows are there, so that "remembered, yet no rows" always means a loss.
         database.put_identity(VOTERS, &ids)?;
         Ok((host, Arc::new(Self { id, host: handle, current, status })))
@@ -198,8 +201,7 @@ impl Metadata {
         loop {
             let deadline = Instant::now() + Duration::from_secs(5);
             let founded = self.propose(&MetadataCommand::Initialise(wanted), deadline).await;
-            let registered =
-                self.propose(&MetadataCommand::RegisterCoordinator(coordinator.clone()), deadline).await;
+            let registered = self.propose(&MetadataCommand::RegisterCoordinator(coordinator.clone()), deadline).await;
             if let (Ok(_), Ok(_)) = (&founded, &registered)
                 && let Some(cluster) = self.view().cluster().copied()
             {

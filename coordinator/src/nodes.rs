@@ -1,6 +1,6 @@
 //! Calls to nodes: proposals that try every replica until a deadline, and searches that share requests.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -142,10 +142,9 @@ impl Nodes {
                     break;
                 }
                 let limit = left.min(PROPOSAL_ATTEMPT);
-                let client = self.client(&address).map_err(|status| CallError::Refused {
-                    shard,
-                    reason: status.message().to_owned(),
-                })?;
+                let client = self
+                    .client(&address)
+                    .map_err(|status| CallError::Refused { shard, reason: status.message().to_owned() })?;
                 let answered = tokio::time::timeout(limit, attempt(client, limit)).await;
                 let status = match answered {
                     Ok(Ok(answer)) => return Ok(answer.into_inner()),
@@ -153,7 +152,9 @@ impl Nodes {
                     Err(_) => Status::deadline_exceeded("no answer in time"),
                 };
                 match status.code() {
-                    Code::NotFound if status.metadata().contains_key(NO_SUCH_RECORD) => return Err(CallError::NotFound),
+                    Code::NotFound if status.metadata().contains_key(NO_SUCH_RECORD) => {
+                        return Err(CallError::NotFound);
+                    }
                     Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => {
                         return Err(CallError::Refused { shard, reason: status.message().to_owned() });
                     }
@@ -253,40 +254,39 @@ impl Nodes {
         .await
     }
 
-    /// Searches `shards` for one probe, once: a shard that does not answer in time has an error for an answer. Every shard asked is
-    /// answered exactly once. The scans begin after the call.
-    pub(crate) async fn search(
+    /// Searches `shards` for one probe, once, and gives one future per node asked, so that a slow node hides no answer of the others.
+    /// Together they answer every shard exactly once; one that does not answer in time has an error for an answer. The scans
+    /// begin after the call.
+    pub(crate) fn search(
         self: &Arc<Self>,
         probe: &wire::SearchProbe,
         shards: &[u32],
         attempt: usize,
-    ) -> Vec<ShardReply> {
-        let shares = self.routes.for_search(shards, attempt);
-        let asked: Vec<_> = shares
-            .into_iter()
-            .map(|(address, shards)| {
-                let (reply, answer) = oneshot::channel();
+    ) -> Vec<impl Future<Output = Vec<ShardReply>> + Send + use<>> {
+        let mut shares = self.routes.for_search(shards, attempt);
+        let routed: HashSet<u32> = shares.iter().flat_map(|(_, shards)| shards.iter().copied()).collect();
+        let unplaced: Vec<u32> = shards.iter().copied().filter(|shard| !routed.contains(shard)).collect();
+        if !unplaced.is_empty() {
+            shares.push((String::new(), unplaced));
+        }
+        let asked = shares.into_iter().map(|(address, shards)| {
+            let (reply, answer) = oneshot::channel();
+            let refused = if address.is_empty() {
+                Some("the shard is not placed yet")
+            } else {
                 let job = Job { shards: shards.clone(), probe: probe.clone(), reply };
-                let queued = self.search_queue(&address).try_send(job).is_ok();
-                (shards, queued, answer)
-            })
-            .collect();
-        let mut replies = Vec::with_capacity(shards.len());
-        for (shards, queued, answer) in asked {
-            match answer.await {
-                Ok(answered) => replies.extend(answered),
-                Err(_) => {
-                    let reason = if queued { "the search was given up" } else { "too many probes wait for the node" };
-                    replies.extend(shards.into_iter().map(|shard| unanswered(shard, reason)));
-                }
+                let queued = self.search_queue(&address).try_send(job);
+                queued.is_err().then_some("too many probes wait for the node")
+            };
+            async move {
+                let answered = match refused {
+                    Some(reason) => Err(reason),
+                    None => answer.await.map_err(|_| "the search was given up"),
+                };
+                answered.unwrap_or_else(|reason| shards.iter().map(|&shard| unanswered(shard, reason)).collect())
             }
-        }
-        for &shard in shards {
-            if !replies.iter().any(|reply| reply.shard == shard) {
-                replies.push(unanswered(shard, "the shard is not placed yet"));
-            }
-        }
-        replies
+        });
+        asked.collect()
     }
 
     fn search_queue(self: &Arc<Self>, address: &str) -> mpsc::Sender<Job> {
@@ -369,9 +369,6 @@ impl Nodes {
     }
 }
 
-
-
-
 fn within<T>(message: T, limit: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(limit);
@@ -404,7 +401,12 @@ fn hand_out(batch: Vec<Job>, response: wire::SearchResponse) {
             None => by_probe.iter_mut().for_each(|r| r.push(unanswered(shard, "empty answer"))),
         }
     }
-    for (job, replies) in batch.into_iter().zip(by_probe) {
+    for (job, mut replies) in batch.into_iter().zip(by_probe) {
+        for &shard in &job.shards {
+            if !replies.iter().any(|reply| reply.shard == shard) {
+                replies.push(unanswered(shard, "left out of the answer"));
+            }
+        }
         // A caller that has gone needs no answer.
         let _ = job.reply.send(replies);
     }

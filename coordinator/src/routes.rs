@@ -102,8 +102,7 @@ impl Routes {
         let mut shares: Vec<(String, Vec<u32>)> = Vec::new();
         for &shard in shards {
             let Some(route) = map.get(shard as usize) else { continue };
-            let trusted: Vec<&Seat> =
-                route.seats.iter().filter(|seat| !is_suspect(&suspects, &seat.address)).collect();
+            let trusted: Vec<&Seat> = route.seats.iter().filter(|seat| !is_suspect(&suspects, &seat.address)).collect();
             let seats = if trusted.is_empty() { route.seats.iter().collect() } else { trusted };
             let Some(seat) = seats.get((shard as usize + attempt) % seats.len().max(1)) else { continue };
             match shares.iter_mut().find(|(address, _)| *address == seat.address) {
@@ -129,11 +128,7 @@ mod tests {
     use super::*;
 
     fn routes() -> Routes {
-        let seat = |replica, node: u8| Seat {
-            replica,
-            node_id: [node; 16],
-            address: format!("node{node}"),
-        };
+        let seat = |replica, node: u8| Seat { replica, node_id: [node; 16], address: format!("node{node}") };
         let routes = Routes::default();
         routes.set_map(
             (0..6)

@@ -62,7 +62,9 @@ impl ClientError {
             Self::Call(call) => called(call),
             Self::Resume(ResumeError::Call(call)) => called(call),
             Self::Resume(ResumeError::PolicyUnknown) => Code::Unavailable,
-            Self::Resume(ResumeError::Receipt(_) | ResumeError::Garbled(_) | ResumeError::Unpinned(_)) => Code::Internal,
+            Self::Resume(ResumeError::Receipt(_) | ResumeError::Garbled(_) | ResumeError::Unpinned(_)) => {
+                Code::Internal
+            }
             Self::Overloaded { .. } => Code::ResourceExhausted,
             Self::Refused(_) => Code::Internal,
         }

@@ -80,9 +80,8 @@ async fn list(front: &Front) {
     let Some(shards) = front.shards() else { return };
     let deadline = Instant::now() + LIST_WITHIN;
     let items_max = LISTED_PER_SHARD_MAX as u32;
-    let lists = shards.all().map(|shard| async move {
-        (shard, front.nodes.list_pending(shard.0, items_max, deadline).await)
-    });
+    let lists =
+        shards.all().map(|shard| async move { (shard, front.nodes.list_pending(shard.0, items_max, deadline).await) });
     for (shard, listed) in futures::future::join_all(lists).await {
         match listed {
             Ok(listed) => {

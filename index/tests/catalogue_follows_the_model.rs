@@ -213,7 +213,7 @@ fn check(snapshot: &CatalogueSnapshot, model: &Model, searches: &[SearchProbe]) 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     /// Every kept snapshot answers as the model did when it was published, whatever happened since.
     #[test]

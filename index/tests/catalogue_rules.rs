@@ -41,9 +41,12 @@ fn face_probe(values: [f32; 4], threshold: i32) -> SearchProbe {
     }
 }
 
+/// Searches for a probe twice in one batch: both answers are the same.
 fn search(catalogue: &mut Catalogue, probe: &SearchProbe) -> ShardSearch {
-    let answers = catalogue.snapshot().search(std::slice::from_ref(probe), &|| false);
-    answers.expect("not cancelled").pop().expect("one answer per probe")
+    let answers = catalogue.snapshot().search(&[probe.clone(), probe.clone()], &|| false).expect("not cancelled");
+    let [first, second] = <[ShardSearch; 2]>::try_from(answers).expect("one answer per probe");
+    assert_eq!(first, second);
+    first
 }
 
 /// Enrolments of several windows, in which slots are missing in different rhythms so that no segment of one slot ends

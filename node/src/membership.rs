@@ -25,11 +25,7 @@ const JOIN_AGAIN_AFTER: Duration = Duration::from_millis(300);
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// Asks one coordinator after another until the node has joined. Fails only where trying again cannot help.
-pub(crate) async fn join(
-    database: &Database,
-    coordinators: &[String],
-    address: &str,
-) -> anyhow::Result<ClusterId> {
+pub(crate) async fn join(database: &Database, coordinators: &[String], address: &str) -> anyhow::Result<ClusterId> {
     let identity = Identity::of(database);
     let known = identity.cluster()?;
     let request = JoinRequest {
@@ -84,7 +80,12 @@ fn client(coordinator: &str) -> Result<MembershipServiceClient<Channel>, Status>
 }
 
 /// Opens what the volume remembers, then reports to every coordinator and opens what they assign. Runs until dropped.
-pub(crate) async fn follow(database: Arc<Database>, replicas: Arc<Replicas>, cluster: ClusterId, coordinators: Vec<String>) {
+pub(crate) async fn follow(
+    database: Arc<Database>,
+    replicas: Arc<Replicas>,
+    cluster: ClusterId,
+    coordinators: Vec<String>,
+) {
     if let Err(error) = reopen(&database, &replicas).await {
         tracing::error!(error = format!("{error:#}"), "what the volume remembers could not all be opened");
     }

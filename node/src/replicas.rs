@@ -115,7 +115,9 @@ impl Replicas {
         if let Some(held) = self.database.replica_of(group)?
             && held != replica
         {
-            bail!("the volume holds replica {held} of the shard, the map says {replica}: is this another node's folder?");
+            bail!(
+                "the volume holds replica {held} of the shard, the map says {replica}: is this another node's folder?"
+            );
         }
         let view = ShardView::new(self.catalogue.clone());
         let fresh = if held { FreshGroup::Refuse } else { FreshGroup::Bootstrap { voters } };

@@ -57,7 +57,8 @@ pub async fn serve(
         HostConfig { tick: Duration::from_millis(config.tick_ms), seed: rand::random(), ..HostConfig::new(cluster) };
     let host = Host::start(host_config, Arc::clone(&database), Arc::new(transport.clone()))?;
     let engine = crate::engine::parse(&config.engine)?;
-    let catalogue = CatalogueConfig { seal_at_references: config.seal_at_references, engine, ..CatalogueConfig::default() };
+    let catalogue =
+        CatalogueConfig { seal_at_references: config.seal_at_references, engine, ..CatalogueConfig::default() };
     let replicas = Replicas::new(Arc::clone(&database), host.handle(), transport, catalogue);
     let threads = match config.search_threads {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

@@ -66,7 +66,9 @@ impl ShardServer {
                 (wire::propose_response::Receipt::Enrolment(convert::enrolment_receipt(&record)), obligations)
             }
             Receipt::Done { obligations } => (wire::propose_response::Receipt::Done(wire::DoneReceipt {}), obligations),
-            Receipt::Refused(refusal) => (wire::propose_response::Receipt::Refused(convert::refused(refusal)), Vec::new()),
+            Receipt::Refused(refusal) => {
+                (wire::propose_response::Receipt::Refused(convert::refused(refusal)), Vec::new())
+            }
         };
         obligations.truncate(OBLIGATIONS_ANSWERED_MAX);
         let obligations = obligations.iter().map(convert::obligation).collect();
@@ -200,10 +202,7 @@ fn enrolment_id(field: &'static str, id: &str) -> Result<EnrolmentId, CallError>
 
 #[tonic::async_trait]
 impl ShardService for ShardServer {
-    async fn propose(
-        &self,
-        request: Request<wire::ProposeRequest>,
-    ) -> Result<Response<wire::ProposeResponse>, Status> {
+    async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeResponse>, Status> {
         Ok(Response::new(ShardServer::propose(self, request.into_inner()).await?))
     }
 

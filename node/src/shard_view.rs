@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use semel_index::{
-    Calibration, Catalogue, CatalogueConfig, CatalogueSnapshot, ComparisonScore, EnrolmentId, GalleryId, SealJob, Sealed,
-    Slot, StagedEnrolment, StagedReference,
+    Calibration, Catalogue, CatalogueConfig, CatalogueSnapshot, ComparisonScore, EnrolmentId, GalleryId, SealJob,
+    Sealed, Slot, StagedEnrolment,
 };
 use semel_raft::{LogIndex, StoreError};
 use semel_raft_host::{GroupStore, Publisher};
@@ -19,6 +19,8 @@ const VERDICT_WAITERS_MAX: usize = 16_384;
 const REPLAYED_TOGETHER: usize = 1_024;
 /// Thresholds that the segments of one slot are calibrated for; a policy that changes oftener is searched exactly for its older versions.
 const THRESHOLDS_MAX: usize = 8;
+
+type EnrolmentKey = (GalleryId, EnrolmentId);
 
 /// One moment of a shard: what can be searched, and how many enrolments the rows say there are.
 #[derive(Clone)]
@@ -43,7 +45,7 @@ impl ShardMoment {
 pub(crate) struct ShardView {
     catalogue: Mutex<Catalogue>,
     moment: watch::Sender<ShardMoment>,
-    verdict_waiters: Mutex<HashMap<(GalleryId, EnrolmentId), Vec<oneshot::Sender<()>>>>,
+    verdict_waiters: Mutex<HashMap<EnrolmentKey, Vec<oneshot::Sender<()>>>>,
     calibrations: Mutex<HashMap<(GalleryId, Slot), Calibration>>,
 }
 
@@ -97,7 +99,13 @@ impl ShardView {
 
     /// Learns under which threshold and miss budget a slot is searched, so that its segments can be calibrated for them. Until they
     /// are, a search under them scans exactly.
-    pub(crate) fn searched_under(&self, gallery: &GalleryId, slot: Slot, threshold: ComparisonScore, miss_budget_ppb: u32) {
+    pub(crate) fn searched_under(
+        &self,
+        gallery: &GalleryId,
+        slot: Slot,
+        threshold: ComparisonScore,
+        miss_budget_ppb: u32,
+    ) {
         let mut calibrations = lock(&self.calibrations);
         let calibration = calibrations.entry((gallery.clone(), slot)).or_default();
         if calibration.miss_budget_ppb == miss_budget_ppb && calibration.thresholds.contains(&threshold) {
@@ -138,12 +146,6 @@ impl ShardView {
                 match publication {
                     Publication::Staged { gallery, enrolment_id, key_version, references, totals } => {
                         totals_after.push((gallery.clone(), totals));
-                        let references = references.into_iter().map(|reference| StagedReference {
-                            slot: reference.slot,
-                            spec: reference.spec,
-                            template: reference.template,
-                        });
-                        let references = references.collect();
                         catalogue.stage(index.0, StagedEnrolment { gallery, enrolment_id, key_version, references });
                     }
                     Publication::Withdrawn { gallery, enrolment_id, totals } => {

@@ -61,7 +61,7 @@ pub(crate) fn replica(group: u64, node: usize) -> ReplicaId {
 
 /// Short ticks: an election takes a tenth of a second.
 pub(crate) fn host_config() -> HostConfig {
-    HostConfig { tick: Duration::from_millis(std::env::var("TICK").ok().and_then(|t| t.parse().ok()).unwrap_or(5)), ..HostConfig::new(CLUSTER) }
+    HostConfig { tick: Duration::from_millis(5), ..HostConfig::new(CLUSTER) }
 }
 
 pub(crate) fn open_database(folder: &Path) -> Arc<Database> {
