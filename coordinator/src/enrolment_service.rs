@@ -172,9 +172,10 @@ async fn run_stream(
 
 /// Checks the names of a request.
 pub(crate) fn names(gallery: &str, enrolment_id: &str) -> Result<(GalleryId, EnrolmentId), ClientError> {
-    let gallery = GalleryId::try_from(gallery).map_err(|error| ClientError::field("gallery", error))?;
-    let enrolment_id =
-        EnrolmentId::try_from(enrolment_id).map_err(|error| ClientError::field("enrolment_id", error))?;
+    let gallery = GalleryId::try_from(gallery)
+        .map_err(|error| ClientError::field("gallery", format!("must be {}", error.rule)))?;
+    let enrolment_id = EnrolmentId::try_from(enrolment_id)
+        .map_err(|error| ClientError::field("enrolment_id", format!("must be {}", error.rule)))?;
     Ok((gallery, enrolment_id))
 }
 

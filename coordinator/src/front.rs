@@ -69,7 +69,8 @@ impl Front {
 
     /// The gallery by the name that a client sent, read behind a barrier.
     pub(crate) async fn gallery(&self, name: &str, deadline: Instant) -> Result<CurrentGallery, ClientError> {
-        let id = GalleryId::try_from(name).map_err(|error| ClientError::field("gallery", error))?;
+        let id = GalleryId::try_from(name)
+            .map_err(|error| ClientError::field("gallery", format!("must be {}", error.rule)))?;
         let view = self.metadata.current(deadline).await?;
         let found = view.gallery(&id).zip(view.current_policy(&id));
         let (record, policy) = found.ok_or_else(|| ClientError::NoSuchGallery(name.to_owned()))?;

@@ -30,7 +30,7 @@ impl GalleryServer {
 }
 
 fn name_of(name: &str) -> Result<GalleryId, ClientError> {
-    GalleryId::try_from(name).map_err(|error| ClientError::field("name", error))
+    GalleryId::try_from(name).map_err(|error| ClientError::field("name", format!("must be {}", error.rule)))
 }
 
 fn gallery(receipt: MetadataReceipt) -> Result<public::Gallery, ClientError> {

@@ -2,7 +2,7 @@
 //!
 //! All of it is advice: a wrong route costs an attempt, never an answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -82,14 +82,29 @@ impl Routes {
         lock(&self.suspects).insert(address.to_owned(), Instant::now());
     }
 
+    /// Nodes that did not answer a moment ago, or whose reports are overdue. A node that never reported has the benefit of the doubt.
+    fn silent(&self) -> Silent {
+        let suspects = lock(&self.suspects)
+            .iter()
+            .filter(|(_, since)| since.elapsed() < SUSPECT_FOR)
+            .map(|(a, _)| a.clone())
+            .collect();
+        let overdue = lock(&self.reports)
+            .iter()
+            .filter(|(_, report)| report.at.elapsed() >= LIVE_WITHIN)
+            .map(|(node, _)| *node)
+            .collect();
+        Silent { suspects, overdue }
+    }
+
     /// The addresses of a shard's nodes, in the order in which a proposal should try them: its leader first, suspects last.
     pub(crate) fn for_proposal(&self, shard: u32) -> Vec<String> {
         let map = self.map();
         let Some(route) = map.get(shard as usize) else { return Vec::new() };
         let leader = lock(&self.leaders).get(&shard).copied();
-        let suspects = lock(&self.suspects);
+        let silent = self.silent();
         let mut seats: Vec<&Seat> = route.seats.iter().collect();
-        seats.sort_by_key(|seat| (is_suspect(&suspects, &seat.address), Some(seat.replica) != leader));
+        seats.sort_by_key(|seat| (silent.covers(seat), Some(seat.replica) != leader));
         seats.into_iter().map(|seat| seat.address.clone()).collect()
     }
 
@@ -98,11 +113,11 @@ impl Routes {
     /// suspicion changes, which lets probes that travel together share a request.
     pub(crate) fn for_search(&self, shards: &[u32], attempt: usize) -> Vec<(String, Vec<u32>)> {
         let map = self.map();
-        let suspects = lock(&self.suspects);
+        let silent = self.silent();
         let mut shares: Vec<(String, Vec<u32>)> = Vec::new();
         for &shard in shards {
             let Some(route) = map.get(shard as usize) else { continue };
-            let trusted: Vec<&Seat> = route.seats.iter().filter(|seat| !is_suspect(&suspects, &seat.address)).collect();
+            let trusted: Vec<&Seat> = route.seats.iter().filter(|seat| !silent.covers(seat)).collect();
             let seats = if trusted.is_empty() { route.seats.iter().collect() } else { trusted };
             let Some(seat) = seats.get((shard as usize + attempt) % seats.len().max(1)) else { continue };
             match shares.iter_mut().find(|(address, _)| *address == seat.address) {
@@ -114,8 +129,16 @@ impl Routes {
     }
 }
 
-fn is_suspect(suspects: &HashMap<String, Instant>, address: &str) -> bool {
-    suspects.get(address).is_some_and(|since| since.elapsed() < SUSPECT_FOR)
+/// Who is better not asked now.
+struct Silent {
+    suspects: HashSet<String>,
+    overdue: HashSet<[u8; 16]>,
+}
+
+impl Silent {
+    fn covers(&self, seat: &Seat) -> bool {
+        self.overdue.contains(&seat.node_id) || self.suspects.contains(&seat.address)
+    }
 }
 
 /// Nothing that holds these locks panics half-way through a change.

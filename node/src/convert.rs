@@ -176,11 +176,11 @@ pub(crate) fn probe(probe: wire::SearchProbe) -> Checked<SearchProbe> {
 }
 
 fn gallery(name: &str) -> Checked<GalleryId> {
-    GalleryId::try_from(name).map_err(|error| CallError::invalid("gallery", error))
+    GalleryId::try_from(name).map_err(|error| CallError::invalid("gallery", format!("must be {}", error.rule)))
 }
 
 fn enrolment_id(id: &str) -> Checked<EnrolmentId> {
-    EnrolmentId::try_from(id).map_err(|error| CallError::invalid("enrolment_id", error))
+    EnrolmentId::try_from(id).map_err(|error| CallError::invalid("enrolment_id", format!("must be {}", error.rule)))
 }
 
 fn content_digest(bytes: &[u8]) -> Checked<domain::ContentDigest> {

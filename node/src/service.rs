@@ -193,11 +193,11 @@ impl ShardServer {
 }
 
 fn gallery(name: &str) -> Result<GalleryId, CallError> {
-    GalleryId::try_from(name).map_err(|error| CallError::invalid("gallery", error))
+    GalleryId::try_from(name).map_err(|error| CallError::invalid("gallery", format!("must be {}", error.rule)))
 }
 
 fn enrolment_id(field: &'static str, id: &str) -> Result<EnrolmentId, CallError> {
-    EnrolmentId::try_from(id).map_err(|error| CallError::invalid(field, error))
+    EnrolmentId::try_from(id).map_err(|error| CallError::invalid(field, format!("must be {}", error.rule)))
 }
 
 #[tonic::async_trait]
