@@ -72,8 +72,11 @@ impl<M: StateMachine> Driver<M> {
                 // Nothing of the batch was acknowledged, and no replica may go on as if it were written.
                 self.seats.values_mut().for_each(|seat| seat.fail(&error.to_string()));
             }
+            // Showing what changed stirs nothing: an idle host sleeps until the next tick.
             for group in &stirred {
-                self.seat(*group, |seat| seat.show());
+                if let Some(seat) = self.seats.get_mut(group) {
+                    seat.show();
+                }
             }
         }
         self.seats.values_mut().for_each(|seat| seat.stop("the host has shut down"));

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use crate::counter::{
     COUNTERS, Counter, Folders, Node, add_group, count_of, host_config, open_database, replica, start_all,
@@ -347,4 +348,20 @@ async fn rows_that_are_gone_are_refused_where_they_must_be_there() {
     // The refusal is not for ever: the group can still be founded.
     add_group(&nodes[0].handle, 1, 0, 1, Box::new(Discard)).await.expect("founded");
     nodes[0].propose(1, b"key").await;
+}
+
+/// Showing a replica's state once marked it as having work, so that the thread of an idle host never slept.
+#[tokio::test]
+async fn an_idle_host_takes_no_turns() {
+    let folders = Folders::new();
+    let config = HostConfig { tick: Duration::from_secs(3_600), ..host_config() };
+    let database = open_database(&folders.of(0));
+    let host = Host::start(config, database, Arc::new(LoopbackTransport::default())).expect("a thread can be started");
+    let handle = host.handle();
+    add_group(&handle, 0, 0, 3, Box::new(Discard)).await.expect("the group can be opened");
+    for _ in 0..10 {
+        assert_eq!(handle.propose(0, Bytes::from_static(b"key")).await, Err(ProposeError::NoLeader));
+    }
+    let turns = handle.metrics().turns.get();
+    assert!(turns <= 32, "{turns} turns for 11 requests and no tick");
 }
