@@ -39,9 +39,11 @@ impl Place {
         if token.is_empty() {
             return Ok(Self { shard: 0, after: String::new() });
         }
-        let parsed = token
-            .split_once(':')
-            .and_then(|(shard, after)| Some(Self { shard: shard.parse().ok()?, after: after.to_owned() }));
+        let parsed = token.split_once(':').and_then(|(shard, after)| {
+            let is_case_id = after.len() == 32 && after.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+            let after = Some(after).filter(|after| after.is_empty() || is_case_id)?;
+            Some(Self { shard: shard.parse().ok()?, after: after.to_owned() })
+        });
         parsed.ok_or_else(|| ClientError::field("page_token", "was not given out by ListCases"))
     }
 
@@ -61,6 +63,9 @@ async fn get(
         one
     } else {
         let (_, other) = names(&request.gallery, &request.other_enrolment_id)?;
+        if one == other {
+            return Err(ClientError::field("other_enrolment_id", "must differ from enrolment_id"));
+        }
         one.min(other)
     };
     let read = wire::ReadCaseRequest {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use semel_raft_host::settings::{self, SettingError};
+use semel_workflow::COORDINATORS_MAX;
 use serde::{Deserialize, Serialize};
 
 /// The prefix of environment variables: `SEMEL_COORDINATOR_DATA`, `SEMEL_COORDINATOR_SHARDS`, …
@@ -28,7 +29,7 @@ pub struct CoordinatorConfig {
     pub advertise: String,
     /// The folder of the coordinator's volume: never copy it, never share it.
     pub data: PathBuf,
-    /// This coordinator's number among the voters, from 1.
+    /// This coordinator's number among the voters, 1 to 5.
     pub id: u64,
     /// Every voter of the metadata group: 1, 3 or 5, this coordinator among them. Empty = this coordinator alone.
     pub voters: Vec<Voter>,
@@ -78,11 +79,17 @@ impl CoordinatorConfig {
 
     /// Checks every setting that can be checked without touching the machine.
     pub fn validate(&self) -> Result<(), SettingError> {
-        settings::listen_address("listen", &self.listen)?;
+        let listen = settings::listen_address("listen", &self.listen)?;
+        if listen.ip().is_unspecified() && self.advertise.is_empty() {
+            return Err(SettingError::new(
+                "advertise",
+                format!("is needed where `listen` is {}: others cannot dial that", self.listen),
+            ));
+        }
         if self.data.as_os_str().is_empty() {
             return Err(SettingError::new("data", "needs a folder"));
         }
-        settings::within("id", self.id, 1, u64::MAX)?;
+        settings::within("id", self.id, 1, COORDINATORS_MAX as u64)?;
         self.validate_voters()?;
         settings::within("shards", u64::from(self.shards), 1, 4_096)?;
         if ![1, 3, 5].contains(&self.replicas) {
@@ -135,6 +142,7 @@ mod tests {
     fn every_limit_is_checked_and_named() {
         check(|_| (), None);
         check(|c| c.listen = "here".to_owned(), Some("listen"));
+        check(|c| c.listen = "0.0.0.0:7400".to_owned(), Some("advertise"));
         check(|c| c.data = PathBuf::new(), Some("data"));
         check(|c| c.id = 0, Some("id"));
         check(|c| c.voters = vec![voter(1), voter(2)], Some("voters"));

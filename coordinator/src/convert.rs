@@ -35,7 +35,11 @@ pub(crate) fn enrolment_request(request: public::EnrolRequest) -> domain::Enrolm
         enrolment_id: request.enrolment_id,
         subject_id: request.subject_id,
         references: request.references.into_iter().map(reference_request).collect(),
-        provenance: request.provenance.map(provenance_from),
+        provenance: request
+            .provenance
+            // Recorded alike, so an empty one and none are the same content.
+            .filter(|provenance| *provenance != public::Provenance::default())
+            .map(provenance_from),
     }
 }
 

@@ -25,6 +25,8 @@ use crate::status::{ClientError, retry_hint_ms};
 pub(crate) const WAIT_MS_DEFAULT: u32 = 10_000;
 /// The longest wait that a request may ask for, in milliseconds.
 pub(crate) const WAIT_MS_MAX: u32 = 60_000;
+/// How often, at most, a record without a verdict is read again for one caller.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// What is left of a call's deadline for the answer to travel.
 const ANSWER_MARGIN: Duration = Duration::from_millis(100);
 
@@ -78,7 +80,7 @@ async fn enrol(
     let request = convert::enrolment_request(request);
     let enrolment = validate_enrolment(request, &gallery.policy.policy)?;
     let shards = front.shards().ok_or(ClientError::NotReady("its shards are not placed yet"))?;
-    let keys = front.keys(&gallery).await;
+    let keys = front.keys(&gallery, deadline).await?;
     let now_ms = crate::clock::now_ms();
     let policy = Arc::clone(&gallery.policy);
     let miss_budget_ppb = policy.policy.miss_budget_ppb();
@@ -195,11 +197,16 @@ async fn get(
     call_timeout: Option<Duration>,
 ) -> Result<public::GetEnrolmentResponse, ClientError> {
     let (gallery, enrolment_id) = names(&request.gallery, &request.enrolment_id)?;
-    let deadline = answer_by(request.wait_ms, call_timeout)?;
+    // The wait is for the verdict; the record itself is read within the default time however short that wait is.
+    answer_by(request.wait_ms, None)?;
+    let begun = Instant::now();
+    let wait_until = begun + Duration::from_millis(u64::from(request.wait_ms));
+    let read_until = answer_by(0, call_timeout)?;
+    let deadline = call_timeout.map_or(wait_until, |timeout| wait_until.min(begun + timeout)).max(read_until);
     let shards = front.shards().ok_or(ClientError::NotReady("its shards are not placed yet"))?;
-    let wait_until = Instant::now() + Duration::from_millis(u64::from(request.wait_ms));
     loop {
-        let wait = wait_until.min(deadline).saturating_duration_since(Instant::now());
+        let asked = Instant::now();
+        let wait = wait_until.min(deadline).saturating_duration_since(asked);
         let read = wire::ReadEnrolmentRequest {
             shard: shard_of(&gallery, &enrolment_id, shards).0,
             gallery: gallery.to_string(),
@@ -212,6 +219,8 @@ async fn get(
         let enrolment = answer.receipt.and_then(|receipt| receipt.enrolment);
         let staged = enrolment.as_ref().is_some_and(|e| e.state() == public::EnrolmentState::Staged);
         if staged && Instant::now() + ANSWER_MARGIN < wait_until.min(deadline) {
+            // A node at which too many wait answers at once: it must not be asked again at once.
+            tokio::time::sleep_until(asked + READ_AGAIN_AFTER).await;
             continue;
         }
         return Ok(public::GetEnrolmentResponse { enrolment });

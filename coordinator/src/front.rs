@@ -82,25 +82,44 @@ impl Front {
         self.metadata.view().policy(gallery, version)
     }
 
-    /// A gallery's keys, made on first use: a matrix of 512 dimensions takes a fraction of a second, larger ones seconds.
-    pub(crate) async fn keys(&self, gallery: &CurrentGallery) -> Arc<GalleryKeys> {
+    /// A gallery's keys, made on first use: a matrix of 512 dimensions takes a fraction of a second, one of 4,096 a minute. Whoever waits
+    /// may give up; the making goes on for the next.
+    pub(crate) async fn keys(
+        &self,
+        gallery: &CurrentGallery,
+        deadline: Instant,
+    ) -> Result<Arc<GalleryKeys>, ClientError> {
         let (name, version) = (gallery.record.name.clone(), gallery.record.key_version);
         let cell = {
             let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(keys.entry((name.clone(), version)).or_default())
         };
-        let made = cell.get_or_init(|| async {
-            let secrets = gallery.view.key(&name, version).zip(gallery.view.digest_key(&name));
-            let (key, digest) = secrets.expect("a gallery on record has its keys on record");
-            let (key, digest, policy) = (key.clone(), digest.clone(), Arc::clone(&gallery.policy));
-            let checksum = gallery.record.key_checksum;
-            let made = tokio::task::spawn_blocking(move || {
-                let rotations = Rotations::generate(&key, version, &policy.policy);
-                assert_eq!(rotations.checksum(), checksum, "this machine rotates otherwise than the gallery's creator");
-                Arc::new(GalleryKeys { rotations, digest })
+        if let Some(keys) = cell.get() {
+            return Ok(Arc::clone(keys));
+        }
+        let secrets = gallery.view.key(&name, version).zip(gallery.view.digest_key(&name));
+        let (key, digest) = secrets.expect("a gallery on record has its keys on record");
+        let (key, digest, policy) = (key.clone(), digest.clone(), Arc::clone(&gallery.policy));
+        let checksum = gallery.record.key_checksum;
+        let making = tokio::spawn(async move {
+            let made = cell.get_or_init(|| async move {
+                let made = tokio::task::spawn_blocking(move || {
+                    let rotations = Rotations::generate(&key, version, &policy.policy);
+                    assert_eq!(
+                        rotations.checksum(),
+                        checksum,
+                        "this machine rotates otherwise than the gallery's creator"
+                    );
+                    Arc::new(GalleryKeys { rotations, digest })
+                });
+                made.await.expect("a coordinator that rotates otherwise than the others must not serve")
             });
-            made.await.expect("a coordinator that rotates otherwise than the others must not serve")
+            Arc::clone(made.await)
         });
-        Arc::clone(made.await)
+        match tokio::time::timeout_at(deadline, making).await {
+            Ok(Ok(keys)) => Ok(keys),
+            Ok(Err(_)) => Err(ClientError::NotReady("this coordinator cannot rotate as the gallery's key demands")),
+            Err(_) => Err(ClientError::NotReady("the gallery's rotation is still being made")),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! `GalleryService`: galleries and their policies.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use semel_index::{GalleryId, KeyVersion, PolicyVersion};
 use semel_proto::v1 as public;
@@ -45,7 +46,7 @@ fn gallery(receipt: MetadataReceipt) -> Result<public::Gallery, ClientError> {
 async fn create(
     front: &Front,
     request: public::CreateGalleryRequest,
-    deadline: Instant,
+    call_timeout: Option<Duration>,
 ) -> Result<public::Gallery, ClientError> {
     let name = name_of(&request.name)?;
     let policy = request.policy.ok_or_else(|| ClientError::field("policy", "is required"))?;
@@ -56,6 +57,8 @@ async fn create(
     let rotations =
         tokio::task::spawn_blocking(move || Rotations::generate(&for_rotations, KEY_VERSION_FIRST, &rules).checksum());
     let key_checksum = rotations.await.expect("making rotations does not panic");
+    // Drawing a large matrix takes longer than the group has to answer, so its time counts from here.
+    let deadline = answer_by(0, call_timeout)?;
     let command =
         MetadataCommand::CreateGallery { name, policy, key, key_checksum, created_at_ms: crate::clock::now_ms() };
     gallery(front.metadata.propose(&command, deadline).await?)
@@ -69,11 +72,12 @@ async fn update(
     let name = name_of(&request.name)?;
     let policy = request.policy.ok_or_else(|| ClientError::field("policy", "is required"))?;
     let policy = convert::policy_request(policy).validate()?;
+    // "Whichever is current" is resolved once, so that the proposal, if it is repeated, cannot undo somebody else's update in between.
     let expected = match request.expected_version {
-        0 => None,
-        version => Some(PolicyVersion(version)),
+        0 => front.gallery(&request.name, deadline).await?.policy.version,
+        version => PolicyVersion(version),
     };
-    let command = MetadataCommand::UpdatePolicy { name, policy, expected };
+    let command = MetadataCommand::UpdatePolicy { name, policy, expected: Some(expected) };
     gallery(front.metadata.propose(&command, deadline).await?)
 }
 
@@ -100,8 +104,8 @@ impl GalleryService for GalleryServer {
         &self,
         request: Request<public::CreateGalleryRequest>,
     ) -> Result<Response<public::CreateGalleryResponse>, Status> {
-        let deadline = answer_by(0, call_timeout(&request))?;
-        let gallery = create(&self.front, request.into_inner(), deadline).await?;
+        let timeout = call_timeout(&request);
+        let gallery = create(&self.front, request.into_inner(), timeout).await?;
         Ok(Response::new(public::CreateGalleryResponse { gallery: Some(gallery) }))
     }
 

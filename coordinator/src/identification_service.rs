@@ -37,10 +37,11 @@ async fn pinned(
     front: &Front,
     gallery: &CurrentGallery,
     references: Vec<public::BiometricReference>,
+    deadline: Instant,
 ) -> Result<Pinned, ClientError> {
     let references: Vec<ReferenceRequest> = references.into_iter().map(convert::reference_request).collect();
     let references = validate_references(references, &gallery.policy.policy)?;
-    let keys = front.keys(gallery).await;
+    let keys = front.keys(gallery, deadline).await?;
     let references = canonicalise(&references, &keys.rotations);
     Ok(Pinned::new(Arc::clone(&gallery.policy), gallery.record.key_version, references).map_err(ResumeError::from)?)
 }
@@ -61,7 +62,7 @@ async fn identify(
         return Err(ClientError::field("purpose", "is required for an identification"));
     }
     validate_purpose(&request.purpose, &gallery.policy.policy)?;
-    let pinned = pinned(front, &gallery, request.references).await?;
+    let pinned = pinned(front, &gallery, request.references, deadline).await?;
     let shards = front.shards().ok_or(ClientError::NotReady("its shards are not placed yet"))?;
     tracing::info!(gallery = request.gallery, purpose = request.purpose, "identification");
 
@@ -118,7 +119,7 @@ async fn verify(
     let _place = front.admit().ok_or(ClientError::Overloaded { retry_after_ms: OVERLOAD_RETRY_MS })?;
     let (name, enrolment_id) = names(&request.gallery, &request.enrolment_id)?;
     let gallery = front.gallery(&request.gallery, deadline).await?;
-    let probe = pinned(front, &gallery, request.references).await?;
+    let probe = pinned(front, &gallery, request.references, deadline).await?;
     let read = front.read_with_templates(&name, &enrolment_id, deadline).await;
     let (record, references) = read.map_err(|error| match error {
         ResumeError::Call(CallError::NotFound) => {

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
+use semel_proto::v1::GetClusterStatusRequest;
+use semel_proto::v1::cluster_service_client::ClusterServiceClient;
 use semel_raft::{BarrierError, LogIndex, ProposeError, ReplicaId, Role, StoreError};
 use semel_raft_host::{
     ClusterId, Database, FreshGroup, GroupConfig, GroupStatus, GroupStore, GrpcTransport, Host, HostConfig, HostHandle,
@@ -17,11 +19,15 @@ use semel_workflow::{
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tonic::transport::Endpoint;
 
 use crate::config::{CoordinatorConfig, Voter};
+use crate::routes::Routes;
 
 /// The group's number, beyond every shard's.
 const GROUP: u64 = 1 << 32;
+/// How long another voter may take to say whom it knows.
+const ASK_WITHIN: Duration = Duration::from_secs(1);
 /// The pause between two tries of a proposal.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// The name under which the volume keeps the voters that the group was founded with.
@@ -83,6 +89,26 @@ fn transport_id(voters: &[Voter]) -> ClusterId {
     ClusterId(*hasher.finalize().as_bytes().first_chunk().expect("a BLAKE3 digest has 32 bytes"))
 }
 
+/// Refuses to found a replica on an empty volume where another voter already knows this one as a member: what it voted for and acknowledged
+/// was on the volume that was lost. Voters that do not answer are not waited for, so this finds a lost volume only while another
+/// coordinator runs.
+async fn refuse_if_known(voters: &[Voter], own: u64) -> anyhow::Result<()> {
+    let asked = voters.iter().filter(|voter| voter.id != own).map(|voter| async move {
+        let endpoint = Endpoint::from_shared(format!("http://{}", voter.address)).ok()?.connect_timeout(ASK_WITHIN);
+        let mut client = ClusterServiceClient::new(endpoint.connect_lazy());
+        let asking = client.get_cluster_status(GetClusterStatusRequest {});
+        Some(tokio::time::timeout(ASK_WITHIN, asking).await.ok()?.ok()?.into_inner())
+    });
+    let answers = futures::future::join_all(asked).await;
+    let known = answers.iter().flatten().any(|status| status.coordinators.iter().any(|known| known.coordinator == own));
+    ensure!(
+        !known,
+        "data: the folder is empty, but the other coordinators know coordinator {own} as a member; restore its folder, \
+         as membership cannot change yet"
+    );
+    Ok(())
+}
+
 impl Metadata {
     /// Opens this coordinator's replica on `database`.
     pub(crate) async fn open(
@@ -104,7 +130,10 @@ impl Metadata {
         transport.set_directory(directory);
         let ids: Vec<u8> = replicas.iter().flat_map(|replica| replica.get().to_le_bytes()).collect();
         let fresh = match database.identity(VOTERS)? {
-            None => FreshGroup::Bootstrap { voters: replicas },
+            None => {
+                refuse_if_known(&voters, config.id).await?;
+                FreshGroup::Bootstrap { voters: replicas }
+            }
             Some(founded) => {
                 ensure!(
                     founded == ids,
@@ -165,6 +194,7 @@ impl Metadata {
                         Err(_) => Err(MetadataError::Barrier(BarrierError::NotConfirmed)),
                     };
                 }
+                Ok(Err(error @ BarrierError::Stopped)) => return Err(MetadataError::Barrier(error)),
                 Ok(Err(error)) => last = error,
                 Err(_) => break,
             }
@@ -196,7 +226,10 @@ impl Metadata {
     }
 
     /// Founds the cluster if nobody has, and tells the others where this coordinator listens. Tries until it is done.
-    pub(crate) async fn initialise(&self, wanted: Cluster, address: &str) -> Cluster {
+    ///
+    /// # Errors
+    /// If this coordinator's replica has stopped.
+    pub(crate) async fn initialise(&self, wanted: Cluster, address: &str) -> anyhow::Result<Cluster> {
         let coordinator = Coordinator { id: self.id, address: address.to_owned() };
         loop {
             let deadline = Instant::now() + Duration::from_secs(5);
@@ -212,44 +245,44 @@ impl Metadata {
                         "the cluster was initialised with other numbers than the settings; they are fixed"
                     );
                 }
-                return cluster;
+                return Ok(cluster);
+            }
+            if let GroupStatus::Stopped { reason } = &*self.status.borrow() {
+                bail!("this coordinator's replica of the metadata group has stopped: {reason}");
             }
             tracing::debug!("waiting for a majority of coordinators");
+            tokio::time::sleep(RETRY_AFTER).await;
         }
     }
 
-    /// Places the shards once enough nodes have joined and no further one has for a moment; for as long as this coordinator leads.
-    pub(crate) async fn place_when_ready(&self) {
-        let mut views = self.views();
+    /// Places the shards once enough nodes report and no further one has begun to for a moment; for as long as this coordinator leads.
+    /// A node that joined and went away is not placed on: its replicas could not be moved.
+    pub(crate) async fn place_when_ready(&self, routes: &Routes) {
+        let mut before = Vec::new();
         loop {
-            let view = Arc::clone(&views.borrow_and_update().view);
-            let Some(cluster) = view.cluster().copied() else {
-                if views.changed().await.is_err() {
-                    return;
-                }
-                continue;
-            };
+            tokio::time::sleep(JOINED_QUIETLY_FOR).await;
+            let view = self.view();
             if view.is_placed() {
                 return;
             }
-            let nodes: Vec<_> = view.nodes().map(|node| node.node_id).collect();
-            // Nodes of one start join together: whoever comes within the pause is placed on as well.
-            if tokio::time::timeout(JOINED_QUIETLY_FOR, views.changed()).await.is_ok()
-                || nodes.len() < cluster.replicas_per_shard as usize
-                || !self.leads()
-            {
+            let Some(cluster) = view.cluster().copied() else { continue };
+            let live: Vec<_> = view.nodes().map(|node| node.node_id).filter(|node| routes.is_live(node.0)).collect();
+            let quiet = live == before;
+            before.clone_from(&live);
+            if !quiet || live.len() < cluster.replicas_per_shard as usize || !self.leads() {
                 continue;
             }
             let deadline = Instant::now() + Duration::from_secs(5);
-            match self.propose(&MetadataCommand::PlaceShards { nodes }, deadline).await {
-                Ok(_) => tracing::info!(shards = cluster.shards.get(), "shards placed"),
+            match self.propose(&MetadataCommand::PlaceShards { nodes: live }, deadline).await.map(refused) {
+                Ok(Ok(_)) => tracing::info!(shards = cluster.shards.get(), "shards placed"),
+                Ok(Err(refusal)) => tracing::warn!(%refusal, "shards not placed yet"),
                 Err(error) => tracing::warn!(%error, "shards not placed yet"),
             }
         }
     }
 }
 
-/// How long no node must have joined before the shards are placed.
+/// How long the set of reporting nodes must stay the same before the shards are placed.
 const JOINED_QUIETLY_FOR: Duration = Duration::from_millis(700);
 
 /// What a receipt refused, if it did.

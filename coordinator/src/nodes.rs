@@ -155,16 +155,21 @@ impl Nodes {
                     Code::NotFound if status.metadata().contains_key(NO_SUCH_RECORD) => {
                         return Err(CallError::NotFound);
                     }
-                    Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => {
+                    Code::InvalidArgument => {
                         return Err(CallError::Refused { shard, reason: status.message().to_owned() });
                     }
+                    // Another cluster's node at a reused address, or one of another version: the others may do.
+                    Code::FailedPrecondition | Code::Unimplemented => self.routes.suspect(&address),
                     // The node is there, and has not begun anything.
                     Code::ResourceExhausted => overloaded = true,
                     Code::NotFound => {}
                     Code::Unavailable if status.metadata().contains_key(NOTHING_PROPOSED) => {}
                     _ => {
                         outcome_unknown |= changes_state;
-                        self.routes.suspect(&address);
+                        // A call cut short by its caller says nothing of the node.
+                        if limit == PROPOSAL_ATTEMPT || status.code() == Code::Unavailable {
+                            self.routes.suspect(&address);
+                        }
                     }
                 }
                 reason = format!("{address}: {}", status.message());
@@ -269,6 +274,7 @@ impl Nodes {
         if !unplaced.is_empty() {
             shares.push((String::new(), unplaced));
         }
+        let limit = self.search_attempt;
         let asked = shares.into_iter().map(|(address, shards)| {
             let (reply, answer) = oneshot::channel();
             let refused = if address.is_empty() {
@@ -281,7 +287,11 @@ impl Nodes {
             async move {
                 let answered = match refused {
                     Some(reason) => Err(reason),
-                    None => answer.await.map_err(|_| "the search was given up"),
+                    // The queue counts: what waits behind a node that hangs is asked of another.
+                    None => match tokio::time::timeout(limit, answer).await {
+                        Ok(answered) => answered.map_err(|_| "the search was given up"),
+                        Err(_) => Err("no answer in time"),
+                    },
                 };
                 answered.unwrap_or_else(|reason| shards.iter().map(|&shard| unanswered(shard, reason)).collect())
             }

@@ -11,7 +11,7 @@ use semel_proto::internal::v1::{ReplicaReport, ReportRequest};
 use semel_proto::v1 as public;
 
 /// A node that failed to answer is asked last for this long.
-const SUSPECT_FOR: Duration = Duration::from_secs(1);
+const SUSPECT_FOR: Duration = Duration::from_secs(3);
 /// A node that has not reported for this long is shown as not live.
 pub(crate) const LIVE_WITHIN: Duration = Duration::from_secs(3);
 
@@ -75,6 +75,11 @@ impl Routes {
     /// The last report of every node that sent one.
     pub(crate) fn reports(&self) -> HashMap<[u8; 16], LastReport> {
         lock(&self.reports).clone()
+    }
+
+    /// Whether a node reported lately.
+    pub(crate) fn is_live(&self, node_id: [u8; 16]) -> bool {
+        lock(&self.reports).get(&node_id).is_some_and(|report| report.at.elapsed() < LIVE_WITHIN)
     }
 
     /// Notes that a node did not answer.

@@ -43,6 +43,9 @@ const SERVICES: [&str; 7] = [
     "semel.internal.v1.RaftService",
 ];
 
+/// The largest report of a node taken, in bytes.
+const REPORT_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// Runs a coordinator on `listener` until `shutdown` resolves.
 ///
 /// Health is served at once; the public services turn to SERVING when the metadata group has answered.
@@ -94,12 +97,15 @@ async fn run(
         .max_decoding_message_size(config.request_bytes_max);
     let identifications = IdentificationServiceServer::new(IdentificationServer::new(Arc::clone(&front)))
         .max_decoding_message_size(config.request_bytes_max);
+    // A report names every gallery of every replica.
+    let memberships = MembershipServiceServer::new(MembershipServer::new(Arc::clone(&front)))
+        .max_decoding_message_size(REPORT_BYTES_MAX);
     let services = Services::new(enrolments)
         .add_service(identifications)
         .add_service(GalleryServiceServer::new(GalleryServer::new(Arc::clone(&front))))
         .add_service(CaseServiceServer::new(CaseServer::new(Arc::clone(&front))))
         .add_service(ClusterServiceServer::new(ClusterServer::new(Arc::clone(&front))))
-        .add_service(MembershipServiceServer::new(MembershipServer::new(Arc::clone(&front))))
+        .add_service(memberships)
         .add_service(raft);
     let wanted = Cluster {
         cluster_id: semel_workflow::ClusterId(rand::random()),
@@ -108,7 +114,7 @@ async fn run(
     };
     let sweep_every = Duration::from_millis(config.sweep_ms);
     let background = async {
-        let cluster = metadata.initialise(wanted, &address).await;
+        let cluster = metadata.initialise(wanted, &address).await?;
         tracing::info!(cluster = %cluster.cluster_id, address, "coordinator ready");
         front.nodes.set_cluster(ClusterId(cluster.cluster_id.0));
         reporter.set_serving::<EnrolmentServiceServer<EnrolmentServer>>().await;
@@ -118,11 +124,12 @@ async fn run(
         reporter.set_serving::<ClusterServiceServer<ClusterServer>>().await;
         reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
         tokio::join!(
-            metadata.place_when_ready(),
+            metadata.place_when_ready(&front.nodes.routes),
             follow_map(&front),
             obligations::run(&front, outbox),
             sweep::run(&front, sweep_every),
         );
+        Ok(())
     };
     reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     let serving = server::serve(listener, services, health, &SERVICES, async move {
@@ -131,8 +138,8 @@ async fn run(
     });
     tokio::select! {
         served = serving => Ok(served?),
-        // Ends only when there is nothing left to follow, which is never.
-        () = background => Ok(()),
+        // Ends only with what keeps the coordinator from working.
+        ended = background => ended,
     }
 }
 

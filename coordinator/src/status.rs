@@ -75,6 +75,9 @@ impl ClientError {
         if let Self::Overloaded { retry_after_ms } = self {
             return Some(*retry_after_ms);
         }
+        if let Self::MetadataRefused(_) = self {
+            return None;
+        }
         match self.code() {
             Code::Unavailable | Code::ResourceExhausted => Some(OVERLOAD_RETRY_MS),
             _ => None,

@@ -7,6 +7,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use semel_index::{EnrolmentId, GalleryId};
 use semel_workflow::{LISTED_PER_SHARD_MAX, Outcome, Sweep, SweepLimits};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::convert;
@@ -52,27 +53,40 @@ impl Drop for InWork<'_> {
 
 /// Sweeps for as long as this coordinator leads the metadata group; until dropped.
 pub(crate) async fn run(front: &Front, every: Duration) {
-    let mut rounds = tokio::time::interval(every);
-    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut resumed = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            _ = rounds.tick() => {}
-            Some(()) = resumed.next() => continue,
+    // Two loops, so that a shard that does not list what it waits for holds up nothing that is being finished.
+    let (due, mut found) = mpsc::channel(1);
+    let listing = async {
+        let mut rounds = tokio::time::interval(every);
+        rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            rounds.tick().await;
+            if !front.metadata.leads() {
+                front.sweep.lock().forget();
+                continue;
+            }
+            list(front).await;
+            let keys = front.sweep.lock().tick();
+            if !keys.is_empty() && due.send(keys).await.is_err() {
+                return;
+            }
         }
-        if !front.metadata.leads() {
-            front.sweep.lock().forget();
-            continue;
+    };
+    let finishing = async {
+        let mut resumed = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                Some(()) = resumed.next() => {}
+                keys = found.recv() => {
+                    let Some(keys) = keys else { return };
+                    tracing::info!(enrolments = keys.len(), "finishing enrolments that were left behind");
+                    for (gallery, enrolment_id) in keys {
+                        resumed.push(resume(front, gallery, enrolment_id));
+                    }
+                }
+            }
         }
-        list(front).await;
-        let due = front.sweep.lock().tick();
-        if !due.is_empty() {
-            tracing::info!(enrolments = due.len(), "finishing enrolments that were left behind");
-        }
-        for (gallery, enrolment_id) in due {
-            resumed.push(resume(front, gallery, enrolment_id));
-        }
-    }
+    };
+    tokio::join!(listing, finishing);
 }
 
 /// Asks every shard what it waits for. A shard that does not answer is asked again in the next round.
@@ -102,7 +116,7 @@ async fn resume(front: &Front, gallery: GalleryId, enrolment_id: EnrolmentId) {
     let _in_work = front.sweep.begin((gallery.clone(), enrolment_id.clone()));
     match front.resume(&gallery, &enrolment_id).await {
         Ok(Outcome::Settled(_)) => tracing::debug!(%gallery, %enrolment_id, "finished"),
-        Ok(outcome) => tracing::debug!(%gallery, %enrolment_id, ?outcome, "not finished yet"),
+        Ok(_) => tracing::debug!(%gallery, %enrolment_id, "not finished yet"),
         Err(error) => tracing::debug!(%gallery, %enrolment_id, %error, "not finished yet"),
     }
 }

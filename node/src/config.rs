@@ -26,7 +26,7 @@ pub struct NodeConfig {
     pub engine: String,
     /// References at which a growing segment is sealed, 1,024 to 1,048,576.
     pub seal_at_references: usize,
-    /// The raft tick in milliseconds, 10 to 1,000. An election starts after 10 to 20 ticks without a leader.
+    /// The raft tick in milliseconds, 10 to 1,000. An election starts after 20 to 39 ticks without a leader.
     pub tick_ms: u64,
     /// Searches (requests of coordinators) that may wait or run at once, 1 to 65,536; more are refused.
     pub searches_max: usize,
@@ -59,7 +59,13 @@ impl NodeConfig {
 
     /// Checks every setting that can be checked without touching the machine.
     pub fn validate(&self) -> Result<(), SettingError> {
-        settings::listen_address("listen", &self.listen)?;
+        let listen = settings::listen_address("listen", &self.listen)?;
+        if listen.ip().is_unspecified() && self.advertise.is_empty() {
+            return Err(SettingError::new(
+                "advertise",
+                format!("is needed where `listen` is {}: others cannot dial that", self.listen),
+            ));
+        }
         if self.data.as_os_str().is_empty() {
             return Err(SettingError::new("data", "needs a folder"));
         }
@@ -89,6 +95,7 @@ mod tests {
     fn every_limit_is_checked_and_named() {
         check(|_| (), None);
         check(|c| c.listen = "localhost".to_owned(), Some("listen"));
+        check(|c| c.listen = "0.0.0.0:7411".to_owned(), Some("advertise"));
         check(|c| c.data = PathBuf::new(), Some("data"));
         check(|c| c.coordinators.clear(), Some("coordinators"));
         check(|c| c.search_threads = 1_025, Some("search_threads"));

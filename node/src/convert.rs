@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use semel_index::{
-    BinaryCodeSpec, ComparisonScore, EnrolmentId, GalleryId, KeyVersion, PolicyVersion, ProbeReference, SearchProbe,
-    ShardCount, ShardId, Slot, Template, TemplateSpec,
+    BinaryCodeSpec, ComparisonScore, EnrolmentId, GalleryId, KeyVersion, MISS_BUDGET_PPB_MAX, PolicyVersion,
+    ProbeReference, SearchProbe, ShardCount, ShardId, Slot, Template, TemplateSpec,
 };
 use semel_proto::internal::v1 as wire;
 use semel_proto::v1 as public;
@@ -147,6 +147,12 @@ fn canonical_reference_from(reference: wire::CanonicalReference) -> Checked<doma
 }
 
 pub(crate) fn probe(probe: wire::SearchProbe) -> Checked<SearchProbe> {
+    let miss_budget_ppb = probe.miss_budget_ppb;
+    // Absence is a fault too: no default here may be looser than what the probe's policy pins.
+    if !(1..=MISS_BUDGET_PPB_MAX).contains(&miss_budget_ppb) {
+        let reason = format!("is {miss_budget_ppb}, must be 1 to {MISS_BUDGET_PPB_MAX}");
+        return Err(CallError::invalid("miss_budget_ppb", reason));
+    }
     let references = probe.references.into_iter().map(|probe| {
         let reference = probe.reference.ok_or_else(|| CallError::invalid("reference", "is required"))?;
         let spec = template_spec(reference.spec.as_ref())?;
@@ -155,6 +161,7 @@ pub(crate) fn probe(probe: wire::SearchProbe) -> Checked<SearchProbe> {
             spec,
             template: template(&spec, &reference.template)?,
             threshold: score("threshold_micros", probe.threshold_micros)?,
+            miss_budget_ppb,
         })
     });
     let exclude = match probe.exclude_enrolment_id.as_str() {
@@ -437,5 +444,26 @@ fn candidate(candidate: &semel_index::Candidate, probe: &SearchProbe) -> public:
         enrolment_id: candidate.enrolment_id.to_string(),
         margin_micros: candidate.margin,
         comparisons: comparisons.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_without_a_permitted_miss_budget_is_invalid() {
+        let asked = |miss_budget_ppb| {
+            let (gallery, candidates_max) = ("people".to_owned(), 1);
+            probe(wire::SearchProbe { gallery, candidates_max, miss_budget_ppb, ..wire::SearchProbe::default() })
+        };
+        for miss_budget_ppb in [0, 1_000_001, u32::MAX] {
+            let error = asked(miss_budget_ppb).expect_err("refused");
+            let message = tonic::Status::from(error).message().to_owned();
+            assert!(message.contains("miss_budget_ppb") && message.contains("must be 1 to 1000000"), "{message}");
+        }
+        for miss_budget_ppb in [1, 1_000_000] {
+            asked(miss_budget_ppb).expect("permitted");
+        }
     }
 }

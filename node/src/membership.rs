@@ -24,13 +24,12 @@ const JOIN_AGAIN_AFTER: Duration = Duration::from_millis(300);
 /// How long a coordinator may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
-/// Asks one coordinator after another until the node has joined. Fails only where trying again cannot help.
+/// Asks one coordinator after another until one has let the node in, or back in. Fails only where trying again cannot help.
 pub(crate) async fn join(database: &Database, coordinators: &[String], address: &str) -> anyhow::Result<ClusterId> {
     let identity = Identity::of(database);
-    let known = identity.cluster()?;
     let request = JoinRequest {
         node_id: Bytes::copy_from_slice(&identity.node_id()?),
-        cluster_id: known.map(|cluster| Bytes::copy_from_slice(&cluster.0)).unwrap_or_default(),
+        cluster_id: identity.cluster()?.map(|cluster| Bytes::copy_from_slice(&cluster.0)).unwrap_or_default(),
         address: address.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         replicas_held: u32::try_from(database.groups()?.len()).unwrap_or(u32::MAX),
@@ -55,10 +54,6 @@ pub(crate) async fn join(database: &Database, coordinators: &[String], address: 
                 }
             }
         }
-        if let Some(cluster) = known {
-            // A member does not need a coordinator to serve what it was last assigned.
-            return Ok(cluster);
-        }
         tokio::time::sleep(JOIN_AGAIN_AFTER).await;
     }
 }
@@ -76,24 +71,34 @@ async fn ask_to_join(coordinator: &str, request: &JoinRequest) -> Result<Cluster
 fn client(coordinator: &str) -> Result<MembershipServiceClient<Channel>, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{coordinator}"))
         .map_err(|error| Status::invalid_argument(format!("coordinators: `{coordinator}`: {error}")))?;
-    Ok(MembershipServiceClient::new(endpoint.connect_timeout(ANSWER_WITHIN).connect_lazy()))
+    let endpoint = endpoint
+        .connect_timeout(ANSWER_WITHIN)
+        .http2_keep_alive_interval(ANSWER_WITHIN)
+        .keep_alive_timeout(ANSWER_WITHIN)
+        .keep_alive_while_idle(true);
+    Ok(MembershipServiceClient::new(endpoint.connect_lazy()))
 }
 
-/// Opens what the volume remembers, then reports to every coordinator and opens what they assign. Runs until dropped.
+/// Opens what the volume remembers, joins again, reports to every coordinator and opens what they assign. Runs until dropped; ends only
+/// with what keeps the node out of its cluster.
 pub(crate) async fn follow(
     database: Arc<Database>,
     replicas: Arc<Replicas>,
     cluster: ClusterId,
     coordinators: Vec<String>,
-) {
+    address: String,
+) -> anyhow::Result<()> {
     if let Err(error) = reopen(&database, &replicas).await {
         tracing::error!(error = format!("{error:#}"), "what the volume remembers could not all be opened");
     }
-    let reports = coordinators.into_iter().map(|coordinator| {
-        let (database, replicas) = (Arc::clone(&database), Arc::clone(&replicas));
-        async move { report_to(&coordinator, &database, &replicas, cluster).await }
-    });
-    futures::future::join_all(reports).await;
+    // A member serves what it was last assigned before any coordinator answers. It joins again all the same: its address may be another.
+    let joining = async { join(&database, &coordinators, &address).await.map(|_| ()) };
+    let reporting = async {
+        let reports = coordinators.iter().map(|coordinator| report_to(coordinator, &database, &replicas, cluster));
+        futures::future::join_all(reports).await;
+        Ok(())
+    };
+    tokio::try_join!(joining, reporting).map(|_| ())
 }
 
 async fn reopen(database: &Database, replicas: &Replicas) -> anyhow::Result<()> {

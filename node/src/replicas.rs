@@ -36,6 +36,8 @@ pub(crate) struct Replicas {
     transport: GrpcTransport,
     catalogue: CatalogueConfig,
     hosted: RwLock<BTreeMap<u32, Arc<HostedShard>>>,
+    /// One assignment at a time: a second opener of a shard would install a view that no publisher feeds.
+    assigning: tokio::sync::Mutex<()>,
     directory: std::sync::Mutex<Directory>,
     sealers: std::sync::Mutex<JoinSet<()>>,
 }
@@ -53,6 +55,7 @@ impl Replicas {
             transport,
             catalogue,
             hosted: RwLock::default(),
+            assigning: tokio::sync::Mutex::default(),
             directory: std::sync::Mutex::default(),
             sealers: std::sync::Mutex::default(),
         })
@@ -78,6 +81,7 @@ impl Replicas {
     /// gone they are refused, because what they voted for and acknowledged is gone too.
     pub(crate) async fn assign(&self, assigned: &ReportResponse, held: &BTreeSet<u64>) -> anyhow::Result<()> {
         let Some(shards) = ShardCount::new(assigned.shards_count) else { return Ok(()) };
+        let _assigning = self.assigning.lock().await;
         self.learn_addresses(&assigned.assignments);
         let mut failed = Ok(());
         for assignment in &assigned.assignments {

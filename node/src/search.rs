@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::future::join_all;
 use semel_index::{SearchProbe, ShardSearch};
@@ -13,6 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::replicas::HostedShard;
 use crate::shard_view::ShardMoment;
 
+/// How long a shard's barrier and catalogue may take; the coordinator then asks another replica.
+const CURRENT_WITHIN: Duration = Duration::from_secs(1);
+
 /// Why a shard gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SearchError {
@@ -22,6 +26,12 @@ pub(crate) enum SearchError {
     /// The catalogue and the replicated counts disagree: the replica must not answer.
     #[error("counts of gallery {gallery} do not add up: {counted} searched or passed over, {recorded} recorded")]
     Counts { gallery: String, counted: u64, recorded: u64 },
+    /// The group had no leader, or the catalogue did not reach the barrier, for too long.
+    #[error("the shard could not be brought up to date in time")]
+    NotCurrent,
+    /// The scan panicked. The log says so; the message does not, as it might hold a template.
+    #[error("the scan failed")]
+    Panicked,
     /// Nobody waits for the answer any more.
     #[error("the search was given up")]
     GivenUp,
@@ -46,8 +56,12 @@ pub(crate) struct SearchPool {
 
 impl SearchPool {
     pub(crate) fn new(threads: usize, requests_max: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
-        let threads =
-            rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("search-{n}")).build()?;
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|n| format!("search-{n}"))
+            // The scan's sender is dropped, which its shard reports. Without a handler the whole node would abort.
+            .panic_handler(|_| tracing::error!("a scan panicked; its shard counts as silent"))
+            .build()?;
         Ok(Self { threads, requests: Arc::new(Semaphore::new(requests_max)) })
     }
 
@@ -69,8 +83,13 @@ impl SearchPool {
             let probes = Arc::clone(&probes);
             let flag = Arc::clone(&given_up.0);
             async move {
-                let barrier = host.barrier(shard.group()).await?;
-                let moment = shard.view.reached(barrier).await;
+                let current = async {
+                    let barrier = host.barrier(shard.group()).await?;
+                    Ok::<_, SearchError>(shard.view.reached(barrier).await)
+                };
+                // A shard without a leader must not hold up the answers of the others.
+                let moment =
+                    tokio::time::timeout(CURRENT_WITHIN, current).await.map_err(|_| SearchError::NotCurrent)??;
                 self.scan(moment, probes, flag).await
             }
         }))
@@ -93,7 +112,7 @@ impl SearchPool {
             // The caller may have gone meanwhile.
             let _ = sender.send(answers);
         });
-        receiver.await.unwrap_or(Err(SearchError::GivenUp))
+        receiver.await.unwrap_or(Err(SearchError::Panicked))
     }
 }
 

@@ -12,8 +12,10 @@ use semel_raft::StateMachine as _;
 use semel_raft_host::{Database, EXCHANGE_BYTES_MAX, GrpcTransport, Host, HostConfig, RaftServer, server};
 use semel_shard::ShardMachine;
 use tokio::net::TcpListener;
+use tonic_health::ServingStatus;
 
 use crate::config::NodeConfig;
+use crate::identity::Identity;
 use crate::membership;
 use crate::replicas::Replicas;
 use crate::search::SearchPool;
@@ -23,7 +25,7 @@ const SERVICES: [&str; 2] = ["semel.internal.v1.ShardService", "semel.internal.v
 
 /// Runs a node on `listener` until `shutdown` resolves: joins the cluster, hosts what the coordinators assign, serves.
 ///
-/// Health is served at once; it turns to SERVING when the node has joined.
+/// Nothing is served before the node is a member; a member that starts again serves at once, whether or not a coordinator answers.
 ///
 /// # Errors
 /// What keeps the node from running: settings, the volume, or a cluster that refuses it.
@@ -45,12 +47,19 @@ pub async fn serve(
         // The node may have ended by itself.
         let _ = stop.send(true);
     });
-    let mut until_stopped = stopped.clone();
-    let cluster = tokio::select! {
-        joined = membership::join(&database, &config.coordinators, &address) => joined?,
-        _ = until_stopped.wait_for(|stop| *stop) => return Ok(()),
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_service_status("", ServingStatus::NotServing).await;
+    let cluster = match Identity::of(&database).cluster()? {
+        Some(cluster) => cluster,
+        None => {
+            let mut until_stopped = stopped.clone();
+            tokio::select! {
+                joined = membership::join(&database, &config.coordinators, &address) => joined?,
+                _ = until_stopped.wait_for(|stop| *stop) => return Ok(()),
+            }
+        }
     };
-    tracing::info!(cluster = ?cluster, address, "joined");
+    tracing::info!(cluster = ?cluster, address, "member of the cluster");
 
     let transport = GrpcTransport::new(tokio::runtime::Handle::current());
     let host_config =
@@ -65,15 +74,11 @@ pub async fn serve(
         threads => threads,
     };
     let pool = Arc::new(SearchPool::new(threads, config.searches_max).context("start the search pool")?);
-    let follow = tokio::spawn(membership::follow(
-        Arc::clone(&database),
-        Arc::clone(&replicas),
-        cluster,
-        config.coordinators.clone(),
-    ));
+    let follow =
+        membership::follow(Arc::clone(&database), Arc::clone(&replicas), cluster, config.coordinators.clone(), address);
 
-    let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<ShardServiceServer<ShardServer>>().await;
+    reporter.set_service_status("", ServingStatus::Serving).await;
     let shard_service = ShardServiceServer::new(ShardServer::new(cluster, Arc::clone(&replicas), pool))
         .max_decoding_message_size(config.request_bytes_max)
         .max_encoding_message_size(usize::MAX);
@@ -81,12 +86,14 @@ pub async fn serve(
         RaftServiceServer::new(RaftServer::new(host.handle())).max_decoding_message_size(EXCHANGE_BYTES_MAX);
     let routes = tonic::service::Routes::new(shard_service).add_service(raft_service);
     let mut until_stopped = stopped;
-    let served = server::serve(listener, routes, health, &SERVICES, async move {
+    let serving = server::serve(listener, routes, health, &SERVICES, async move {
         // A sender that has gone means the same: stop.
         let _ = until_stopped.wait_for(|stop| *stop).await;
-    })
-    .await;
-    follow.abort();
+    });
+    let ended = tokio::select! {
+        served = serving => served.map_err(anyhow::Error::from),
+        followed = follow => followed,
+    };
     host.shutdown().await;
-    Ok(served?)
+    ended
 }

@@ -83,16 +83,15 @@ impl ShardServer {
         if request.probes.is_empty() || request.probes.len() > PROBES_PER_REQUEST_MAX {
             return Err(CallError::invalid("probes", format!("must hold 1 to {PROBES_PER_REQUEST_MAX}")));
         }
-        let budgets: Vec<u32> = request.probes.iter().map(|probe| probe.miss_budget_ppb).collect();
         let probes = request.probes.into_iter().map(convert::probe).collect::<Result<Vec<_>, _>>()?;
         let probes = Arc::new(probes);
         let _place = self.pool.admit()?;
         let (hosted, missing): (Vec<_>, Vec<_>) =
             request.shards.iter().map(|&shard| self.replicas.get(shard).ok_or(shard)).partition(Result::is_ok);
         let hosted: Vec<Arc<HostedShard>> = hosted.into_iter().flatten().collect();
-        for (probe, &budget) in probes.iter().zip(&budgets) {
+        for probe in probes.iter() {
             for (reference, hosted) in probe.references.iter().flat_map(|r| hosted.iter().map(move |h| (r, h))) {
-                hosted.view.searched_under(&probe.gallery, reference.slot, reference.threshold, budget);
+                hosted.view.searched_under(&probe.gallery, reference);
             }
         }
         let answers = self.pool.search(self.replicas.host(), &hosted, Arc::clone(&probes)).await;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use semel_index::{
-    Calibration, Catalogue, CatalogueConfig, CatalogueSnapshot, ComparisonScore, EnrolmentId, GalleryId, SealJob,
-    Sealed, Slot, StagedEnrolment,
+    Calibration, Catalogue, CatalogueConfig, CatalogueSnapshot, ComparisonScore, EnrolmentId, GalleryId, ProbeReference,
+    SealJob, Sealed, Slot, StagedEnrolment,
 };
 use semel_raft::{LogIndex, StoreError};
 use semel_raft_host::{GroupStore, Publisher};
@@ -17,7 +17,8 @@ const VERDICT_WAITERS_MAX: usize = 16_384;
 
 /// Enrolments that are put into the catalogue together when it is built from the rows.
 const REPLAYED_TOGETHER: usize = 1_024;
-/// Thresholds that the segments of one slot are calibrated for; a policy that changes oftener is searched exactly for its older versions.
+/// Thresholds that the segments of one slot are calibrated for, the newest; older policy versions that are still searched under may be
+/// searched exactly.
 const THRESHOLDS_MAX: usize = 8;
 
 type EnrolmentKey = (GalleryId, EnrolmentId);
@@ -99,28 +100,16 @@ impl ShardView {
 
     /// Learns under which threshold and miss budget a slot is searched, so that its segments can be calibrated for them. Until they
     /// are, a search under them scans exactly.
-    pub(crate) fn searched_under(
-        &self,
-        gallery: &GalleryId,
-        slot: Slot,
-        threshold: ComparisonScore,
-        miss_budget_ppb: u32,
-    ) {
+    pub(crate) fn searched_under(&self, gallery: &GalleryId, reference: &ProbeReference) {
+        let ProbeReference { slot, threshold, miss_budget_ppb, .. } = *reference;
         let mut calibrations = lock(&self.calibrations);
-        let calibration = calibrations.entry((gallery.clone(), slot)).or_default();
-        if calibration.miss_budget_ppb == miss_budget_ppb && calibration.thresholds.contains(&threshold) {
-            return;
+        let calibration = calibrations
+            .entry((gallery.clone(), slot))
+            .or_insert_with(|| Calibration { thresholds: Vec::new(), miss_budget_ppb });
+        if extend(calibration, threshold, miss_budget_ppb) {
+            // Both locks are held, so that no earlier calibration overtakes this one on its way to the catalogue.
+            lock(&self.catalogue).set_calibration(gallery, slot, calibration.clone());
         }
-        calibration.miss_budget_ppb = miss_budget_ppb;
-        if !calibration.thresholds.contains(&threshold) {
-            if calibration.thresholds.len() == THRESHOLDS_MAX {
-                calibration.thresholds.remove(0);
-            }
-            calibration.thresholds.push(threshold);
-        }
-        let calibration = calibration.clone();
-        drop(calibrations);
-        lock(&self.catalogue).set_calibration(gallery, slot, calibration);
     }
 
     /// Segments that have grown enough to be sealed, each a job for another thread.
@@ -176,6 +165,26 @@ impl ShardView {
     }
 }
 
+/// Makes a calibration serve searches under this threshold and miss budget too; whether it changed.
+///
+/// It only ever gets stricter: cuts that keep the smaller of two budgets keep both, so two policy versions in flight settle on one
+/// calibration rather than have each other's undone. The price is that after a policy was loosened, segments propose a little more
+/// than they need to until the view is built again.
+fn extend(calibration: &mut Calibration, threshold: ComparisonScore, miss_budget_ppb: u32) -> bool {
+    let stricter = miss_budget_ppb < calibration.miss_budget_ppb;
+    if stricter {
+        calibration.miss_budget_ppb = miss_budget_ppb;
+    }
+    let new = !calibration.thresholds.contains(&threshold);
+    if new {
+        if calibration.thresholds.len() == THRESHOLDS_MAX {
+            calibration.thresholds.remove(0);
+        }
+        calibration.thresholds.push(threshold);
+    }
+    stricter || new
+}
+
 /// Nothing that holds these locks panics half-way through a change.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -201,5 +210,60 @@ impl Publisher<ShardMachine> for ViewPublisher {
 
     fn publish(&mut self, applied: LogIndex, publications: Vec<(LogIndex, Vec<Publication>)>) {
         self.view.take_in(applied, publications);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn score(micros: i32) -> ComparisonScore {
+        ComparisonScore::from_micros(micros).expect("in range")
+    }
+
+    /// Searches under two versions of a policy once had every segment calibrated again at each turn.
+    #[test]
+    fn two_policy_versions_in_flight_settle_on_one_calibration() {
+        for (old, new) in [((400_000, 30_000), (400_000, 1_000)), ((400_000, 1_000), (450_000, 30_000))] {
+            let mut calibration = Calibration { thresholds: Vec::new(), miss_budget_ppb: old.1 };
+            let mut changes = 0;
+            for (threshold, budget) in [old, new].into_iter().cycle().take(20) {
+                changes += usize::from(extend(&mut calibration, score(threshold), budget));
+            }
+            assert_eq!(changes, 2, "once for each version");
+            assert_eq!(calibration.miss_budget_ppb, 1_000);
+        }
+    }
+
+    #[test]
+    fn the_newest_thresholds_are_calibrated_for() {
+        let mut calibration = Calibration::default();
+        let versions = 0..THRESHOLDS_MAX as i32 + 3;
+        for threshold in versions.clone() {
+            assert!(extend(&mut calibration, score(threshold), 30_000));
+        }
+        assert_eq!(calibration.thresholds, versions.skip(3).map(score).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_slots_first_search_sets_its_budget_and_later_ones_only_tighten_it() {
+        let view = ShardView::new(CatalogueConfig::default());
+        let gallery = GalleryId::try_from("people").expect("valid");
+        let slot = Slot::from_codes(1, 0).expect("exists");
+        let template = semel_index::CanonicalEmbedding::from_f32(&[1.0, 2.0]).expect("valid");
+        let mut reference = ProbeReference {
+            slot,
+            spec: semel_index::TemplateSpec::Embedding { dimension: 2 },
+            template: semel_index::Template::Embedding(template),
+            threshold: score(400_000),
+            miss_budget_ppb: 1_000_000,
+        };
+        for (asked, kept) in [(1_000_000, 1_000_000), (5_000, 5_000), (1_000_000, 5_000)] {
+            reference.miss_budget_ppb = asked;
+            view.searched_under(&gallery, &reference);
+            let calibrations = lock(&view.calibrations);
+            let expected = Calibration { thresholds: vec![score(400_000)], miss_budget_ppb: kept };
+            assert_eq!(calibrations.get(&(gallery.clone(), slot)), Some(&expected));
+        }
     }
 }

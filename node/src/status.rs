@@ -47,10 +47,10 @@ impl From<CallError> for Status {
             CallError::Overload(_) => (Code::ResourceExhausted, None),
             CallError::Store(_) => (Code::Internal, None),
             CallError::Propose(propose) => match propose {
-                ProposeError::NoLeader => (Code::Unavailable, Some(NOTHING_PROPOSED)),
+                ProposeError::NoLeader | ProposeError::Stopped => (Code::Unavailable, Some(NOTHING_PROPOSED)),
                 ProposeError::TooManyPending => (Code::ResourceExhausted, Some(NOTHING_PROPOSED)),
                 ProposeError::TooLarge { .. } => (Code::InvalidArgument, None),
-                ProposeError::Unknown | ProposeError::Stopped => (Code::Unavailable, None),
+                ProposeError::Unknown => (Code::Unavailable, None),
             },
             CallError::Barrier(barrier) => match barrier {
                 BarrierError::NotConfirmed | BarrierError::Stopped => (Code::Unavailable, Some(NOTHING_PROPOSED)),

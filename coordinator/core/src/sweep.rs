@@ -35,6 +35,8 @@ pub struct Sweep<K> {
     tick: u64,
     shards: BTreeMap<ShardId, BTreeMap<K, Sighting>>,
     in_flight: BTreeSet<K>,
+    /// Of these, the ones that a tick began: only they count against the limit, so that busy clients do not starve what was left behind.
+    swept: BTreeSet<K>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +49,7 @@ struct Sighting {
 impl<K: Ord + Clone> Sweep<K> {
     /// A sweep that has seen nothing.
     pub fn new(limits: SweepLimits) -> Self {
-        Self { limits, tick: 0, shards: BTreeMap::new(), in_flight: BTreeSet::new() }
+        Self { limits, tick: 0, shards: BTreeMap::new(), in_flight: BTreeSet::new(), swept: BTreeSet::new() }
     }
 
     /// Takes in a shard's list of what it waits for. What is no longer listed is done and forgotten.
@@ -74,6 +76,7 @@ impl<K: Ord + Clone> Sweep<K> {
     /// Notes that driving an item ended. If it is still listed later, it ages anew, behind all others.
     pub fn ended(&mut self, item: &K) {
         self.in_flight.remove(item);
+        self.swept.remove(item);
         for seen in self.shards.values_mut() {
             if let Some(sighting) = seen.get_mut(item) {
                 *sighting = Sighting { since: self.tick, times: 1 };
@@ -85,7 +88,7 @@ impl<K: Ord + Clone> Sweep<K> {
     /// flight, within the limits.
     pub fn tick(&mut self) -> Vec<K> {
         self.tick += 1;
-        let room = self.limits.in_flight_max.saturating_sub(self.in_flight.len()).min(self.limits.begun_per_tick_max);
+        let room = self.limits.in_flight_max.saturating_sub(self.swept.len()).min(self.limits.begun_per_tick_max);
         let mut due: Vec<(u64, &K)> = Vec::new();
         for (item, sighting) in self.shards.values().flatten() {
             let old = self.tick - sighting.since >= self.limits.age_ticks_min;
@@ -96,6 +99,7 @@ impl<K: Ord + Clone> Sweep<K> {
         due.sort();
         let due: Vec<K> = due.into_iter().take(room).map(|(_, item)| item.clone()).collect();
         self.in_flight.extend(due.iter().cloned());
+        self.swept.extend(due.iter().cloned());
         due
     }
 
@@ -130,6 +134,16 @@ mod tests {
         assert_eq!(sweep.tick(), [7]);
         sweep.listed(SHARD, [7, 8]);
         assert_eq!(sweep.tick(), [8]);
+    }
+
+    #[test]
+    fn what_others_drive_takes_no_room() {
+        let mut sweep = sweep(2, 2);
+        (100..200).for_each(|item| sweep.begun(item));
+        sweep.listed(SHARD, [7]);
+        assert_eq!(sweep.tick(), []);
+        sweep.listed(SHARD, [7]);
+        assert_eq!(sweep.tick(), [7]);
     }
 
     #[test]

@@ -20,13 +20,18 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{ClusterId, Envelope, HostHandle, Transport};
 
-/// Batches that may wait for one destination; a batch is what one loop of the host had for it.
-const BATCHES_QUEUED_MAX: usize = 256;
+/// Batches that may wait for one destination.
+const BATCHES_QUEUED_MAX: usize = 64;
+/// A batch is closed once it holds this many bytes of messages, far below what a receiver takes.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// How often a silent connection is tried, and how long the answer may take: a link that a partition cut must not wait for TCP's own,
+/// minutes-long patience once it is healed.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// How long to wait before a broken stream is opened again.
 const RECONNECT_AFTER: Duration = Duration::from_millis(200);
 /// How long a connection attempt may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
-/// The largest batch taken in, in bytes; a raft message holds at most 1 MiB of entries or one larger entry.
+/// The largest batch taken in, in bytes. Batches are closed at 4 MiB, and a raft message holds at most 1 MiB of entries or one larger entry.
 pub const EXCHANGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Where each replica of the cluster listens, host:port.
@@ -47,9 +52,7 @@ struct Inner {
 impl GrpcTransport {
     /// Starts without knowing any replica; streams run on `runtime` and end with it.
     pub fn new(runtime: tokio::runtime::Handle) -> Self {
-        Self {
-            inner: Arc::new(Inner { directory: ArcSwap::default(), links: Mutex::default(), runtime }),
-        }
+        Self { inner: Arc::new(Inner { directory: ArcSwap::default(), links: Mutex::default(), runtime }) }
     }
 
     /// Replaces what is known of where replicas listen. Streams to addresses that are gone end.
@@ -60,6 +63,13 @@ impl GrpcTransport {
         let addresses: std::collections::HashSet<&String> = directory.values().collect();
         self.inner.links.lock().expect("no holder panics").retain(|address, _| addresses.contains(address));
         self.inner.directory.store(Arc::new(directory));
+    }
+
+    fn hand_over(&self, address: &str, batch: Batch) {
+        // A full queue means a destination that does not keep up: dropping is what a slow network would do.
+        if self.link(address).try_send(batch.request).is_err() {
+            tracing::debug!(address, "raft messages dropped: the destination does not keep up");
+        }
     }
 
     fn link(&self, address: &str) -> mpsc::Sender<wire::ExchangeRequest> {
@@ -77,33 +87,46 @@ impl GrpcTransport {
 impl Transport for GrpcTransport {
     fn send(&self, envelopes: Vec<Envelope>) {
         let directory = self.inner.directory.load();
-        let mut batches: HashMap<&String, wire::ExchangeRequest> = HashMap::new();
+        let mut batches: HashMap<&String, Batch> = HashMap::new();
         for envelope in envelopes {
             let Some(address) = directory.get(&envelope.to) else { continue };
-            let batch = batches.entry(address).or_insert_with(|| wire::ExchangeRequest {
-                cluster_id: Bytes::copy_from_slice(&envelope.cluster.0),
-                envelopes: Vec::new(),
-            });
-            batch.envelopes.push(wire::Envelope {
+            let batch = batches.entry(address).or_default();
+            batch.bytes += envelope.message.len();
+            batch.request.cluster_id = Bytes::copy_from_slice(&envelope.cluster.0);
+            batch.request.envelopes.push(wire::Envelope {
                 group: envelope.group,
                 from_replica: envelope.from.get(),
                 to_replica: envelope.to.get(),
                 message: envelope.message,
             });
+            if batch.bytes >= BATCH_BYTES {
+                self.hand_over(address, std::mem::take(batch));
+            }
         }
         for (address, batch) in batches {
-            // A full queue means a destination that does not keep up: dropping is what a slow network would do.
-            if self.link(address).try_send(batch).is_err() {
-                tracing::debug!(address, "raft messages dropped: the destination does not keep up");
+            if !batch.request.envelopes.is_empty() {
+                self.hand_over(address, batch);
             }
         }
     }
 }
 
+/// Messages for one address, as far as they are gathered.
+#[derive(Default)]
+struct Batch {
+    bytes: usize,
+    request: wire::ExchangeRequest,
+}
+
 /// Carries batches to one address until the transport forgets it.
 async fn run_link(address: String, mut batches: mpsc::Receiver<wire::ExchangeRequest>) {
     let endpoint = match Endpoint::from_shared(format!("http://{address}")) {
-        Ok(endpoint) => endpoint.connect_timeout(CONNECT_WITHIN).tcp_nodelay(true),
+        Ok(endpoint) => endpoint
+            .connect_timeout(CONNECT_WITHIN)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true),
         Err(error) => {
             tracing::error!(address, %error, "raft peer has an address that cannot be dialled");
             return;

@@ -50,7 +50,7 @@ pub fn within(setting: &'static str, value: u64, min: u64, max: u64) -> Result<(
 
 /// Checks that `value` is an address to listen on, such as `0.0.0.0:7400`.
 pub fn listen_address(setting: &'static str, value: &str) -> Result<std::net::SocketAddr, SettingError> {
-    value.parse().map_err(|_| {
-        SettingError::new(setting, format!("`{value}` is not an address and port, such as 0.0.0.0:7400"))
-    })
+    value
+        .parse()
+        .map_err(|_| SettingError::new(setting, format!("`{value}` is not an address and port, such as 0.0.0.0:7400")))
 }

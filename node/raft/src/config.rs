@@ -39,7 +39,8 @@ pub struct ReplicaConfig {
     /// Entries in one message to a follower or in one forwarded proposal, in bytes; a single larger entry still goes.
     /// Default 1 MiB.
     pub append_bytes_max: u64,
-    /// Messages with entries that may be on their way to one follower. Default 256.
+    /// Messages with entries that may be on their way to one follower, so that one far behind is not sent hundreds of MiB at once.
+    /// Default 16.
     pub appends_inflight_max: usize,
     /// Entries a leader may hold that are not yet committed, in bytes. Default 16 MiB; at least `append_bytes_max`.
     pub uncommitted_bytes_max: u64,
@@ -64,7 +65,7 @@ impl ReplicaConfig {
             barrier_attempts_max: 5,
             entry_cache_bytes_max: 4 << 20,
             append_bytes_max: 1 << 20,
-            appends_inflight_max: 256,
+            appends_inflight_max: 16,
             uncommitted_bytes_max: 16 << 20,
             apply_bytes_max: 4 << 20,
         }
