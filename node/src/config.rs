@@ -116,7 +116,8 @@ mod tests {
         assert_eq!((config.listen.as_str(), config.tick_ms), ("127.0.0.1:2", 80));
 
         std::fs::write(&file, "lissten = \"127.0.0.1:1\"\n").expect("written");
-        let error = NodeConfig::load(Some(&file), ()).expect_err("unknown setting");
+        let no_flags = std::collections::BTreeMap::<&str, &str>::new();
+        let error = NodeConfig::load(Some(&file), no_flags).expect_err("unknown setting");
         assert!(error.to_string().contains("lissten"), "{error}");
     }
 }

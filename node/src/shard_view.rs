@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use semel_index::{
-    Calibration, Catalogue, CatalogueConfig, CatalogueSnapshot, ComparisonScore, EnrolmentId, GalleryId, ProbeReference,
-    SealJob, Sealed, Slot, StagedEnrolment,
+    Calibration, Catalogue, CatalogueConfig, CatalogueSnapshot, ComparisonScore, EnrolmentId, GalleryId,
+    ProbeReference, SealJob, Sealed, Slot, StagedEnrolment,
 };
 use semel_raft::{LogIndex, StoreError};
 use semel_raft_host::{GroupStore, Publisher};
@@ -249,7 +249,7 @@ mod tests {
     fn a_slots_first_search_sets_its_budget_and_later_ones_only_tighten_it() {
         let view = ShardView::new(CatalogueConfig::default());
         let gallery = GalleryId::try_from("people").expect("valid");
-        let slot = Slot::from_codes(1, 0).expect("exists");
+        let slot = Slot::from_codes(1, 1).expect("exists");
         let template = semel_index::CanonicalEmbedding::from_f32(&[1.0, 2.0]).expect("valid");
         let mut reference = ProbeReference {
             slot,
