@@ -57,6 +57,7 @@ fn measure(references: usize, spec: TemplateSpec, name: &str, modality: Modality
                 spec,
                 template: template(&spec, &mut random),
                 threshold: semel_index::ComparisonScore::from_micros(650_000).expect("in range"),
+                miss_budget_ppb: semel_index::MISS_BUDGET_PPB_DEFAULT,
             }],
             exclude: None,
             candidates_max: 16,

@@ -161,7 +161,8 @@ impl Catalogue {
     }
 
     /// Sets how segments of a gallery's slot are calibrated, from its policy. Segments built otherwise are calibrated
-    /// again by the next jobs; until then they are scanned exactly for thresholds they have no cut for.
+    /// again by the next jobs; until then they are scanned exactly for thresholds they have no cut for, and for
+    /// probes whose miss budget is smaller than the cuts'.
     pub fn set_calibration(&mut self, gallery: &GalleryId, slot: Slot, calibration: Calibration) {
         if *self.calibration(gallery, slot) == calibration {
             return;

@@ -46,7 +46,8 @@ pub use rows::EnrolmentOrdinal;
 pub use score::ComparisonScore;
 pub use search::{Cancelled, Candidate, ProbeReference, SearchProbe, ShardSearch};
 pub use segment::{
-    BuildError, Calibration, CollectionKey, Engine, ExactEngine, MISS_BUDGET_PPB_DEFAULT, Proposal, Segment,
+    BuildError, Calibration, CollectionKey, Engine, ExactEngine, MISS_BUDGET_PPB_DEFAULT, MISS_BUDGET_PPB_MAX,
+    Proposal, Segment,
 };
 pub use slot::{Modality, Position, SLOTS, SLOTS_MAX, Slot, SlotMask};
 pub use template::{

@@ -48,6 +48,9 @@ pub struct ProbeReference {
     pub template: Template,
     /// The score from which a pair of this slot makes a candidate.
     pub threshold: ComparisonScore,
+    /// The share of mates that a sealed segment may miss beside its exact scan, in parts per 10⁹. A segment that was
+    /// measured for a larger share only is scanned exactly; 0 allows no miss.
+    pub miss_budget_ppb: u32,
 }
 
 /// One shard's answer for one probe. All counts are of enrolments, not of references.

@@ -14,6 +14,8 @@ use crate::slot::Slot;
 
 /// The default of [`Calibration::miss_budget_ppb`]: 3e-5 of mates.
 pub const MISS_BUDGET_PPB_DEFAULT: u32 = 30_000;
+/// The largest miss budget a policy may set, and a probe may carry from one: a thousandth of mates.
+pub const MISS_BUDGET_PPB_MAX: u32 = 1_000_000;
 
 /// What one catalogue collection holds: references of one slot, rotated with one key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,7 +34,8 @@ pub enum Proposal {
     /// Every row of the segment whose score reaches the threshold is among these, within the miss budget. Order and
     /// repetition do not matter.
     Rows(Vec<u32>),
-    /// The engine cannot tell (no cut for this threshold, or too many rows above it): the caller scans all rows.
+    /// The engine cannot tell (no cut for this threshold and miss budget, or too many rows above it): the caller scans
+    /// all rows.
     ScanExactly,
 }
 
@@ -44,8 +47,17 @@ pub trait Segment: Send + Sync + Debug {
     /// Bytes of memory held beyond the rows it was built from.
     fn memory_bytes(&self) -> usize;
 
-    /// One proposal per probe, in their order, for one threshold. The probes have the rows' dimension.
-    fn propose(&self, probes: &[&CanonicalEmbedding], threshold: ComparisonScore) -> Vec<Proposal>;
+    /// One proposal per probe, in their order, for one threshold and the share of mates that these probes may miss, in
+    /// parts per 10⁹. The probes have the rows' dimension.
+    ///
+    /// A cut measured for a larger budget must not be used, whatever the segment was last calibrated for: it answers
+    /// [`Proposal::ScanExactly`] then. One measured for a smaller budget keeps this one too.
+    fn propose(
+        &self,
+        probes: &[&CanonicalEmbedding],
+        threshold: ComparisonScore,
+        miss_budget_ppb: u32,
+    ) -> Vec<Proposal>;
 
     /// Prepares to propose for thresholds or a miss budget it was not built with, after a policy change. A segment
     /// that has no cuts to measure has nothing to do.
@@ -132,7 +144,12 @@ impl Segment for ExactSegment {
         0
     }
 
-    fn propose(&self, probes: &[&CanonicalEmbedding], _threshold: ComparisonScore) -> Vec<Proposal> {
+    fn propose(
+        &self,
+        probes: &[&CanonicalEmbedding],
+        _threshold: ComparisonScore,
+        _miss_budget_ppb: u32,
+    ) -> Vec<Proposal> {
         probes.iter().map(|_| Proposal::ScanExactly).collect()
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use semel_index::{
-    Calibration, Catalogue, CatalogueConfig, CatalogueSnapshot, KeyVersion, ProbeReference, SealJob, SearchProbe, Slot,
-    StagedEnrolment, StagedReference, Template, TemplateSpec,
+    Calibration, Catalogue, CatalogueConfig, CatalogueSnapshot, KeyVersion, MISS_BUDGET_PPB_DEFAULT, ProbeReference,
+    SealJob, SearchProbe, Slot, StagedEnrolment, StagedReference, Template, TemplateSpec,
 };
 use support::{
     BEHAVIOURS, Behaviour, FACE_SPEC, IRIS_SPEC, Model, TestEngine, enrolment, face, face_slot, gallery, iris,
@@ -85,6 +85,8 @@ fn any_search() -> impl Strategy<Value = SearchProbe> {
                     template,
                     // Slots of one probe differ in their thresholds, so that margins do not order as scores do.
                     threshold: score((threshold - 100_000 * number as i32).max(-1_000_000)),
+                    // Budgets differ too, and so do the groups that a segment is asked for.
+                    miss_budget_ppb: MISS_BUDGET_PPB_DEFAULT + candidates_max as u32 % 2,
                 })
                 .collect(),
             exclude,

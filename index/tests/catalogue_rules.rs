@@ -8,7 +8,8 @@ use std::sync::Mutex;
 
 use semel_index::{
     BuildError, Calibration, Cancelled, Catalogue, CatalogueConfig, EmbeddingRows, Engine, ExactEngine, KeyVersion,
-    ProbeReference, Proposal, SearchProbe, Segment, ShardSearch, StagedEnrolment, StagedReference,
+    MISS_BUDGET_PPB_DEFAULT, ProbeReference, Proposal, SearchProbe, Segment, ShardSearch, StagedEnrolment,
+    StagedReference,
 };
 use semel_index::{CanonicalEmbedding, ComparisonScore};
 use support::{
@@ -31,11 +32,16 @@ fn with_face(number: u32, values: [f32; 4]) -> StagedEnrolment {
 }
 
 fn face_probe(values: [f32; 4], threshold: i32) -> SearchProbe {
-    let threshold = score(threshold);
     SearchProbe {
         gallery: gallery("people"),
         key_version: KEY,
-        references: vec![ProbeReference { slot: face_slot(), spec: FACE_SPEC, template: face(&values), threshold }],
+        references: vec![ProbeReference {
+            slot: face_slot(),
+            spec: FACE_SPEC,
+            template: face(&values),
+            threshold: score(threshold),
+            miss_budget_ppb: MISS_BUDGET_PPB_DEFAULT,
+        }],
         exclude: None,
         candidates_max: 10,
     }
@@ -93,6 +99,7 @@ fn searches_reach_across_windows_and_segments() {
                     spec: IRIS_SPEC,
                     template: iris(0xa5c0, if left { 0xfff0 } else { 0xfc00 }),
                     threshold: score(threshold),
+                    miss_budget_ppb: MISS_BUDGET_PPB_DEFAULT,
                 }));
                 probe.exclude = Some(enrolment(exclude));
                 probe
@@ -258,7 +265,12 @@ impl Segment for Recording {
     fn memory_bytes(&self) -> usize {
         0
     }
-    fn propose(&self, probes: &[&CanonicalEmbedding], _threshold: ComparisonScore) -> Vec<Proposal> {
+    fn propose(
+        &self,
+        probes: &[&CanonicalEmbedding],
+        _threshold: ComparisonScore,
+        _miss_budget_ppb: u32,
+    ) -> Vec<Proposal> {
         probes.iter().map(|_| Proposal::ScanExactly).collect()
     }
     fn calibrate(&self, calibration: &Calibration) -> Result<(), BuildError> {

@@ -3,6 +3,7 @@
 //! Policies are made valid here, once, and every later step takes the valid type. Where galleries are recorded lives in
 //! `metadata`; how a search is decided under a policy lives in `decide`.
 
+pub use semel_index::MISS_BUDGET_PPB_MAX;
 use semel_index::{BINARY_CODE_BITS_MAX, BinaryCodeSpec, ComparisonScore, Modality, PolicyVersion, TemplateSpec};
 
 use crate::invalid::{Fault, ValidationError, check_bytes, check_count, check_range, invalid};
@@ -15,8 +16,6 @@ pub const PURPOSES_MAX: usize = 32;
 pub const CANDIDATES_MAX: u32 = 256;
 /// The candidate list of a policy that names none.
 pub const CANDIDATES_MAX_DEFAULT: u32 = 64;
-/// The largest share of mates, in parts per 1e9, that a policy may let the index miss.
-pub const MISS_BUDGET_PPB_MAX: u32 = 1_000_000;
 /// The share of live enrolments, in parts per million, that must be comparable under a policy that names none.
 pub const COMPARABLE_SHARE_MIN_PPM_DEFAULT: u32 = 990_000;
 

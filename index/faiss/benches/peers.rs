@@ -14,7 +14,8 @@ use std::time::Duration;
 use nix::sys::resource::{UsageWho, getrusage};
 use people::{Population, threshold};
 use semel_index::{
-    Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, ExactEngine, Proposal, ScanProbe, Segment,
+    Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, ExactEngine, MISS_BUDGET_PPB_DEFAULT, Proposal,
+    ScanProbe, Segment,
 };
 use semel_index_faiss::engine_by_name;
 
@@ -84,7 +85,7 @@ fn search(
     let probes: Vec<&CanonicalEmbedding> = probes.iter().collect();
     let mut found = vec![BTreeSet::new(); probes.len()];
     let mut exactly = Vec::new();
-    for (place, proposal) in segment.propose(&probes, at).into_iter().enumerate() {
+    for (place, proposal) in segment.propose(&probes, at, MISS_BUDGET_PPB_DEFAULT).into_iter().enumerate() {
         match proposal {
             Proposal::ScanExactly => exactly.push(place),
             Proposal::Rows(proposed) => {
@@ -136,7 +137,7 @@ fn processor_time() -> Duration {
 /// The mean number of rows proposed, or what is done instead.
 fn proposed(segment: &dyn Segment, probes: &[CanonicalEmbedding], at: ComparisonScore) -> String {
     let probes: Vec<&CanonicalEmbedding> = probes.iter().collect();
-    let proposals = segment.propose(&probes, at);
+    let proposals = segment.propose(&probes, at, MISS_BUDGET_PPB_DEFAULT);
     let counts: Vec<usize> = proposals
         .iter()
         .filter_map(|proposal| match proposal {

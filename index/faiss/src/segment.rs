@@ -61,6 +61,7 @@ pub struct FaissSegment {
 /// What was measured for one threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Cut {
+    /// The budget it keeps; searches with a smaller one never use it.
     miss_budget_ppb: u32,
     rule: Rule,
 }
@@ -80,18 +81,21 @@ impl FaissSegment {
         Self { engine, rows, index, ruler, coverage, memory_bytes, cuts }
     }
 
-    /// The estimate a row must reach to be proposed at a threshold; `None` where the segment is scanned exactly.
-    pub fn estimate_min(&self, threshold: ComparisonScore) -> Option<f32> {
-        match self.rule(threshold) {
+    /// The estimate a row must reach to be proposed at a threshold and within a miss budget; `None` where the segment is
+    /// scanned exactly.
+    pub fn estimate_min(&self, threshold: ComparisonScore, miss_budget_ppb: u32) -> Option<f32> {
+        match self.rule(threshold, miss_budget_ppb) {
             Rule::Propose { estimate_min, .. } => Some(estimate_min),
             Rule::ScanExactly => None,
         }
     }
 
-    /// The rule measured at the threshold or the nearest lower one: what reaches a threshold reaches every lower one.
-    fn rule(&self, threshold: ComparisonScore) -> Rule {
+    /// The rule that keeps the budget, measured at the threshold or the nearest lower one: what reaches a threshold
+    /// reaches every lower one.
+    fn rule(&self, threshold: ComparisonScore, miss_budget_ppb: u32) -> Rule {
         let cuts = self.cuts.read().unwrap_or_else(PoisonError::into_inner);
-        cuts.range(..=threshold).next_back().map_or(Rule::ScanExactly, |(_, cut)| cut.rule)
+        let mut at_or_below = cuts.range(..=threshold).rev().map(|(_, cut)| cut);
+        at_or_below.find(|cut| cut.miss_budget_ppb <= miss_budget_ppb).map_or(Rule::ScanExactly, |cut| cut.rule)
     }
 
     fn proposals_max(&self) -> usize {
@@ -250,10 +254,15 @@ impl Segment for FaissSegment {
         self.memory_bytes
     }
 
-    fn propose(&self, probes: &[&CanonicalEmbedding], threshold: ComparisonScore) -> Vec<Proposal> {
+    fn propose(
+        &self,
+        probes: &[&CanonicalEmbedding],
+        threshold: ComparisonScore,
+        miss_budget_ppb: u32,
+    ) -> Vec<Proposal> {
         let dimension = self.rows.dimension();
         assert!(probes.iter().all(|probe| probe.dimension() == dimension), "probes have the rows' dimension");
-        match self.rule(threshold) {
+        match self.rule(threshold, miss_budget_ppb) {
             Rule::ScanExactly => vec![Proposal::ScanExactly; probes.len()],
             Rule::Propose { estimate_min, proposals_first } => probes
                 .chunks(PROBES_PER_CALL)

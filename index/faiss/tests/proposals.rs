@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use people::{Population, canonical, rows_of, threshold};
 use semel_index::{
-    Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, Engine, Proposal, ScanProbe, Segment,
+    Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, Engine, MISS_BUDGET_PPB_DEFAULT, Proposal,
+    ScanProbe, Segment,
 };
 use semel_index_faiss::{FaissEngine, FaissSegment, engine_by_name};
 
@@ -35,6 +36,16 @@ fn compare(
     probes: &[CanonicalEmbedding],
     at: ComparisonScore,
 ) -> Compared {
+    compare_within(MISS_BUDGET_PPB_DEFAULT, segment, rows, probes, at)
+}
+
+fn compare_within(
+    miss_budget_ppb: u32,
+    segment: &dyn Segment,
+    rows: &EmbeddingRows,
+    probes: &[CanonicalEmbedding],
+    at: ComparisonScore,
+) -> Compared {
     let scan_probes: Vec<ScanProbe> = probes.iter().map(|probe| ScanProbe::new(probe, at)).collect();
     let mut mates: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); probes.len()];
     let scan_probes: Vec<&ScanProbe> = scan_probes.iter().collect();
@@ -42,7 +53,8 @@ fn compare(
         mates[probe].insert(row);
     });
     let probes: Vec<&CanonicalEmbedding> = probes.iter().collect();
-    let proposals: Vec<Proposal> = probes.chunks(64).flat_map(|probes| segment.propose(probes, at)).collect();
+    let proposals: Vec<Proposal> =
+        probes.chunks(64).flat_map(|probes| segment.propose(probes, at, miss_budget_ppb)).collect();
     assert_eq!(proposals.len(), probes.len());
     let mut compared = Compared::default();
     for (mates, proposal) in mates.iter().zip(proposals) {
@@ -82,7 +94,7 @@ fn no_face_mate_is_missed_by_the_default_engine() {
     // Not by proposing everything.
     assert!(compared.proposed < 5_000 * 200, "{compared:?}");
     // The estimate is biased low: a cut at the threshold would lose mates by the thousand.
-    assert!(segment.estimate_min(at).expect("a cut") < 0.42 - 0.1);
+    assert!(segment.estimate_min(at, MISS_BUDGET_PPB_DEFAULT).expect("a cut") < 0.42 - 0.1);
 }
 
 #[test]
@@ -109,7 +121,7 @@ fn no_voice_mate_is_missed_though_impostors_score_high() {
         assert!(compared.mates >= 1_000);
         assert_eq!(compared.missed, 0, "{compared:?}");
         // Where half the gallery is estimated near the cut, the exact scan is known to be cheaper beforehand.
-        assert_eq!(segment.estimate_min(at).is_some(), pays, "{compared:?}");
+        assert_eq!(segment.estimate_min(at, MISS_BUDGET_PPB_DEFAULT).is_some(), pays, "{compared:?}");
         assert_eq!(compared.scanned_exactly < 1_000, pays, "{compared:?}");
     }
 }
@@ -163,7 +175,7 @@ fn every_other_factory_misses_no_mate() {
         assert_eq!(compared.missed, 0, "{engine}: {compared:?}");
         // Indices that see every row answer by themselves; those that do not cannot show so small a budget to be kept.
         let partial = engine.contains("HNSW") || engine.contains("IVF");
-        assert_eq!(segment.estimate_min(at).is_none(), partial, "{engine}");
+        assert_eq!(segment.estimate_min(at, MISS_BUDGET_PPB_DEFAULT).is_none(), partial, "{engine}");
         assert_eq!(compared.scanned_exactly, if partial { 500 } else { 0 }, "{engine}: {compared:?}");
     }
 }
@@ -176,7 +188,7 @@ fn a_graph_proposes_once_the_budget_is_one_it_can_show_to_keep() {
     let probes = mates(&mut population, &rows, 500, at);
     let fifth = Calibration { thresholds: vec![at], miss_budget_ppb: 200_000_000 };
     let segment = build("faiss:HNSW32", &rows, &fifth);
-    let compared = compare(&segment, &rows, &probes, at);
+    let compared = compare_within(fifth.miss_budget_ppb, &segment, &rows, &probes, at);
     assert_eq!(compared.scanned_exactly, 0, "{compared:?}");
     assert!(compared.missed * 5 <= compared.mates, "{compared:?}");
 }
@@ -187,7 +199,8 @@ fn a_threshold_without_a_cut_scans_exactly_until_it_is_calibrated() {
     let rows = Arc::new(population.rows(5_000));
     let probe = canonical(&population.person());
     let segment = build("faiss", &rows, &Calibration::default());
-    let proposes = |at: f64| segment.propose(&[&probe], threshold(at)) != [Proposal::ScanExactly];
+    let proposes =
+        |at: f64| segment.propose(&[&probe], threshold(at), MISS_BUDGET_PPB_DEFAULT) != [Proposal::ScanExactly];
     assert!(!proposes(0.6));
     segment.calibrate(&calibration(&[0.6])).expect("calibrated");
     assert!(proposes(0.6));
@@ -200,12 +213,40 @@ fn a_smaller_budget_retires_the_cuts_of_a_larger_one() {
     let mut population = Population::faces(128, 0.1, 9);
     let rows = Arc::new(population.rows(5_000));
     let segment = build("faiss", &rows, &calibration(&[0.6]));
-    let at_default = segment.estimate_min(threshold(0.6)).expect("a cut");
+    let at_default = segment.estimate_min(threshold(0.6), MISS_BUDGET_PPB_DEFAULT).expect("a cut");
     let stricter = Calibration { thresholds: vec![threshold(0.7)], miss_budget_ppb: 1_000 };
     segment.calibrate(&stricter).expect("calibrated");
-    assert_eq!(segment.estimate_min(threshold(0.6)), None);
+    assert_eq!(segment.estimate_min(threshold(0.6), MISS_BUDGET_PPB_DEFAULT), None);
     segment.calibrate(&Calibration { thresholds: vec![threshold(0.6)], ..stricter }).expect("calibrated");
-    assert!(segment.estimate_min(threshold(0.6)).expect("a cut") < at_default);
+    assert!(segment.estimate_min(threshold(0.6), MISS_BUDGET_PPB_DEFAULT).expect("a cut") < at_default);
+}
+
+/// Probes of a tightened policy were once answered by the looser policy's cuts until the calibration had ended.
+#[test]
+fn a_stricter_probe_is_scanned_exactly_until_the_segment_is_recalibrated() {
+    let mut population = Population::faces(128, 0.1, 15);
+    let rows = Arc::new(population.rows(5_000));
+    let at = threshold(0.6);
+    let probe = canonical(&population.person());
+    let (strict, loose) = (1_000, 1_000_000);
+    let segment = build("faiss", &rows, &Calibration { thresholds: vec![at], miss_budget_ppb: loose });
+    let proposes = |at: f64, budget: u32| segment.propose(&[&probe], threshold(at), budget) != [Proposal::ScanExactly];
+    let loose_cut = segment.estimate_min(at, loose).expect("a cut");
+    assert!(proposes(0.6, loose));
+    assert!(!proposes(0.6, loose - 1));
+    assert!(!proposes(0.6, strict));
+    assert!(!proposes(0.8, strict), "a lower threshold's cut is no stricter");
+
+    segment.calibrate(&Calibration { thresholds: vec![at], miss_budget_ppb: strict }).expect("calibrated");
+    assert!(proposes(0.6, strict));
+    assert!(!proposes(0.6, strict - 1));
+    // What keeps the smaller budget keeps the larger one; it proposes more.
+    assert!(segment.estimate_min(at, loose).expect("a cut") < loose_cut);
+
+    // A nearer cut of a larger budget hides no lower one that keeps the smaller.
+    segment.calibrate(&Calibration { thresholds: vec![threshold(0.7)], miss_budget_ppb: loose }).expect("calibrated");
+    assert_eq!(segment.estimate_min(threshold(0.7), strict), segment.estimate_min(at, strict));
+    assert!(segment.estimate_min(threshold(0.7), loose) > segment.estimate_min(threshold(0.7), strict));
 }
 
 #[test]
@@ -217,8 +258,8 @@ fn building_again_gives_the_same_cut_and_proposals() {
     let probes: Vec<&CanonicalEmbedding> = probes.iter().collect();
     let build = || build("faiss", &rows, &calibration(&[0.6]));
     let (one, other) = (build(), build());
-    assert_eq!(one.estimate_min(at), other.estimate_min(at));
-    assert_eq!(one.propose(&probes, at), other.propose(&probes, at));
+    assert_eq!(one.estimate_min(at, MISS_BUDGET_PPB_DEFAULT), other.estimate_min(at, MISS_BUDGET_PPB_DEFAULT));
+    assert_eq!(one.propose(&probes, at, MISS_BUDGET_PPB_DEFAULT), other.propose(&probes, at, MISS_BUDGET_PPB_DEFAULT));
 }
 
 #[test]
@@ -230,12 +271,17 @@ fn searches_from_four_threads_answer_as_one_does() {
     let probes: Vec<&CanonicalEmbedding> = probes.iter().collect();
     for engine in ["faiss", "faiss:SQ8", "faiss:PQ16x8np"] {
         let segment = build(engine, &rows, &calibration(&[0.6]));
-        let serial = segment.propose(&probes, at);
+        let serial = segment.propose(&probes, at, MISS_BUDGET_PPB_DEFAULT);
         assert!(serial.iter().all(|proposal| matches!(proposal, Proposal::Rows(_))));
         std::thread::scope(|scope| {
             let searches: Vec<_> = (0..4)
                 .map(|_| {
-                    scope.spawn(|| probes.iter().flat_map(|probe| segment.propose(&[*probe], at)).collect::<Vec<_>>())
+                    scope.spawn(|| {
+                        probes
+                            .iter()
+                            .flat_map(|probe| segment.propose(&[*probe], at, MISS_BUDGET_PPB_DEFAULT))
+                            .collect::<Vec<_>>()
+                    })
                 })
                 .collect();
             for search in searches {

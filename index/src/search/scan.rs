@@ -3,6 +3,7 @@
 //! Rows of sealed segments are proposed by their engine and re-scored exactly, all others are compared one by one.
 //! Counting and ranking what is found live in `tally`.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::binary_rows::{BinaryRows, ShiftedProbe};
@@ -13,7 +14,7 @@ use crate::embedding_rows::{EmbeddingRows, ScanProbe};
 use crate::score::ComparisonScore;
 use crate::search::tally::Tally;
 use crate::search::{Cancelled, ProbeReference, Window};
-use crate::segment::{Proposal, Segment};
+use crate::segment::Proposal;
 use crate::template::Template;
 
 /// Rows compared between two questions whether the search is still wanted.
@@ -72,6 +73,7 @@ struct EmbeddingLane<'a> {
     probe: usize,
     embedding: &'a CanonicalEmbedding,
     threshold: ComparisonScore,
+    miss_budget_ppb: u32,
     ready: ScanProbe,
 }
 
@@ -79,8 +81,9 @@ impl<'a> EmbeddingScan<'a> {
     fn new(sealed: &'a [SealedSegment], growing: &'a EmbeddingRows, lanes: &[Lane<'a>]) -> Self {
         let lane = |lane: &Lane<'a>| match &lane.reference.template {
             Template::Embedding(embedding) => {
-                let threshold = lane.reference.threshold;
-                EmbeddingLane { probe: lane.probe, embedding, threshold, ready: ScanProbe::new(embedding, threshold) }
+                let ProbeReference { threshold, miss_budget_ppb, .. } = *lane.reference;
+                let ready = ScanProbe::new(embedding, threshold);
+                EmbeddingLane { probe: lane.probe, embedding, threshold, miss_budget_ppb, ready }
             }
             Template::BinaryCode(_) => unreachable!("a comparable reference conforms to its collection's spec"),
         };
@@ -119,34 +122,29 @@ fn rows_in(rows: &EmbeddingRows, window: Window) -> Range<usize> {
     rows.rows().rows_below(window.first())..rows.rows().rows_below(window.beyond())
 }
 
-/// One proposal per lane: rows ascending and distinct, or the exact scan.
+/// One proposal per lane: rows ascending and distinct, or the exact scan. Lanes are asked for together only if they share
+/// threshold and miss budget: each is searched under the rules its policy pins.
 fn propose(sealed: &SealedSegment, lanes: &[EmbeddingLane]) -> Vec<Proposal> {
     let mut proposals: Vec<Proposal> = lanes.iter().map(|_| Proposal::ScanExactly).collect();
     let Some(segment) = &sealed.segment else { return proposals };
-    let mut thresholds: Vec<ComparisonScore> = lanes.iter().map(|lane| lane.threshold).collect();
-    thresholds.sort_unstable();
-    thresholds.dedup();
-    for threshold in thresholds {
-        let asked: Vec<usize> = (0..lanes.len()).filter(|lane| lanes[*lane].threshold == threshold).collect();
+    let mut groups: BTreeMap<(ComparisonScore, u32), Vec<usize>> = BTreeMap::new();
+    for (number, lane) in lanes.iter().enumerate() {
+        groups.entry((lane.threshold, lane.miss_budget_ppb)).or_default().push(number);
+    }
+    for ((threshold, miss_budget_ppb), asked) in groups {
         let probes: Vec<&CanonicalEmbedding> = asked.iter().map(|lane| lanes[*lane].embedding).collect();
-        let answered = propose_for(segment.as_ref(), &probes, threshold, sealed.rows.len());
-        for (lane, proposal) in asked.into_iter().zip(answered) {
+        let answered = segment.propose(&probes, threshold, miss_budget_ppb);
+        for (lane, proposal) in asked.into_iter().zip(checked(answered, probes.len(), sealed.rows.len())) {
             proposals[lane] = proposal;
         }
     }
     proposals
 }
 
-/// Asks an engine. An answer that makes no sense is worth nothing: the exact scan takes its place.
-fn propose_for(
-    segment: &dyn Segment,
-    probes: &[&CanonicalEmbedding],
-    threshold: ComparisonScore,
-    row_count: usize,
-) -> Vec<Proposal> {
-    let answered = segment.propose(probes, threshold);
-    if answered.len() != probes.len() {
-        return probes.iter().map(|_| Proposal::ScanExactly).collect();
+/// An engine's answer that makes no sense is worth nothing: the exact scan takes its place.
+fn checked(answered: Vec<Proposal>, probe_count: usize, row_count: usize) -> Vec<Proposal> {
+    if answered.len() != probe_count {
+        return vec![Proposal::ScanExactly; probe_count];
     }
     let checked = |proposal| match proposal {
         Proposal::ScanExactly => Proposal::ScanExactly,

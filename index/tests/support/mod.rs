@@ -180,7 +180,12 @@ impl Segment for TestSegment {
         0
     }
 
-    fn propose(&self, probes: &[&CanonicalEmbedding], threshold: ComparisonScore) -> Vec<Proposal> {
+    fn propose(
+        &self,
+        probes: &[&CanonicalEmbedding],
+        threshold: ComparisonScore,
+        _miss_budget_ppb: u32,
+    ) -> Vec<Proposal> {
         let needed = |probe: &&CanonicalEmbedding| {
             let mut rows = Vec::new();
             let ready = ScanProbe::new(probe, threshold);
