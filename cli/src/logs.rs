@@ -1,5 +1,7 @@
 //! Logs of the servers: to standard error, as text for people or JSON for machines.
 
+use std::io::IsTerminal as _;
+
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -16,10 +18,17 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Args)]
 pub(crate) struct LogArguments {
     /// How log lines look.
-    #[arg(long, value_enum, default_value = "text", env = "SEMEL_LOG_FORMAT", help_heading = "Logs")]
+    #[arg(
+        long,
+        value_enum,
+        default_value = "text",
+        env = "SEMEL_LOG_FORMAT",
+        hide_env_values = true,
+        help_heading = "Logs"
+    )]
     log_format: LogFormat,
     /// What is logged: a level (error, warn, info, debug, trace) or filters such as `info,semel_node=debug`.
-    #[arg(long, default_value = "info", env = "SEMEL_LOG", help_heading = "Logs")]
+    #[arg(long, default_value = "info", env = "SEMEL_LOG", hide_env_values = true, help_heading = "Logs")]
     log: String,
 }
 
@@ -27,7 +36,8 @@ impl LogArguments {
     /// Starts logging for the whole process.
     pub(crate) fn start(&self) -> anyhow::Result<()> {
         let filter = EnvFilter::try_new(&self.log).map_err(|error| anyhow::anyhow!("--log: {error}"))?;
-        let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let colours = std::io::stderr().is_terminal();
+        let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
         match self.log_format {
             LogFormat::Text => logs.with_target(false).init(),
             LogFormat::Json => logs.json().init(),

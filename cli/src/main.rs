@@ -1,15 +1,45 @@
 //! `semel`: one binary for nodes, coordinators, local clusters and everything an operator or integrator types.
 
-mod serve;
+mod cases;
+mod connect;
+mod demo;
+mod document;
+mod enrol;
+mod enrolments;
+mod exit;
+mod gallery;
+mod identify;
+mod local;
 mod logs;
+mod names;
+mod output;
+mod policy;
+mod records;
+mod serve;
+mod status;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use exit::{EXIT_CODES, Exit};
+
 /// Finds duplicate enrolments: a sharded, replicated cluster for biometric registries.
 #[derive(Debug, Parser)]
-#[command(name = "semel", version, max_term_width = 120)]
+#[command(
+    name = "semel",
+    version,
+    max_term_width = 120,
+    after_help = format!("\
+First steps:
+    semel demo                                     a cluster, real and synthetic people, a killed node, a report
+    semel local --data ./cluster                   a cluster to keep, on 127.0.0.1:7400
+    semel gallery create people --modality face --dimension 512 --threshold 0.42
+    semel enrol --gallery people people.npy
+    semel cases --gallery people
+
+{EXIT_CODES}")
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -17,23 +47,94 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs a storage node.
     Node(serve::NodeArguments),
-    /// Runs a coordinator.
     Coordinator(serve::CoordinatorArguments),
+    Local(local::LocalArguments),
+    Demo(demo::DemoArguments),
+    Gallery(gallery::GalleryArguments),
+    Enrol(enrol::EnrolArguments),
+    Get(enrolments::GetArguments),
+    Withdraw(enrolments::WithdrawArguments),
+    Identify(identify::IdentifyArguments),
+    Verify(identify::VerifyArguments),
+    Cases(cases::CasesArguments),
+    Status(status::StatusArguments),
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let outcome = match arguments.command {
-        Command::Node(node) => serve::node(node),
-        Command::Coordinator(coordinator) => serve::coordinator(coordinator),
+    let outcome = match Arguments::parse().command {
+        Command::Node(node) => serve::node(node).map(|()| Exit::Done),
+        Command::Coordinator(coordinator) => serve::coordinator(coordinator).map(|()| Exit::Done),
+        Command::Local(local) => wait(local::run(local)),
+        Command::Demo(demo) => wait(demo::run(demo)),
+        Command::Gallery(gallery) => wait(gallery::run(gallery)),
+        Command::Enrol(enrol) => wait(enrol::run(enrol)),
+        Command::Get(get) => wait(enrolments::get(get)),
+        Command::Withdraw(withdraw) => wait(enrolments::withdraw(withdraw)),
+        Command::Identify(identify) => wait(identify::identify(identify)),
+        Command::Verify(verify) => wait(identify::verify(verify)),
+        Command::Cases(cases) => wait(cases::run(cases)),
+        Command::Status(status) => wait(status::run(status)),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            Exit::of(&error).into()
         }
+    }
+}
+
+/// Runs a client command to its end.
+fn wait(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    const HELP: &str = include_str!("../tests/help.txt");
+
+    /// The long help of a command and of all below it.
+    fn render(command: &mut clap::Command, path: &str, text: &mut String) {
+        writeln!(text, "=== {path}\n{}", command.render_long_help()).expect("strings take everything");
+        let names: Vec<String> = command.get_subcommands().map(|each| each.get_name().to_owned()).collect();
+        for name in names {
+            let below = command.find_subcommand_mut(&name).expect("it was listed just now");
+            render(below, &format!("{path} {name}"), text);
+        }
+    }
+
+    #[test]
+    fn help_is_as_reviewed() {
+        let mut command = Arguments::command().term_width(120);
+        command.build();
+        let mut text = String::new();
+        render(&mut command, "semel", &mut text);
+        let text: Vec<&str> = text.lines().map(str::trim_end).collect();
+        let text = text.join("\n") + "\n";
+        if let Some(path) = std::env::var_os("SEMEL_WRITE_HELP") {
+            std::fs::write(path, &text).expect("the file can be written");
+        }
+        assert!(
+            text == HELP,
+            "read the new help, then keep it: SEMEL_WRITE_HELP=$PWD/cli/tests/help.txt cargo test -p semel-cli help_is"
+        );
+    }
+
+    #[test]
+    fn arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_command_line_exits_with_2() {
+        let wrong = Arguments::try_parse_from(["semel", "enrol"]).expect_err("a gallery and files are required");
+        assert_eq!(wrong.exit_code(), Exit::Usage as i32);
     }
 }

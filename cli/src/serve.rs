@@ -11,10 +11,21 @@ use semel_node::NodeConfig;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
+use crate::exit::{EXIT_CODES, UsageError};
 use crate::logs::LogArguments;
 
-/// Settings of a node. What is not given comes from the environment (SEMEL_NODE_…), the file, or the default.
+/// Runs a storage node.
 #[derive(Debug, Args)]
+#[command(
+    long_about = "Runs a storage node until SIGTERM or SIGINT. Prints one line that starts with `ready` once it listens.\n\n\
+        A setting that is not given as a flag comes from the environment (SEMEL_NODE_DATA, ...), then the file, then the default.",
+    after_help = format!("\
+Example:
+    semel node --data /var/lib/semel --listen 0.0.0.0:7411 --advertise node-1:7411 \\
+      --coordinators coordinator-1:7400,coordinator-2:7400,coordinator-3:7400
+
+{EXIT_CODES}")
+)]
 pub(crate) struct NodeArguments {
     /// A TOML file with settings named as the flags, with underscores.
     #[arg(long, value_name = "FILE")]
@@ -63,10 +74,26 @@ struct NodeFlags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     searches_max: Option<usize>,
+    /// The largest request taken, in bytes, 65536 to 268435456. [default: 33554432]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_bytes_max: Option<usize>,
 }
 
-/// Settings of a coordinator. What is not given comes from the environment (SEMEL_COORDINATOR_…), the file, or the default.
+/// Runs a coordinator.
 #[derive(Debug, Args)]
+#[command(
+    long_about = "Runs a coordinator until SIGTERM or SIGINT. Prints one line that starts with `ready` once it listens.\n\n\
+        A setting that is not given as a flag comes from the environment (SEMEL_COORDINATOR_DATA, ...), then the file, then the \
+        default.",
+    after_help = format!("\
+Examples:
+    semel coordinator --data /var/lib/semel
+    semel coordinator --data /var/lib/semel --id 1 --listen 0.0.0.0:7400 --shards 256 \\
+      --voters 1=coordinator-1:7400,2=coordinator-2:7400,3=coordinator-3:7400
+
+{EXIT_CODES}")
+)]
 pub(crate) struct CoordinatorArguments {
     /// A TOML file with settings named as the flags, with underscores.
     #[arg(long, value_name = "FILE")]
@@ -119,6 +146,22 @@ struct CoordinatorFlags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     stream_items_max: Option<usize>,
+    /// How long one attempt to search a shard may take before another replica is asked, 100 to 60000 ms. [default: 3000]
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    search_attempt_ms: Option<u64>,
+    /// How often enrolments and obligations left behind are looked for, 100 to 60000 ms. [default: 500]
+    #[arg(long, value_name = "MS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sweep_ms: Option<u64>,
+    /// The largest request taken, in bytes, 65536 to 268435456. [default: 4194304]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_bytes_max: Option<usize>,
+}
+
+fn wrong_setting(error: impl ToString) -> UsageError {
+    UsageError(error.to_string())
 }
 
 fn parse_voter(text: &str) -> Result<Voter, String> {
@@ -131,8 +174,8 @@ fn parse_voter(text: &str) -> Result<Voter, String> {
 pub(crate) fn node(arguments: NodeArguments) -> anyhow::Result<()> {
     arguments.logs.start()?;
     check_processor()?;
-    let config = NodeConfig::load(arguments.config.as_deref(), arguments.flags)?;
-    config.validate()?;
+    let config = NodeConfig::load(arguments.config.as_deref(), arguments.flags).map_err(wrong_setting)?;
+    config.validate().map_err(wrong_setting)?;
     run(&config.listen.clone(), "semel-node", |listener| semel_node::serve(config, listener, stop_signal()))
 }
 
@@ -140,8 +183,8 @@ pub(crate) fn node(arguments: NodeArguments) -> anyhow::Result<()> {
 pub(crate) fn coordinator(arguments: CoordinatorArguments) -> anyhow::Result<()> {
     arguments.logs.start()?;
     check_processor()?;
-    let config = CoordinatorConfig::load(arguments.config.as_deref(), arguments.flags)?;
-    config.validate()?;
+    let config = CoordinatorConfig::load(arguments.config.as_deref(), arguments.flags).map_err(wrong_setting)?;
+    config.validate().map_err(wrong_setting)?;
     run(&config.listen.clone(), "semel-coordinator", |listener| {
         semel_coordinator::serve(config, listener, stop_signal())
     })
@@ -162,7 +205,7 @@ where
 }
 
 /// Resolves on SIGTERM or SIGINT.
-async fn stop_signal() {
+pub(crate) async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let listen = |kind| signal(kind).expect("signal handlers can be installed once the runtime runs");
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate()), listen(SignalKind::interrupt()));
@@ -174,7 +217,7 @@ async fn stop_signal() {
 }
 
 /// The C++ parts of an x86-64 build need AVX2: better a sentence now than an illegal instruction later.
-fn check_processor() -> anyhow::Result<()> {
+pub(crate) fn check_processor() -> anyhow::Result<()> {
     #[cfg(target_arch = "x86_64")]
     anyhow::ensure!(
         std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma"),

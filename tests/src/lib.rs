@@ -1,1 +1,1 @@
-//! semel-tests
+//! The integration suites live in `tests/`, beside this file; nothing is exported here.

@@ -1,0 +1,117 @@
+//! `semel cases`: the pairs that somebody must look at.
+
+use clap::Args;
+use semel_proto::v1::case_service_client::CaseServiceClient;
+use semel_proto::v1::{Case, GetCaseRequest, ListCasesRequest};
+
+use crate::connect::{CallFailed, ClientArguments};
+use crate::exit::{EXIT_CODES, Exit};
+use crate::output::{self, Output, grouped};
+use crate::{document, names};
+
+/// Cases asked for at once.
+const PAGE: u32 = 500;
+
+/// Lists the cases of a gallery, or shows those of one pair.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Lists the cases of a gallery: one per pair of enrolments that a verdict named, for people to look at. The list is \
+        never silently short: if a shard does not answer, the command fails.",
+    after_help = format!("\
+Examples:
+    semel cases --gallery people
+    semel cases --gallery people --of a-1 --and b-7
+    semel cases --gallery people --output json --limit 0 > cases.jsonl
+
+{EXIT_CODES}")
+)]
+pub(crate) struct CasesArguments {
+    /// The gallery.
+    #[arg(long, value_name = "NAME")]
+    gallery: String,
+    /// One enrolment of a pair; alone: the cluster case of an enrolment with too many candidates.
+    #[arg(long, value_name = "ENROLMENT_ID")]
+    of: Option<String>,
+    /// The other enrolment of the pair.
+    #[arg(long, value_name = "ENROLMENT_ID", requires = "of")]
+    and: Option<String>,
+    /// How many cases are shown at most; 0 = all.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    #[command(flatten)]
+    client: ClientArguments,
+}
+
+/// Runs `semel cases`.
+pub(crate) async fn run(arguments: CasesArguments) -> anyhow::Result<Exit> {
+    let CasesArguments { gallery, of, and, limit, client } = arguments;
+    let mut cases = CaseServiceClient::new(client.connect().await?);
+    let mut shown = Shown::new(client.output);
+    if let Some(enrolment_id) = of {
+        let request = GetCaseRequest { gallery, enrolment_id, other_enrolment_id: and.unwrap_or_default() };
+        let answer = cases.get_case(request).await.map_err(CallFailed::from)?;
+        answer.into_inner().case.iter().try_for_each(|case| shown.add(case))?;
+        shown.end();
+        return Ok(Exit::Done);
+    }
+    let limit = if limit == 0 { usize::MAX } else { limit };
+    let mut page_token = String::new();
+    loop {
+        let request = ListCasesRequest { gallery: gallery.clone(), page_size: PAGE, page_token };
+        let page = cases.list_cases(request).await.map_err(CallFailed::from)?.into_inner();
+        for case in page.cases.iter().take(limit - shown.count) {
+            shown.add(case)?;
+        }
+        let last = page.next_page_token.is_empty();
+        if shown.count == limit && (!last || page.cases.len() > limit) {
+            shown.end();
+            eprintln!("the first {} cases; --limit 0 shows all", grouped(limit as u64));
+            return Ok(Exit::Done);
+        }
+        if last {
+            shown.end();
+            return Ok(Exit::Done);
+        }
+        page_token = page.next_page_token;
+    }
+}
+
+/// Cases as they are shown: JSON at once, a table at the end.
+struct Shown {
+    output: Output,
+    table: comfy_table::Table,
+    count: usize,
+}
+
+impl Shown {
+    fn new(output: Output) -> Self {
+        let table = output::table(["case", "enrolments", "state", "best score", "opened by", "opened"]);
+        Self { output, table, count: 0 }
+    }
+
+    fn add(&mut self, case: &Case) -> anyhow::Result<()> {
+        self.count += 1;
+        if self.output == Output::Json {
+            return output::json(&document::case(case));
+        }
+        let best = case.comparisons.iter().map(|comparison| comparison.score_micros).max();
+        let cluster = if case.cluster { ", cluster" } else { "" };
+        self.table.add_row([
+            case.case_id.clone(),
+            case.enrolment_ids.join("\n"),
+            format!("{}{cluster}", names::case_state(case.state())),
+            best.map_or_else(String::new, output::score),
+            case.opened_by.join("\n"),
+            output::instant(case.opened_at_ms),
+        ]);
+        Ok(())
+    }
+
+    fn end(&self) {
+        match (self.output, self.count) {
+            (Output::Json, _) => {}
+            (Output::Table, 0) => output::line("no cases"),
+            (Output::Table, _) => output::line(&self.table),
+        }
+    }
+}

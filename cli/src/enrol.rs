@@ -1,0 +1,321 @@
+//! `semel enrol`: enrols what files hold over one stream, and tells what became of each. The stream lives in `stream`.
+
+pub(crate) mod stream;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use semel_proto::v1::{EnrolRequest, Enrolment, EnrolmentState};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::connect::{Addresses, ClientArguments};
+use crate::exit::{EXIT_CODES, Exit};
+use crate::output::{self, Output, Progress, grouped};
+use crate::records::{BadRecord, FORMS, FormArguments, Records};
+use crate::{document, names};
+use stream::{Answer, Bounds, Ending, enrol_all};
+
+/// Records read ahead of the stream.
+const READ_AHEAD: usize = 64;
+/// Rejected records that are kept with their reasons; more are counted.
+const REJECTED_LISTED_MAX: usize = 1_000;
+/// Possible duplicates shown in the summary; `semel cases` lists all.
+const DUPLICATES_SHOWN_MAX: usize = 20;
+
+/// Enrols what files hold.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Enrols what files hold and tells for each whether it is unique or a possible duplicate.\n\n\
+        Running the same command again is safe: ids are idempotency keys, so what is enrolled already gives the recorded \
+        answer. What may succeed later (an overloaded cluster, a shard without a majority, a broken connection) is sent \
+        again with growing pauses. A bad record is listed and does not stop the others.",
+    after_help = format!("\
+Examples:
+    semel enrol --gallery people people.npy                  (with people.csv beside it)
+    semel enrol --gallery people --id-column row people.npy
+    semel enrol --gallery people --output json day-1.jsonl day-2.jsonl > verdicts.jsonl
+    extract | semel enrol --gallery people -
+
+{FORMS}
+
+{EXIT_CODES}")
+)]
+pub(crate) struct EnrolArguments {
+    /// The gallery; it must exist.
+    #[arg(long, value_name = "NAME")]
+    gallery: String,
+    /// .npy files with tables beside them, .jsonl files, or `-`.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    form: FormArguments,
+    /// Enrolments sent and not yet answered, 1 to 4096.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    in_flight: u32,
+    /// Times that one enrolment is sent before its last trouble is its answer, 1 to 100.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
+    attempts: u32,
+    /// How long each attempt waits for its verdict, in milliseconds, 1 to 60000.
+    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    wait_ms: u32,
+    #[command(flatten)]
+    client: ClientArguments,
+}
+
+/// What became of everything.
+#[derive(Default)]
+struct Summary {
+    unique: u64,
+    possible_duplicate: u64,
+    not_comparable: u64,
+    withdrawn: u64,
+    inconclusive: u64,
+    rejected: u64,
+    sent_again: u64,
+    /// (what, why) of the first rejected.
+    reasons: Vec<(String, String)>,
+    /// (enrolment, best candidate, its margin in millionths, candidates in all) of the first possible duplicates.
+    duplicates: Vec<(String, String, i32, u64)>,
+    latencies: Vec<Duration>,
+}
+
+impl Summary {
+    fn add(&mut self, answer: &Answer) {
+        self.sent_again += u64::from(answer.attempts.saturating_sub(1));
+        match &answer.ending {
+            Ending::Settled(enrolment) => {
+                self.latencies.push(answer.answered - answer.sent);
+                self.add_settled(enrolment);
+            }
+            Ending::Inconclusive(_) => self.inconclusive += 1,
+            Ending::Refused(error) => self.reject(answer.enrolment_id.clone(), error.to_string()),
+        }
+    }
+
+    fn add_settled(&mut self, enrolment: &Enrolment) {
+        match enrolment.state() {
+            EnrolmentState::Unique => self.unique += 1,
+            EnrolmentState::NotComparable => self.not_comparable += 1,
+            EnrolmentState::Withdrawn => self.withdrawn += 1,
+            EnrolmentState::PossibleDuplicate => {
+                self.possible_duplicate += 1;
+                let verdict = enrolment.verdict.as_ref();
+                let best = verdict.and_then(|verdict| verdict.candidates.first());
+                if let (Some(best), true) = (best, self.duplicates.len() < DUPLICATES_SHOWN_MAX) {
+                    let total = verdict.map_or(0, |verdict| verdict.candidates_total);
+                    let row = (enrolment.enrolment_id.clone(), best.enrolment_id.clone(), best.margin_micros, total);
+                    self.duplicates.push(row);
+                }
+            }
+            EnrolmentState::Unspecified | EnrolmentState::Staged => self.inconclusive += 1,
+        }
+    }
+
+    fn reject(&mut self, what: String, why: String) {
+        self.rejected += 1;
+        if self.reasons.len() < REJECTED_LISTED_MAX {
+            self.reasons.push((what, why));
+        }
+    }
+
+    fn exit(&self) -> Exit {
+        if self.rejected > 0 {
+            Exit::Failed
+        } else if self.inconclusive > 0 {
+            Exit::Inconclusive
+        } else if self.possible_duplicate + self.not_comparable > 0 {
+            Exit::PossibleDuplicate
+        } else {
+            Exit::Done
+        }
+    }
+}
+
+/// Runs `semel enrol`.
+pub(crate) async fn run(arguments: EnrolArguments) -> anyhow::Result<Exit> {
+    let mut count = Some(0);
+    let mut sources = Vec::new();
+    for file in &arguments.files {
+        let records = Records::open(file, &arguments.form)?;
+        count = count.zip(records.count).map(|(sum, more)| sum + more);
+        sources.push(records);
+    }
+    let (requests, receiver) = mpsc::channel(READ_AHEAD);
+    let (gallery, wait_ms) = (arguments.gallery.clone(), arguments.wait_ms);
+    let reading = tokio::task::spawn_blocking(move || read(sources, &gallery, wait_ms, &requests));
+
+    let mut summary = Summary::default();
+    let mut progress = Progress::start(&format!("enrolling into {}", arguments.gallery), count);
+    let bounds = Bounds { in_flight: arguments.in_flight as usize, attempts_max: arguments.attempts };
+    let output = arguments.client.output;
+    let started = Instant::now();
+    let outcome =
+        enrol_all(Addresses::new(arguments.client.address), ReceiverStream::new(receiver), bounds, |answer| {
+            if output == Output::Json {
+                output::line(answer_document(&answer));
+            }
+            summary.add(&answer);
+            progress.advance(|| format!("{} possible duplicates", summary.possible_duplicate));
+        })
+        .await;
+    let elapsed = started.elapsed();
+    progress.finish();
+    let answered = summary.latencies.len() as u64 + summary.inconclusive + summary.rejected;
+    outcome.map_err(|error| {
+        let next = "run the same command again to go on: what is enrolled already is answered from the record";
+        anyhow::Error::from(error).context(format!("{} answered; {next}", grouped(answered)))
+    })?;
+    for bad in reading.await? {
+        summary.reject(format!("{}:{}", bad.file.display(), bad.line), bad.reason);
+    }
+    show(&mut summary, &arguments.gallery, elapsed, output)?;
+    Ok(summary.exit())
+}
+
+/// Sends each record of the files on; returns those that could not be read.
+fn read(sources: Vec<Records>, gallery: &str, wait_ms: u32, requests: &mpsc::Sender<EnrolRequest>) -> Vec<BadRecord> {
+    let mut bad = Vec::new();
+    for record in sources.into_iter().flatten() {
+        match record {
+            Ok(record) => {
+                // Nobody receives once the cluster is unreachable: then there is nothing more to read.
+                if requests.blocking_send(record.into_request(gallery, wait_ms)).is_err() {
+                    break;
+                }
+            }
+            Err(error) => bad.push(error),
+        }
+    }
+    bad
+}
+
+fn answer_document(answer: &Answer) -> serde_json::Value {
+    let latency_ms = (answer.answered - answer.sent).as_millis();
+    match &answer.ending {
+        Ending::Settled(enrolment) => {
+            let mut document = document::enrolment(enrolment);
+            document["latency_ms"] = json!(latency_ms);
+            document["attempts"] = json!(answer.attempts);
+            document
+        }
+        Ending::Inconclusive(inconclusive) => json!({
+            "enrolment_id": answer.enrolment_id,
+            "state": names::enrolment_state(EnrolmentState::Staged),
+            "inconclusive": { "reason": inconclusive.reason, "missing_shards": inconclusive.missing_shards },
+            "attempts": answer.attempts,
+        }),
+        Ending::Refused(error) => json!({
+            "enrolment_id": answer.enrolment_id,
+            "error": { "code": format!("{:?}", error.code), "message": error.message },
+            "attempts": answer.attempts,
+        }),
+    }
+}
+
+fn show(summary: &mut Summary, gallery: &str, elapsed: Duration, output: Output) -> anyhow::Result<()> {
+    summary.latencies.sort_unstable();
+    let latency = |share: f64| output::quantile(&summary.latencies, share).as_millis();
+    let settled = summary.latencies.len() as f64;
+    let rate = settled / elapsed.as_secs_f64().max(1e-9);
+    if output == Output::Json {
+        let rejected: Vec<_> =
+            summary.reasons.iter().map(|(what, why)| json!({ "what": what, "reason": why })).collect();
+        return output::json(&json!({ "summary": {
+            "unique": summary.unique,
+            "possible_duplicate": summary.possible_duplicate,
+            "not_comparable": summary.not_comparable,
+            "withdrawn": summary.withdrawn,
+            "inconclusive": summary.inconclusive,
+            "rejected": summary.rejected,
+            "rejections": rejected,
+            "sent_again": summary.sent_again,
+            "seconds": elapsed.as_secs_f64(),
+            "enrolments_per_second": rate,
+            "latency_p50_ms": latency(0.5),
+            "latency_p99_ms": latency(0.99),
+        }}));
+    }
+    if !summary.reasons.is_empty() {
+        let mut table = output::table(["rejected", "reason"]);
+        for (what, why) in &summary.reasons {
+            table.add_row([what, why]);
+        }
+        output::line(table);
+    }
+    if !summary.duplicates.is_empty() {
+        let mut table = output::table(["possible duplicate", "of", "above the threshold by", "candidates"]);
+        for (enrolment, best, margin, total) in &summary.duplicates {
+            table.add_row([enrolment.clone(), best.clone(), output::score(*margin), total.to_string()]);
+        }
+        output::line(table);
+    }
+    let mut table = output::table(["outcome", "enrolments"]);
+    for (outcome, count) in [
+        ("unique", summary.unique),
+        ("possible duplicate: somebody must look", summary.possible_duplicate),
+        ("not comparable: somebody must look", summary.not_comparable),
+        ("withdrawn before", summary.withdrawn),
+        ("no verdict yet: the cluster finishes it", summary.inconclusive),
+        ("rejected", summary.rejected),
+    ] {
+        if count > 0 || outcome == "unique" {
+            table.add_row([outcome.to_owned(), grouped(count)]);
+        }
+    }
+    output::line(table);
+    output::line(format!(
+        "{:.1} s, {rate:.0} enrolments/s; answers after p50 {} ms, p99 {} ms; sent again {}",
+        elapsed.as_secs_f64(),
+        latency(0.5),
+        latency(0.99),
+        grouped(summary.sent_again),
+    ));
+    if summary.possible_duplicate > 0 {
+        output::line(format!("next: semel cases --gallery {gallery}"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connect::CallFailed;
+
+    fn settled(state: EnrolmentState) -> Ending {
+        Ending::Settled(Box::new(Enrolment { state: state.into(), ..Default::default() }))
+    }
+
+    fn check(endings: Vec<Ending>, expected: Exit) {
+        let mut summary = Summary::default();
+        for ending in endings {
+            let now = Instant::now();
+            let enrolment_id = "a".to_owned();
+            summary.add(&Answer {
+                enrolment_id,
+                ending,
+                sent: now,
+                answered: now,
+                attempts: 1,
+                inconclusive: 0,
+                errors: 0,
+            });
+        }
+        assert_eq!(summary.exit(), expected);
+    }
+
+    #[test]
+    fn the_exit_code_tells_the_worst_that_happened() {
+        use EnrolmentState::{NotComparable, PossibleDuplicate, Unique, Withdrawn};
+        let refused = || Ending::Refused(CallFailed { code: tonic::Code::NotFound, message: "gallery".to_owned() });
+        let inconclusive = || Ending::Inconclusive(Default::default());
+        check(vec![], Exit::Done);
+        check(vec![settled(Unique), settled(Withdrawn)], Exit::Done);
+        check(vec![settled(Unique), settled(PossibleDuplicate)], Exit::PossibleDuplicate);
+        check(vec![settled(NotComparable)], Exit::PossibleDuplicate);
+        check(vec![settled(PossibleDuplicate), inconclusive()], Exit::Inconclusive);
+        check(vec![settled(PossibleDuplicate), inconclusive(), refused()], Exit::Failed);
+    }
+}

@@ -1,0 +1,301 @@
+//! `semel gallery`: creates, shows, lists and governs galleries. What a policy looks like in files lives in `policy`.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use semel_proto::v1::gallery_service_client::GalleryServiceClient;
+use semel_proto::v1::{CreateGalleryRequest, Gallery, GetGalleryRequest, ListGalleriesRequest, UpdatePolicyRequest};
+
+use crate::connect::{CallFailed, ClientArguments};
+use crate::exit::{EXIT_CODES, Exit, UsageError};
+use crate::output::{self, Output};
+use crate::policy::{GalleryDocument, ModalityDocument, PolicyDocument, SpecDocument};
+
+/// Creates, shows, lists and governs galleries.
+#[derive(Debug, Args)]
+pub(crate) struct GalleryArguments {
+    #[command(subcommand)]
+    command: GalleryCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum GalleryCommand {
+    /// Creates a gallery; the same command again changes nothing.
+    #[command(after_help = format!("\
+Examples:
+  Faces, 512 components, reviewed from a cosine of 0.42:
+    semel gallery create people --modality face --dimension 512 --threshold 0.42
+  Irises, 16 x 256 cells of 2 bits, 8 shifts either way:
+    semel gallery create eyes --modality iris --rows 16 --columns 256 --bits-per-cell 2 --shifts-max 8 \\
+      --common-bits-min 2048 --threshold 0.68
+  Several modalities, from a file (`semel gallery get --output json` shows the form):
+    semel gallery create people --policy policy.json
+
+{EXIT_CODES}"))]
+    Create(CreateArguments),
+    /// Shows a gallery with its policy.
+    #[command(after_help = EXIT_CODES)]
+    Get {
+        /// The gallery.
+        name: String,
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Lists every gallery.
+    #[command(after_help = EXIT_CODES)]
+    List {
+        #[command(flatten)]
+        client: ClientArguments,
+    },
+    /// Puts a new policy in force. What is not given stays. Enrolments staged before keep theirs.
+    #[command(after_help = format!("\
+Examples:
+    semel gallery update people --threshold 0.45
+    semel gallery update people --identification-allowed true --purposes registration,missing-persons
+
+{EXIT_CODES}"))]
+    Update(UpdateArguments),
+}
+
+#[derive(Debug, Args)]
+struct CreateArguments {
+    /// The name: 1 to 64 bytes of a-z, 0-9, '.', '_' and '-', starting with a letter.
+    name: String,
+    #[command(flatten)]
+    spec: SpecFlags,
+    #[command(flatten)]
+    rules: RuleFlags,
+    #[command(flatten)]
+    client: ClientArguments,
+}
+
+#[derive(Debug, Args)]
+struct UpdateArguments {
+    /// The gallery.
+    name: String,
+    /// The modality whose threshold changes; needed only where the gallery has several: face, voice, iris or fingerprint.
+    #[arg(long)]
+    modality: Option<String>,
+    #[command(flatten)]
+    rules: RuleFlags,
+    #[command(flatten)]
+    client: ClientArguments,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Templates (of one modality; use --policy for several)")]
+struct SpecFlags {
+    /// face, voice, iris or fingerprint.
+    #[arg(long)]
+    modality: Option<String>,
+    /// Embeddings: number of components, 4 to 4096, a multiple of 4.
+    #[arg(long, value_name = "N", conflicts_with_all = ["rows", "columns", "bits_per_cell", "shifts_max", "common_bits_min"])]
+    dimension: Option<u32>,
+    /// Binary codes: rows, 1 to 256.
+    #[arg(long, value_name = "N", requires_all = ["columns", "bits_per_cell"])]
+    rows: Option<u32>,
+    /// Binary codes: columns, 1 to 4096; a shift rolls them.
+    #[arg(long, value_name = "N", requires = "rows")]
+    columns: Option<u32>,
+    /// Binary codes: bits per cell, 1 to 8.
+    #[arg(long, value_name = "N", requires = "rows")]
+    bits_per_cell: Option<u32>,
+    /// Binary codes: shifts tried in either direction, 0 to 64. [default: 0]
+    #[arg(long, value_name = "N", requires = "rows")]
+    shifts_max: Option<u32>,
+    /// Binary codes: usable bits that two masks must share to be compared. [default: a quarter of all bits]
+    #[arg(long, value_name = "N", requires = "rows")]
+    common_bits_min: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Policy")]
+struct RuleFlags {
+    /// The whole policy as JSON; flags beside it win.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Review threshold: the score that makes a candidate, 0.000001 to 1 (cosine, or 1 - fractional Hamming).
+    #[arg(long, value_name = "SCORE")]
+    threshold: Option<f64>,
+    /// The longest candidate list, 1 to 256. [default: 64]
+    #[arg(long, value_name = "N")]
+    candidates_max: Option<u32>,
+    /// Share of mates that the index may miss, in parts per 1e9, at most 1000000. [default: 30000]
+    #[arg(long, value_name = "PPB")]
+    miss_budget_ppb: Option<u32>,
+    /// Share of enrolments that must be comparable for a verdict, in parts per million. [default: 990000]
+    #[arg(long, value_name = "PPM")]
+    comparable_share_min_ppm: Option<u32>,
+    /// Purposes that requests may name, separated by commas. [default: any]
+    #[arg(long, value_name = "PURPOSE", value_delimiter = ',')]
+    purposes: Option<Vec<String>>,
+    /// Whether searches without an enrolment are allowed. [default: false]
+    #[arg(long, value_name = "BOOL")]
+    identification_allowed: Option<bool>,
+    /// Days that enrolments are to be kept; 0 = until withdrawn. Recorded; nothing is deleted by itself. [default: 0]
+    #[arg(long, value_name = "DAYS")]
+    retention_days: Option<u32>,
+}
+
+impl SpecFlags {
+    fn modality(&self) -> Result<Option<ModalityDocument>, UsageError> {
+        let spec = match (self.dimension, self.rows, self.columns, self.bits_per_cell) {
+            (Some(dimension), ..) => SpecDocument::Embedding { dimension },
+            (None, Some(rows), Some(columns), Some(bits_per_cell)) => {
+                let bits = u64::from(rows) * u64::from(columns) * u64::from(bits_per_cell);
+                let quarter = u32::try_from(bits / 4).unwrap_or(u32::MAX).max(1);
+                SpecDocument::BinaryCode {
+                    rows,
+                    columns,
+                    bits_per_cell,
+                    shifts_max: self.shifts_max.unwrap_or(0),
+                    common_bits_min: self.common_bits_min.unwrap_or(quarter),
+                }
+            }
+            (None, ..) if self.modality.is_some() => {
+                return Err(UsageError(
+                    "--modality needs --dimension, or --rows, --columns and --bits-per-cell".to_owned(),
+                ));
+            }
+            (None, ..) => return Ok(None),
+        };
+        let modality = self.modality.clone().ok_or_else(|| UsageError("--modality is required".to_owned()))?;
+        Ok(Some(ModalityDocument { modality, spec, threshold: 0.0 }))
+    }
+}
+
+impl RuleFlags {
+    fn file(&self) -> anyhow::Result<Option<PolicyDocument>> {
+        let Some(path) = &self.policy else { return Ok(None) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| UsageError(format!("--policy {}: {error}", path.display())))?;
+        let policy =
+            serde_json::from_str(&text).map_err(|error| UsageError(format!("--policy {}: {error}", path.display())))?;
+        Ok(Some(policy))
+    }
+
+    /// Lets the flags win over the policy; `modality` says whose threshold is meant where there are several.
+    fn apply(&self, policy: &mut PolicyDocument, modality: Option<&str>) -> Result<(), UsageError> {
+        if let Some(threshold) = self.threshold {
+            let mut meant: Vec<_> = policy
+                .modalities
+                .iter_mut()
+                .filter(|each| modality.is_none_or(|name| each.modality.eq_ignore_ascii_case(name)))
+                .collect();
+            match meant.as_mut_slice() {
+                [one] => one.threshold = threshold,
+                [] => return Err(UsageError("--threshold: the policy has no such modality".to_owned())),
+                _ => return Err(UsageError("--threshold: the policy has several modalities; name one".to_owned())),
+            }
+        }
+        fn set<T: Clone>(flag: Option<&T>, value: &mut T) {
+            if let Some(flag) = flag {
+                value.clone_from(flag);
+            }
+        }
+        set(self.candidates_max.as_ref(), &mut policy.candidates_max);
+        set(self.miss_budget_ppb.as_ref(), &mut policy.miss_budget_ppb);
+        set(self.comparable_share_min_ppm.as_ref(), &mut policy.comparable_share_min_ppm);
+        set(self.purposes.as_ref(), &mut policy.purposes);
+        set(self.identification_allowed.as_ref(), &mut policy.identification_allowed);
+        set(self.retention_days.as_ref(), &mut policy.retention_days);
+        Ok(())
+    }
+}
+
+impl CreateArguments {
+    fn policy(&self) -> anyhow::Result<PolicyDocument> {
+        let mut policy = self.rules.file()?.unwrap_or_default();
+        if let Some(modality) = self.spec.modality()? {
+            if !policy.modalities.is_empty() {
+                return Err(UsageError("--policy lists the modalities: leave out --modality".to_owned()).into());
+            }
+            if self.rules.threshold.is_none() {
+                return Err(UsageError("--threshold is required".to_owned()).into());
+            }
+            policy.modalities.push(modality);
+        }
+        if policy.modalities.is_empty() {
+            return Err(UsageError("name the templates: --modality with --dimension, or --policy".to_owned()).into());
+        }
+        self.rules.apply(&mut policy, None)?;
+        Ok(policy)
+    }
+}
+
+/// Runs `semel gallery`.
+pub(crate) async fn run(arguments: GalleryArguments) -> anyhow::Result<Exit> {
+    match arguments.command {
+        GalleryCommand::Create(create) => {
+            let request = CreateGalleryRequest { name: create.name.clone(), policy: Some(create.policy()?.to_wire()?) };
+            let mut client = GalleryServiceClient::new(create.client.connect().await?);
+            let answer =
+                client.create_gallery(request).await.map_err(CallFailed::from).context("create the gallery")?;
+            show(answer.into_inner().gallery.as_slice(), create.client.output)
+        }
+        GalleryCommand::Get { name, client } => {
+            let mut galleries = GalleryServiceClient::new(client.connect().await?);
+            let answer = galleries.get_gallery(GetGalleryRequest { name }).await.map_err(CallFailed::from)?;
+            show(answer.into_inner().gallery.as_slice(), client.output)
+        }
+        GalleryCommand::List { client } => {
+            let mut galleries = GalleryServiceClient::new(client.connect().await?);
+            let answer = galleries.list_galleries(ListGalleriesRequest {}).await.map_err(CallFailed::from)?;
+            show(&answer.into_inner().galleries, client.output)
+        }
+        GalleryCommand::Update(update) => run_update(update).await,
+    }
+}
+
+async fn run_update(update: UpdateArguments) -> anyhow::Result<Exit> {
+    let file = update.rules.file()?;
+    let mut client = GalleryServiceClient::new(update.client.connect().await?);
+    let request = GetGalleryRequest { name: update.name.clone() };
+    let current = client.get_gallery(request).await.map_err(CallFailed::from)?.into_inner().gallery;
+    let current = current.and_then(|gallery| gallery.policy).context("the gallery has no policy")?;
+    let mut policy = file.unwrap_or_else(|| PolicyDocument::from_wire(&current));
+    update.rules.apply(&mut policy, update.modality.as_deref())?;
+    let request = UpdatePolicyRequest {
+        name: update.name,
+        policy: Some(policy.to_wire()?),
+        // Whoever changed it meanwhile must not be overwritten.
+        expected_version: current.version,
+    };
+    let answer = client.update_policy(request).await.map_err(CallFailed::from).context("update the policy")?;
+    show(answer.into_inner().gallery.as_slice(), update.client.output)
+}
+
+fn show(galleries: &[Gallery], output: Output) -> anyhow::Result<Exit> {
+    let documents: Vec<GalleryDocument> = galleries.iter().map(GalleryDocument::from_wire).collect();
+    match output {
+        Output::Json => documents.iter().try_for_each(output::json)?,
+        Output::Table if documents.is_empty() => output::line("no galleries yet; `semel gallery create` makes one"),
+        Output::Table => {
+            let mut table = output::table([
+                "gallery",
+                "policy",
+                "modality",
+                "template",
+                "threshold",
+                "candidates",
+                "identification",
+            ]);
+            for gallery in &documents {
+                for modality in &gallery.policy.modalities {
+                    table.add_row([
+                        gallery.name.clone(),
+                        format!("version {}", gallery.policy.version),
+                        modality.modality.clone(),
+                        modality.spec.to_string(),
+                        modality.threshold.to_string(),
+                        format!("up to {}", gallery.policy.candidates_max),
+                        if gallery.policy.identification_allowed { "allowed" } else { "off" }.to_owned(),
+                    ]);
+                }
+            }
+            output::line(table);
+        }
+    }
+    Ok(Exit::Done)
+}

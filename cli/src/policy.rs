@@ -1,0 +1,183 @@
+//! A gallery and its policy as JSON: what `--policy` reads and `--output json` writes.
+
+use std::fmt;
+
+use semel_proto::v1::{
+    BinaryCodeSpec, EmbeddingSpec, Gallery, Modality, ModalityPolicy, Policy, TemplateSpec, template_spec,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::exit::UsageError;
+use crate::names;
+
+/// Scores and thresholds travel in millionths.
+const MICROS: f64 = 1e6;
+
+/// A gallery.
+#[derive(Debug, Serialize)]
+pub(crate) struct GalleryDocument {
+    pub(crate) name: String,
+    pub(crate) policy: PolicyDocument,
+    key_version: u32,
+    key_checksum: String,
+    created_at_ms: i64,
+}
+
+impl GalleryDocument {
+    pub(crate) fn from_wire(gallery: &Gallery) -> Self {
+        Self {
+            name: gallery.name.clone(),
+            policy: gallery.policy.as_ref().map(PolicyDocument::from_wire).unwrap_or_default(),
+            key_version: gallery.key_version,
+            key_checksum: gallery.key_checksum.clone(),
+            created_at_ms: gallery.created_at_ms,
+        }
+    }
+}
+
+/// A policy. Numbers left out are the cluster's defaults.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PolicyDocument {
+    /// Set by the cluster; ignored when read.
+    pub(crate) version: u64,
+    pub(crate) modalities: Vec<ModalityDocument>,
+    pub(crate) miss_budget_ppb: u32,
+    pub(crate) comparable_share_min_ppm: u32,
+    pub(crate) candidates_max: u32,
+    pub(crate) purposes: Vec<String>,
+    pub(crate) identification_allowed: bool,
+    pub(crate) retention_days: u32,
+}
+
+/// One modality of a policy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ModalityDocument {
+    pub(crate) modality: String,
+    pub(crate) spec: SpecDocument,
+    /// The review threshold as a score, up to 1.
+    pub(crate) threshold: f64,
+}
+
+/// The shape of a modality's templates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub(crate) enum SpecDocument {
+    Embedding { dimension: u32 },
+    BinaryCode { rows: u32, columns: u32, bits_per_cell: u32, shifts_max: u32, common_bits_min: u32 },
+}
+
+impl fmt::Display for SpecDocument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedding { dimension } => write!(f, "embedding, {dimension} components"),
+            Self::BinaryCode { rows, columns, bits_per_cell, shifts_max, .. } => {
+                write!(f, "code, {rows} x {columns} x {bits_per_cell} bits, {shifts_max} shifts")
+            }
+        }
+    }
+}
+
+impl PolicyDocument {
+    pub(crate) fn from_wire(policy: &Policy) -> Self {
+        Self {
+            version: policy.version,
+            modalities: policy.modalities.iter().filter_map(ModalityDocument::from_wire).collect(),
+            miss_budget_ppb: policy.miss_budget_ppb,
+            comparable_share_min_ppm: policy.comparable_share_min_ppm,
+            candidates_max: policy.candidates_max,
+            purposes: policy.purposes.clone(),
+            identification_allowed: policy.identification_allowed,
+            retention_days: policy.retention_days,
+        }
+    }
+
+    pub(crate) fn to_wire(&self) -> Result<Policy, UsageError> {
+        Ok(Policy {
+            version: 0,
+            modalities: self.modalities.iter().map(ModalityDocument::to_wire).collect::<Result<_, _>>()?,
+            miss_budget_ppb: self.miss_budget_ppb,
+            comparable_share_min_ppm: self.comparable_share_min_ppm,
+            candidates_max: self.candidates_max,
+            purposes: self.purposes.clone(),
+            identification_allowed: self.identification_allowed,
+            retention_days: self.retention_days,
+        })
+    }
+}
+
+impl ModalityDocument {
+    fn from_wire(policy: &ModalityPolicy) -> Option<Self> {
+        let spec = match policy.spec.as_ref()?.kind.as_ref()? {
+            template_spec::Kind::Embedding(spec) => SpecDocument::Embedding { dimension: spec.dimension },
+            template_spec::Kind::BinaryCode(spec) => SpecDocument::BinaryCode {
+                rows: spec.rows,
+                columns: spec.columns,
+                bits_per_cell: spec.bits_per_cell,
+                shifts_max: spec.shifts_max,
+                common_bits_min: spec.common_bits_min,
+            },
+        };
+        let threshold = f64::from(policy.review_threshold_micros) / MICROS;
+        Some(Self { modality: names::modality(policy.modality()), spec, threshold })
+    }
+
+    fn to_wire(&self) -> Result<ModalityPolicy, UsageError> {
+        let modality: Modality = names::parse_modality(&self.modality)?;
+        if !(self.threshold > 0.0 && self.threshold <= 1.0) {
+            return Err(UsageError(format!("threshold: {} is not within 0.000001 to 1", self.threshold)));
+        }
+        let kind = match self.spec {
+            SpecDocument::Embedding { dimension } => template_spec::Kind::Embedding(EmbeddingSpec { dimension }),
+            SpecDocument::BinaryCode { rows, columns, bits_per_cell, shifts_max, common_bits_min } => {
+                let spec = BinaryCodeSpec { rows, columns, bits_per_cell, shifts_max, common_bits_min };
+                template_spec::Kind::BinaryCode(spec)
+            }
+        };
+        Ok(ModalityPolicy {
+            modality: modality.into(),
+            spec: Some(TemplateSpec { kind: Some(kind) }),
+            // At most a million: checked above.
+            review_threshold_micros: (self.threshold * MICROS).round() as i32,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IRIS: &str = r#"{"modalities": [{"modality": "iris", "threshold": 0.68, "spec":
+        {"binary_code": {"rows": 16, "columns": 256, "bits_per_cell": 2, "shifts_max": 8, "common_bits_min": 2048}}}]}"#;
+
+    #[test]
+    fn a_policy_survives_the_wire() {
+        let mut policy: PolicyDocument = serde_json::from_str(IRIS).expect("a policy");
+        policy.modalities.push(ModalityDocument {
+            modality: "face".to_owned(),
+            spec: SpecDocument::Embedding { dimension: 512 },
+            threshold: 0.42,
+        });
+        policy.purposes = vec!["registration".to_owned()];
+        policy.candidates_max = 32;
+        let wire = policy.to_wire().expect("valid");
+        assert_eq!(wire.modalities[1].review_threshold_micros, 420_000);
+        assert_eq!(PolicyDocument::from_wire(&wire), policy);
+        let text = serde_json::to_string(&policy).expect("serialisable");
+        assert_eq!(serde_json::from_str::<PolicyDocument>(&text).expect("its own form"), policy);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_by_name() {
+        let unknown = serde_json::from_str::<PolicyDocument>(r#"{"treshold": 0.4}"#).expect_err("unknown field");
+        assert!(unknown.to_string().contains("treshold"), "{unknown}");
+        for threshold in ["0", "1.01", "-0.2"] {
+            let policy: PolicyDocument = serde_json::from_str(&IRIS.replace("0.68", threshold)).expect("well formed");
+            let error = policy.to_wire().expect_err("out of range").to_string();
+            assert!(error.contains("threshold"), "{error}");
+        }
+        let policy: PolicyDocument = serde_json::from_str(&IRIS.replace("iris", "gait")).expect("well formed");
+        assert!(policy.to_wire().is_err());
+    }
+}

@@ -1,0 +1,171 @@
+//! Records as JSON, one object per line.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use semel_proto::v1::{BinaryCode, BiometricReference, Embedding, Modality, Position, Provenance, biometric_reference};
+use serde::Deserialize;
+
+use super::{BadRecord, Record, Records};
+use crate::exit::UsageError;
+use crate::names;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    #[serde(default)]
+    enrolment_id: String,
+    #[serde(default)]
+    subject_id: String,
+    references: Vec<ReferenceDocument>,
+    provenance: Option<ProvenanceDocument>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReferenceDocument {
+    modality: Option<String>,
+    position: Option<String>,
+    embedding: Option<Vec<f32>>,
+    code: Option<String>,
+    mask: Option<String>,
+    quality: Option<u32>,
+    #[serde(default)]
+    algorithm_id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[derive(Default)]
+struct ProvenanceDocument {
+    site: String,
+    operator_id: String,
+    legal_basis: String,
+    purpose: String,
+    captured_at_ms: i64,
+}
+
+pub(super) fn open(path: &Path, modality: Modality) -> anyhow::Result<Records> {
+    let unreadable = |error| UsageError(format!("{}: {error}", path.display()));
+    // Read twice: once to know how much there is, so that the time left can be told.
+    let count = BufReader::new(File::open(path).map_err(unreadable)?).split(b'\n').count() as u64;
+    let reader = BufReader::new(File::open(path).map_err(unreadable)?);
+    Ok(Records { count: Some(count), iterator: Box::new(records(reader, path.to_owned(), modality)) })
+}
+
+pub(super) fn standard_input(modality: Modality) -> anyhow::Result<Records> {
+    let reader = BufReader::new(std::io::stdin());
+    Ok(Records { count: None, iterator: Box::new(records(reader, PathBuf::from("-"), modality)) })
+}
+
+fn records(
+    reader: impl BufRead + Send,
+    file: PathBuf,
+    modality: Modality,
+) -> impl Iterator<Item = Result<Record, BadRecord>> + Send {
+    (1..).zip(reader.lines()).filter_map(move |(line, text)| {
+        let bad = |reason: String| BadRecord { file: file.clone(), line, reason };
+        match text {
+            Ok(text) if text.trim().is_empty() => None,
+            Ok(text) => Some(parse(&text, modality).map_err(bad)),
+            Err(error) => Some(Err(bad(error.to_string()))),
+        }
+    })
+}
+
+fn parse(text: &str, modality: Modality) -> Result<Record, String> {
+    let document: Document = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let references = document
+        .references
+        .into_iter()
+        .enumerate()
+        .map(|(place, each)| reference(each, modality).map_err(|reason| format!("references[{place}]: {reason}")));
+    Ok(Record {
+        enrolment_id: document.enrolment_id,
+        subject_id: document.subject_id,
+        references: references.collect::<Result<_, _>>()?,
+        provenance: document.provenance.map(|given| Provenance {
+            site: given.site,
+            operator_id: given.operator_id,
+            legal_basis: given.legal_basis,
+            purpose: given.purpose,
+            captured_at_ms: given.captured_at_ms,
+        }),
+    })
+}
+
+fn reference(document: ReferenceDocument, modality: Modality) -> Result<BiometricReference, String> {
+    let named = document.modality.as_deref().map(names::parse_modality).transpose();
+    let modality = named.map_err(|error| error.to_string())?.unwrap_or(modality);
+    let position = document.position.as_deref().map(names::parse_position).transpose();
+    let position = position.map_err(|error| error.to_string())?.unwrap_or(Position::Unspecified);
+    let bytes = |field: &str, text: &str| STANDARD.decode(text).map_err(|error| format!("{field}: {error}"));
+    let template = match (document.embedding, document.code, document.mask) {
+        (Some(values), None, None) => biometric_reference::Template::Embedding(Embedding { values }),
+        (None, Some(code), mask) => {
+            let mask = mask.map(|mask| bytes("mask", &mask)).transpose()?.unwrap_or_default();
+            biometric_reference::Template::BinaryCode(BinaryCode { code: bytes("code", &code)?, mask })
+        }
+        (Some(_), ..) => return Err("has an embedding and a code or mask; must be one template".to_owned()),
+        (None, None, _) => return Err("needs an embedding or a code".to_owned()),
+    };
+    Ok(BiometricReference {
+        modality: modality.into(),
+        position: position.into(),
+        template: Some(template),
+        quality: document.quality,
+        algorithm_id: document.algorithm_id,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Vec<Result<Record, BadRecord>> {
+        records(text.as_bytes(), PathBuf::from("people.jsonl"), Modality::Face).collect()
+    }
+
+    fn check_bad(line: &str, expected: &str) {
+        let good = r#"{"enrolment_id": "z", "references": []}"#;
+        let all = read(&format!("\n{line}\n{good}\n"));
+        assert_eq!(all.len(), 2, "the record after a bad one is read");
+        let error = all[0].as_ref().err().expect("the record is bad").to_string();
+        assert!(error.starts_with("people.jsonl:2: ") && error.contains(expected), "{error}");
+        assert!(all[1].is_ok());
+    }
+
+    #[test]
+    fn a_record_holds_embeddings_and_codes() {
+        let text = r#"{"enrolment_id": "a-1", "subject_id": "p", "provenance": {"site": "camp 4"}, "references": [
+            {"embedding": [1.0, -0.5], "quality": 80, "algorithm_id": "x@1"},
+            {"modality": "iris", "position": "left-eye", "code": "/wA=", "mask": "//8="}]}"#;
+        let mut all = read(&text.replace('\n', " "));
+        let record = all.pop().expect("a record").unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((record.enrolment_id.as_str(), record.subject_id.as_str()), ("a-1", "p"));
+        assert_eq!(record.provenance.expect("given").site, "camp 4");
+        let [face, iris] = record.references.as_slice() else { panic!("two references") };
+        assert_eq!((face.modality(), face.position(), face.quality), (Modality::Face, Position::Unspecified, Some(80)));
+        let Some(biometric_reference::Template::Embedding(embedding)) = &face.template else { panic!("an embedding") };
+        assert_eq!(embedding.values, [1.0, -0.5]);
+        assert_eq!((iris.modality(), iris.position()), (Modality::Iris, Position::LeftEye));
+        let Some(biometric_reference::Template::BinaryCode(code)) = &iris.template else { panic!("a code") };
+        assert_eq!((&code.code[..], &code.mask[..]), (&[0xff, 0x00][..], &[0xff, 0xff][..]));
+    }
+
+    #[test]
+    fn a_bad_record_names_its_line_and_field_and_the_next_is_read() {
+        check_bad("{", "EOF");
+        check_bad(r#"{"enrolment_id": "a"}"#, "references");
+        check_bad(r#"{"enrolement_id": "a", "references": []}"#, "enrolement_id");
+        check_bad(r#"{"enrolment_id": "a", "references": [{}]}"#, "references[0]: needs an embedding or a code");
+        check_bad(r#"{"references": [{"embedding": [1], "code": "AA=="}]}"#, "must be one template");
+        check_bad(r#"{"references": [{"mask": "AA=="}]}"#, "needs an embedding or a code");
+        check_bad(r#"{"references": [{"code": "?"}]}"#, "references[0]: code:");
+        check_bad(r#"{"references": [{"modality": "gait", "embedding": [1]}]}"#, "`gait`");
+        check_bad(r#"{"references": [{"position": "left-ear", "embedding": [1]}]}"#, "`left-ear`");
+    }
+}

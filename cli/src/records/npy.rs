@@ -1,0 +1,323 @@
+//! Records as an array of embeddings (.npy) beside a table that says whose they are (.csv).
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::iter::Peekable;
+use std::path::{Path, PathBuf};
+
+use npyz::{NpyFile, NpyReader, Order};
+use semel_proto::v1::{BiometricReference, Embedding, Modality, Position, Provenance, biometric_reference};
+
+use super::{BadRecord, FormArguments, Record, Records};
+use crate::exit::UsageError;
+use crate::names;
+
+/// Components of an embedding at most; a wider array is something else.
+const COMPONENTS_MAX: u64 = 4_096;
+
+pub(super) fn open(path: &Path, form: &FormArguments) -> anyhow::Result<Records> {
+    let fault = |file: &Path, reason: String| UsageError(format!("{}: {reason}", file.display()));
+    let array = File::open(path).map_err(|error| fault(path, error.to_string()))?;
+    let rows = Rows::new(BufReader::new(array)).map_err(|reason| fault(path, reason))?;
+    let table_path = form.table.clone().unwrap_or_else(|| path.with_extension("csv"));
+    let table = File::open(&table_path).map_err(|error| {
+        fault(
+            &table_path,
+            format!("{error}; the table beside the array says which enrolment each row belongs to (--table)"),
+        )
+    })?;
+    let table =
+        Table::new(BufReader::new(table), table_path.clone(), form).map_err(|reason| fault(&table_path, reason))?;
+    Ok(Records { count: Some(rows.count), iterator: Box::new(Joined { rows, table: table.peekable(), ended: false }) })
+}
+
+/// The rows of an array.
+struct Rows<R: Read> {
+    count: u64,
+    dimension: usize,
+    values: NpyReader<f32, R>,
+}
+
+impl<R: Read> Rows<R> {
+    fn new(reader: R) -> Result<Self, String> {
+        let array = NpyFile::new(reader).map_err(|error| format!("is not an npy file: {error}"))?;
+        let &[count, dimension] = array.shape() else {
+            return Err(format!("has {} axes, must have two: rows and components", array.shape().len()));
+        };
+        if dimension == 0 || dimension > COMPONENTS_MAX {
+            return Err(format!("has {dimension} components per row, must have 1 to {COMPONENTS_MAX}"));
+        }
+        if array.order() != Order::C {
+            return Err("is in Fortran order; save it with numpy.ascontiguousarray".to_owned());
+        }
+        let kind = array.dtype().descr();
+        let values = array.data::<f32>().map_err(|_| format!("holds {kind}, must hold 32-bit floats ('<f4')"))?;
+        Ok(Self { count, dimension: dimension as usize, values })
+    }
+}
+
+impl<R: Read> Iterator for Rows<R> {
+    type Item = std::io::Result<Vec<f32>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let row: Result<Vec<f32>, _> = self.values.by_ref().take(self.dimension).collect();
+        match row {
+            Ok(values) if values.is_empty() => None,
+            other => Some(other),
+        }
+    }
+}
+
+/// One line of the table.
+struct Line {
+    number: u64,
+    enrolment_id: String,
+    subject_id: String,
+    modality: Modality,
+    position: Position,
+    quality: Option<u32>,
+    algorithm_id: String,
+    provenance: Option<Provenance>,
+}
+
+struct Table<R> {
+    file: PathBuf,
+    lines: csv::StringRecordsIntoIter<R>,
+    columns: HashMap<String, usize>,
+    id_column: usize,
+    modality: Modality,
+}
+
+impl<R: Read> Table<R> {
+    fn new(reader: R, file: PathBuf, form: &FormArguments) -> Result<Self, String> {
+        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(reader);
+        let heads = reader.headers().map_err(|error| error.to_string())?;
+        let columns: HashMap<_, _> = heads.iter().enumerate().map(|(place, head)| (head.to_owned(), place)).collect();
+        let id_column = *columns
+            .get(&form.id_column)
+            .ok_or_else(|| format!("has no column `{}`; name one with --id-column", form.id_column))?;
+        Ok(Self { file, lines: reader.into_records(), columns, id_column, modality: form.modality })
+    }
+
+    fn parse(&self, record: &csv::StringRecord) -> Result<Line, String> {
+        let cell = |column: &str| self.columns.get(column).and_then(|place| record.get(*place)).unwrap_or("");
+        let given = |column: &str| Some(cell(column)).filter(|text| !text.is_empty());
+        let number = |column: &str, text: &str| format!("{column}: `{text}` is not a whole number");
+        let quality = given("quality").map(|text| text.parse().map_err(|_| number("quality", text))).transpose()?;
+        let captured = given("captured_at_ms")
+            .map(|text| text.parse::<i64>().map_err(|_| number("captured_at_ms", text)))
+            .transpose()?;
+        let provenance = Provenance {
+            site: cell("site").to_owned(),
+            operator_id: cell("operator_id").to_owned(),
+            legal_basis: cell("legal_basis").to_owned(),
+            purpose: cell("purpose").to_owned(),
+            captured_at_ms: captured.unwrap_or(0),
+        };
+        let modality = given("modality").map(names::parse_modality).transpose().map_err(|error| error.to_string())?;
+        let position = given("position").map(names::parse_position).transpose().map_err(|error| error.to_string())?;
+        Ok(Line {
+            number: record.position().map_or(0, csv::Position::line),
+            enrolment_id: record.get(self.id_column).unwrap_or("").to_owned(),
+            subject_id: cell("subject_id").to_owned(),
+            modality: modality.unwrap_or(self.modality),
+            position: position.unwrap_or(Position::Unspecified),
+            quality,
+            algorithm_id: cell("algorithm_id").to_owned(),
+            provenance: (provenance != Provenance::default()).then_some(provenance),
+        })
+    }
+}
+
+impl<R: Read> Iterator for Table<R> {
+    type Item = Result<Line, BadRecord>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let record = self.lines.next()?;
+        let line = match &record {
+            Ok(record) => record.position().map_or(0, csv::Position::line),
+            Err(error) => error.position().map_or(0, csv::Position::line),
+        };
+        let bad = |reason| BadRecord { file: self.file.clone(), line, reason };
+        Some(record.map_err(|error| error.to_string()).and_then(|record| self.parse(&record)).map_err(bad))
+    }
+}
+
+/// Rows and lines side by side; neighbouring lines of one id make one record.
+struct Joined<A: Read, T: Read> {
+    rows: Rows<A>,
+    table: Peekable<Table<T>>,
+    ended: bool,
+}
+
+impl<A: Read, T: Read> Joined<A, T> {
+    /// The next line with its row.
+    fn pair(&mut self) -> Option<Result<(Line, Vec<f32>), BadRecord>> {
+        let (line, row) = (self.table.next(), self.rows.next());
+        let (line, row) = match (line, row) {
+            (None, None) => return None,
+            (Some(line), Some(row)) => (line, row),
+            (line, row) => {
+                // From here on nobody knows which row belongs to which line.
+                self.ended = true;
+                let reason = match row {
+                    Some(_) => "ends before the array: it must have one line per row",
+                    None => "goes on after the array: it must have one line per row",
+                };
+                let bad = |line| BadRecord { file: PathBuf::from("the table"), line, reason: reason.to_owned() };
+                return Some(Err(match line {
+                    Some(Ok(line)) => bad(line.number),
+                    Some(Err(error)) => bad(error.line),
+                    None => bad(0),
+                }));
+            }
+        };
+        Some(line.and_then(|line| match row {
+            Ok(row) if row.len() == self.rows.dimension => Ok((line, row)),
+            Ok(_) | Err(_) => {
+                self.ended = true;
+                let reason = "the array is cut off here".to_owned();
+                Err(BadRecord { file: PathBuf::from("the array"), line: line.number, reason })
+            }
+        }))
+    }
+}
+
+impl<A: Read, T: Read> Iterator for Joined<A, T> {
+    type Item = Result<Record, BadRecord>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let (first, row) = match self.pair()? {
+            Ok(pair) => pair,
+            Err(bad) => return Some(Err(bad)),
+        };
+        let mut record = Record {
+            enrolment_id: first.enrolment_id.clone(),
+            subject_id: first.subject_id.clone(),
+            references: Vec::new(),
+            provenance: first.provenance.clone(),
+        };
+        record.references.push(reference(first, row));
+        loop {
+            let same = match self.table.peek() {
+                Some(Ok(line)) => !line.enrolment_id.is_empty() && line.enrolment_id == record.enrolment_id,
+                Some(Err(_)) | None => false,
+            };
+            if !same {
+                return Some(Ok(record));
+            }
+            match self.pair() {
+                Some(Ok((line, row))) => record.references.push(reference(line, row)),
+                Some(Err(bad)) => return Some(Err(bad)),
+                None => return Some(Ok(record)),
+            }
+        }
+    }
+}
+
+fn reference(line: Line, values: Vec<f32>) -> BiometricReference {
+    BiometricReference {
+        modality: line.modality.into(),
+        position: line.position.into(),
+        template: Some(biometric_reference::Template::Embedding(Embedding { values })),
+        quality: line.quality,
+        algorithm_id: line.algorithm_id,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn form() -> FormArguments {
+        FormArguments { table: None, id_column: "enrolment_id".to_owned(), modality: Modality::Voice }
+    }
+
+    /// A version 1 header as numpy writes it, and values counting from 0.
+    fn array(header: &str, values: usize) -> Vec<u8> {
+        let text = format!("{header}\n");
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend(u16::try_from(text.len()).expect("short").to_le_bytes());
+        bytes.extend(text.as_bytes());
+        bytes.extend((0..values).flat_map(|value| (value as f32).to_le_bytes()));
+        bytes
+    }
+
+    fn floats(rows: usize, dimension: usize) -> Vec<u8> {
+        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dimension}), }}");
+        array(&header, rows * dimension)
+    }
+
+    fn read(array: &[u8], table: &str) -> Vec<Result<Record, BadRecord>> {
+        let rows = Rows::new(array).expect("an array");
+        let table = Table::new(table.as_bytes(), PathBuf::from("people.csv"), &form()).expect("a table");
+        Joined { rows, table: table.peekable(), ended: false }.collect()
+    }
+
+    #[test]
+    fn rows_and_lines_are_joined_in_order() {
+        let table = "note,enrolment_id,quality,modality,site\nx,a,80,,camp 4\ny, b ,,face,\n";
+        let all: Vec<Record> = read(&floats(2, 4), table).into_iter().filter_map(Result::ok).collect();
+        let [a, b] = all.as_slice() else { panic!("two records") };
+        assert_eq!((a.enrolment_id.as_str(), b.enrolment_id.as_str()), ("a", "b"));
+        assert_eq!((a.references[0].modality(), b.references[0].modality()), (Modality::Voice, Modality::Face));
+        assert_eq!((a.references[0].quality, b.references[0].quality), (Some(80), None));
+        assert_eq!(a.provenance.as_ref().map(|given| given.site.as_str()), Some("camp 4"));
+        assert_eq!(b.provenance, None);
+        let Some(biometric_reference::Template::Embedding(embedding)) = &b.references[0].template else { panic!() };
+        assert_eq!(embedding.values, [4.0, 5.0, 6.0, 7.0]);
+    }
+
+    #[test]
+    fn neighbouring_lines_of_one_id_are_one_enrolment() {
+        let table = "enrolment_id,modality,position\na,iris,left-eye\na,iris,right-eye\nb,iris,left-eye\n";
+        let all: Vec<usize> = read(&floats(3, 4), table)
+            .into_iter()
+            .map(|record| record.unwrap_or_else(|error| panic!("{error}")).references.len())
+            .collect();
+        assert_eq!(all, [2, 1]);
+    }
+
+    #[test]
+    fn a_bad_line_names_itself_and_the_next_is_read() {
+        let all = read(&floats(2, 4), "enrolment_id,quality\na,good\nb,7\n");
+        let error = all[0].as_ref().err().expect("bad").to_string();
+        assert_eq!(error, "people.csv:2: quality: `good` is not a whole number");
+        let Ok(good) = &all[1] else { panic!("the next line is good") };
+        assert_eq!(good.enrolment_id, "b");
+    }
+
+    #[test]
+    fn a_table_of_another_length_is_refused_where_it_ends() {
+        for table in ["enrolment_id\na\n", "enrolment_id\na\nb\nc\n"] {
+            let all = read(&floats(2, 4), table);
+            let error = all.last().expect("records").as_ref().err().expect("refused").to_string();
+            assert!(error.contains("one line per row"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_array_cut_off_is_refused_where_it_ends() {
+        let whole = floats(2, 4);
+        let all = read(&whole[..whole.len() - 3], "enrolment_id\na\nb\n");
+        assert!(all[0].is_ok());
+        assert!(all[1].as_ref().err().expect("refused").to_string().contains("cut off"));
+    }
+
+    #[test]
+    fn arrays_that_are_no_embeddings_are_refused_with_the_reason() {
+        let check = |bytes: &[u8], expected: &str| {
+            let error = Rows::new(bytes).err().expect("refused");
+            assert!(error.contains(expected), "{error}");
+        };
+        check(b"no array at all", "is not an npy file");
+        check(&array("{'descr': '<f8', 'fortran_order': False, 'shape': (1, 2), }", 4), "must hold 32-bit floats");
+        check(&array("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 2), }", 4), "Fortran");
+        check(&array("{'descr': '<f4', 'fortran_order': False, 'shape': (4,), }", 4), "two: rows and components");
+        check(&array("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 9000), }", 0), "9000 components");
+    }
+}

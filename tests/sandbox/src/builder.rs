@@ -1,0 +1,289 @@
+//! What kind of cluster is wanted, and how it comes to life.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use semel_coordinator::{CoordinatorConfig, Voter};
+use semel_node::NodeConfig;
+
+use crate::error::SandboxError;
+use crate::sandbox::{Place, Sandbox};
+use crate::server::{ANY_PORT, Server, Settings};
+
+/// Nodes that one machine is asked to run at most.
+const NODES_MAX: usize = 64;
+/// The raft tick of a sandbox: elections within half a second to a second.
+const TICK_MS: u64 = 25;
+
+/// Where servers run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    /// Inside this process, each on a runtime of its own. Quick; a kill is as abrupt as a process allows.
+    InProcess,
+    /// Each as a process of its own, which can be killed with SIGKILL and paused.
+    ChildProcesses {
+        /// The `semel` binary; see [`Mode::child_processes`].
+        binary: PathBuf,
+    },
+}
+
+impl Mode {
+    /// Child processes of the binary that SEMEL_BINARY names, or else of `semel` beside this executable
+    /// or in one of the two folders above it.
+    ///
+    /// # Errors
+    /// [`SandboxError::NoBinary`] with the places looked at.
+    pub fn child_processes() -> Result<Self, SandboxError> {
+        let mut looked_at = Vec::new();
+        if let Some(named) = std::env::var_os("SEMEL_BINARY") {
+            looked_at.push(PathBuf::from(named));
+        } else if let Ok(own) = std::env::current_exe() {
+            // Tests run from target/release/deps, examples from target/release/examples.
+            looked_at.extend(own.ancestors().skip(1).take(3).map(|folder| folder.join("semel")));
+        }
+        match looked_at.iter().find(|path| path.is_file()) {
+            Some(binary) => Ok(Self::ChildProcesses { binary: binary.clone() }),
+            None => Err(SandboxError::NoBinary { looked_at }),
+        }
+    }
+}
+
+type Change<C> = Arc<dyn Fn(&mut C) + Send + Sync>;
+
+/// Describes a cluster; [`Builder::start`] brings it to life.
+#[derive(Clone)]
+pub struct Builder {
+    nodes: usize,
+    coordinators: usize,
+    shards: u32,
+    replicas: u32,
+    mode: Mode,
+    data_dir: Option<PathBuf>,
+    listen: SocketAddr,
+    ready_within: Duration,
+    change_node: Vec<Change<NodeConfig>>,
+    change_coordinator: Vec<Change<CoordinatorConfig>>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            nodes: 3,
+            coordinators: 1,
+            shards: 8,
+            replicas: 3,
+            mode: Mode::InProcess,
+            data_dir: None,
+            listen: ANY_PORT,
+            ready_within: Duration::from_secs(60),
+            change_node: Vec::new(),
+            change_coordinator: Vec::new(),
+        }
+        .tick_ms(TICK_MS)
+    }
+}
+
+impl Builder {
+    /// How many nodes, 1 to 64. Default 3.
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// How many coordinators: 1, 3 or 5. Default 1.
+    pub fn coordinators(mut self, coordinators: usize) -> Self {
+        self.coordinators = coordinators;
+        self
+    }
+
+    /// How many shards, 1 to 4,096. Default 8.
+    pub fn shards(mut self, shards: u32) -> Self {
+        self.shards = shards;
+        self
+    }
+
+    /// Replicas of each shard: 1, 3 or 5, at most as many as nodes. Default 3.
+    pub fn replicas(mut self, replicas: u32) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    /// Where the servers run. Default inside this process.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// A folder that is kept; a cluster that ran there before goes on. Default: a temporary folder, removed at the end.
+    pub fn data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(folder.into());
+        self
+    }
+
+    /// Where the first coordinator listens. Default: any free port of 127.0.0.1.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = address;
+        self
+    }
+
+    /// The raft tick of every server, in milliseconds, 10 to 1,000. Default 25.
+    pub fn tick_ms(self, tick_ms: u64) -> Self {
+        self.node_settings(move |node| node.tick_ms = tick_ms)
+            .coordinator_settings(move |coordinator| coordinator.tick_ms = tick_ms)
+    }
+
+    /// The engine of sealed segments: `exact`, `faiss` or `faiss:<factory string>`. Default: the node's own.
+    pub fn engine(self, engine: &str) -> Self {
+        let engine = engine.to_owned();
+        self.node_settings(move |node| node.engine.clone_from(&engine))
+    }
+
+    /// Changes any setting of every node. Addresses and folders are set afterwards.
+    pub fn node_settings(mut self, change: impl Fn(&mut NodeConfig) + Send + Sync + 'static) -> Self {
+        self.change_node.push(Arc::new(change));
+        self
+    }
+
+    /// Changes any setting of every coordinator. Addresses, folders and voters are set afterwards.
+    pub fn coordinator_settings(mut self, change: impl Fn(&mut CoordinatorConfig) + Send + Sync + 'static) -> Self {
+        self.change_coordinator.push(Arc::new(change));
+        self
+    }
+
+    /// How long [`Builder::start`] and [`Sandbox::wait_ready`] wait for every shard to have a leader. Default 60 s.
+    pub fn ready_within(mut self, ready_within: Duration) -> Self {
+        self.ready_within = ready_within;
+        self
+    }
+
+    /// Starts everything and waits until enrolments can be staged and settled.
+    ///
+    /// # Errors
+    /// Settings that make no cluster, a server that cannot start or ends by itself, or a cluster that is not ready in time.
+    pub async fn start(self) -> Result<Sandbox, SandboxError> {
+        self.validate()?;
+        let place = match &self.data_dir {
+            Some(folder) => {
+                std::fs::create_dir_all(folder).map_err(|source| SandboxError::Io {
+                    action: "create folder",
+                    path: folder.clone(),
+                    source,
+                })?;
+                Place::Kept(folder.clone())
+            }
+            None => Place::Temporary(tempfile::tempdir().map_err(|source| SandboxError::Io {
+                action: "create a temporary folder in",
+                path: std::env::temp_dir(),
+                source,
+            })?),
+        };
+        let mut coordinators = self.coordinator_servers(place.path())?;
+        for coordinator in &mut coordinators {
+            coordinator.start().await?;
+        }
+        let addresses: Vec<String> = coordinators.iter().map(|server| server.address().to_string()).collect();
+        let mut nodes = self.node_servers(place.path(), &addresses);
+        for node in &mut nodes {
+            node.start().await?;
+        }
+        let sandbox = Sandbox::new(coordinators, nodes, place, self.ready_within);
+        sandbox.wait_ready().await?;
+        Ok(sandbox)
+    }
+
+    fn validate(&self) -> Result<(), SandboxError> {
+        let refuse = |setting, reason: String| Err(SandboxError::Setting { setting, reason });
+        if self.nodes == 0 || self.nodes > NODES_MAX {
+            return refuse("nodes", format!("{} is not within 1 to {NODES_MAX}", self.nodes));
+        }
+        if ![1, 3, 5].contains(&self.coordinators) {
+            return refuse("coordinators", format!("{} is not 1, 3 or 5", self.coordinators));
+        }
+        if ![1, 3, 5].contains(&self.replicas) {
+            return refuse("replicas", format!("{} is not 1, 3 or 5", self.replicas));
+        }
+        if self.replicas as usize > self.nodes {
+            return refuse(
+                "replicas",
+                format!("{} replicas of a shard need as many nodes, not {}", self.replicas, self.nodes),
+            );
+        }
+        if self.shards == 0 || self.shards > 4_096 {
+            return refuse("shards", format!("{} is not within 1 to 4096", self.shards));
+        }
+        Ok(())
+    }
+
+    fn coordinator_servers(&self, folder: &Path) -> Result<Vec<Server>, SandboxError> {
+        let addresses = self.coordinator_addresses()?;
+        let voters: Vec<Voter> =
+            (1..).zip(&addresses).map(|(id, address)| Voter { id, address: address.to_string() }).collect();
+        let servers = (1..).zip(&addresses).map(|(id, &address)| {
+            let name = format!("coordinator-{id}");
+            let mut config = CoordinatorConfig::default();
+            self.change_coordinator.iter().for_each(|change| change(&mut config));
+            config.shards = self.shards;
+            config.replicas = self.replicas;
+            config.id = id;
+            config.data = folder.join(&name);
+            // One alone needs no list, and may then listen on any port.
+            config.voters = if voters.len() == 1 { Vec::new() } else { voters.clone() };
+            let settings = Settings::Coordinator(Box::new(config));
+            Server::new(name, settings, self.mode.clone(), folder.to_owned(), address)
+        });
+        Ok(servers.collect())
+    }
+
+    /// Voters know each other's addresses before any of them runs, so their ports are chosen here.
+    fn coordinator_addresses(&self) -> Result<Vec<SocketAddr>, SandboxError> {
+        if self.coordinators == 1 {
+            return Ok(vec![self.listen]);
+        }
+        let mut reserved = Vec::new();
+        for number in 0..self.coordinators {
+            let wanted = if number == 0 { self.listen } else { ANY_PORT };
+            let bound = TcpListener::bind(wanted).and_then(|listener| Ok((listener.local_addr()?, listener)));
+            reserved.push(bound.map_err(|source| SandboxError::Listen {
+                server: format!("coordinator-{}", number + 1),
+                address: wanted,
+                source,
+            })?);
+        }
+        Ok(reserved.into_iter().map(|(address, _)| address).collect())
+    }
+
+    fn node_servers(&self, folder: &Path, coordinators: &[String]) -> Vec<Server> {
+        let servers = (1..=self.nodes).map(|number| {
+            let name = format!("node-{number}");
+            let mut config = NodeConfig::default();
+            self.change_node.iter().for_each(|change| change(&mut config));
+            config.coordinators = coordinators.to_vec();
+            config.data = folder.join(&name);
+            Server::new(name, Settings::Node(Box::new(config)), self.mode.clone(), folder.to_owned(), ANY_PORT)
+        });
+        servers.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn check(builder: Builder, expected: &str) {
+        let refused = builder.start().await.err();
+        let Some(SandboxError::Setting { setting, reason }) = refused else { panic!("{refused:?}") };
+        assert_eq!(setting, expected, "{reason}");
+    }
+
+    #[tokio::test]
+    async fn numbers_that_make_no_cluster_are_refused_by_name() {
+        check(Sandbox::builder().nodes(0), "nodes").await;
+        check(Sandbox::builder().nodes(65), "nodes").await;
+        check(Sandbox::builder().coordinators(2), "coordinators").await;
+        check(Sandbox::builder().replicas(2), "replicas").await;
+        check(Sandbox::builder().nodes(1), "replicas").await;
+        check(Sandbox::builder().shards(0), "shards").await;
+    }
+}

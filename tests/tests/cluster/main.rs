@@ -1,0 +1,16 @@
+//! The cluster as registries see it: real servers, reached through gRPC alone, with their processes killed and their input broken.
+//!
+//! One binary, because each would link RocksDB anew. What one crate promises by itself is tested there.
+
+mod binary;
+mod people;
+mod registry;
+
+mod enrolment;
+mod faults;
+mod bad_input;
+mod withdrawal;
+mod identification;
+mod oracle;
+mod coordinators;
+mod foreign_clients;
