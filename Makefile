@@ -77,7 +77,8 @@ doc: ## Builds the API documentation, with warnings denied
 
 # cargo test is there wherever cargo is, so everybody runs the same tests in the same way. It closes one summary per test
 # binary; the line printed after them adds those up.
-run_tests = log=$$(mktemp); trap 'rm -f "$$log"' EXIT; status=0; \
+# The suites with processes run the `semel` binary beside the tests, which must be of the same sources.
+run_tests = cargo build $(1); log=$$(mktemp); trap 'rm -f "$$log"' EXIT; status=0; \
 	cargo test $(1) --no-fail-fast 2>&1 | tee "$$log" || status=$$?; \
 	awk '/^test result: /{passed += $$4; failed += $$6; ignored += $$8} \
 	  END {printf "%d passed, %d failed, %d skipped\n", passed, failed, ignored}' "$$log"; \

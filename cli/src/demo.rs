@@ -69,9 +69,9 @@ pub(crate) struct DemoArguments {
     /// The engine of sealed segments: exact, faiss or faiss:FACTORY. [default: the node's own]
     #[arg(long, value_name = "NAME")]
     engine: Option<String>,
-    /// References at which a growing segment is sealed, 1024 to 1048576. [default: the node's own]
-    #[arg(long, value_name = "N")]
-    seal_at_references: Option<usize>,
+    /// References at which a growing segment is sealed, 1024 to 1048576; low, so that sealed segments take part.
+    #[arg(long, value_name = "N", default_value_t = 1_024, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1_024..=1_048_576))]
+    seal_at_references: usize,
     /// How the report looks.
     #[arg(long, value_enum, default_value = "table", env = "SEMEL_OUTPUT", hide_env_values = true)]
     output: Output,
@@ -147,9 +147,8 @@ async fn start(arguments: &DemoArguments) -> anyhow::Result<Sandbox> {
     if let Some(engine) = &arguments.engine {
         builder = builder.engine(engine);
     }
-    if let Some(references) = arguments.seal_at_references {
-        builder = builder.node_settings(move |node| node.seal_at_references = references);
-    }
+    let references = arguments.seal_at_references;
+    builder = builder.node_settings(move |node| node.seal_at_references = references);
     eprintln!("starting one coordinator and three nodes");
     Ok(builder.start().await?)
 }
