@@ -100,7 +100,7 @@ impl MembershipService for MembershipServer {
         let request = request.into_inner();
         self.check_cluster(&request.cluster_id)?;
         let node = node_id(&request.node_id)?;
-        let view = self.front.metadata.view();
+        let (view, metadata_index) = self.front.metadata.view_at();
         let assigned = assignments(&view, node);
         let holds_all = !assigned.is_empty() && request.replicas.len() >= assigned.len();
         if holds_all && view.node(node).is_some_and(|record| !record.replicas_confirmed) {
@@ -110,6 +110,10 @@ impl MembershipService for MembershipServer {
         }
         self.front.nodes.routes.reported(node.0, request);
         let shards_count = self.cluster()?.shards.get();
-        Ok(Response::new(wire::ReportResponse { assignments: assigned, shards_count }))
+        Ok(Response::new(wire::ReportResponse {
+            assignments: assigned,
+            shards_count,
+            metadata_index: metadata_index.0,
+        }))
     }
 }

@@ -170,6 +170,12 @@ impl Metadata {
         self.status.borrow().running().and_then(|status| status.leader)
     }
 
+    /// The view as it is here, with the log index that it is current up to; it may be behind.
+    pub(crate) fn view_at(&self) -> (Arc<MetadataView>, LogIndex) {
+        let current = self.current.borrow();
+        (Arc::clone(&current.view), current.applied)
+    }
+
     /// The view as it is here; it may be behind.
     pub(crate) fn view(&self) -> Arc<MetadataView> {
         Arc::clone(&self.current.borrow().view)

@@ -149,7 +149,11 @@ async fn report_once(
         node_id: Bytes::copy_from_slice(&identity.node_id()?),
         replicas: replicas.all().iter().map(|shard| report(replicas, shard)).collect::<Result<_, _>>()?,
     };
-    let answer = tokio::time::timeout(ANSWER_WITHIN, client.report(request)).await??.into_inner();
+    let mut answer = tokio::time::timeout(ANSWER_WITHIN, client.report(request)).await??.into_inner();
+    // Not part of what is assigned: it grows with every change of the metadata.
+    if !replicas.is_news(std::mem::take(&mut answer.metadata_index)) {
+        return Ok(());
+    }
     let remembered = identity.assignments()?;
     if answer.assignments.is_empty() || remembered.as_ref() == Some(&answer) {
         return replicas.assign(&answer, &held(remembered.as_ref())).await;

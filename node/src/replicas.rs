@@ -1,6 +1,7 @@
 //! The replicas that this node hosts: opened as the coordinators assign them, each with its view.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context as _, bail};
@@ -38,6 +39,8 @@ pub(crate) struct Replicas {
     hosted: RwLock<BTreeMap<u32, Arc<HostedShard>>>,
     /// One assignment at a time: a second opener of a shard would install a view that no publisher feeds.
     assigning: tokio::sync::Mutex<()>,
+    /// The latest metadata index that an answer of a coordinator was read at.
+    metadata_index: AtomicU64,
     directory: std::sync::Mutex<Directory>,
     sealers: std::sync::Mutex<JoinSet<()>>,
 }
@@ -56,9 +59,15 @@ impl Replicas {
             catalogue,
             hosted: RwLock::default(),
             assigning: tokio::sync::Mutex::default(),
+            metadata_index: AtomicU64::new(0),
             directory: std::sync::Mutex::default(),
             sealers: std::sync::Mutex::default(),
         })
+    }
+
+    /// Whether an answer read at this metadata index is as new as the newest so far: a coordinator that was cut off says what was.
+    pub(crate) fn is_news(&self, metadata_index: u64) -> bool {
+        self.metadata_index.fetch_max(metadata_index, Ordering::Relaxed) <= metadata_index
     }
 
     /// The host that runs the groups.
