@@ -84,6 +84,16 @@ impl MembershipService for MembershipServer {
             self.check_cluster(&request.cluster_id)?;
         }
         let node_id = node_id(&request.node_id)?;
+        let (view, _) = self.front.metadata.view_at();
+        if let Some(known) = view.node(node_id).filter(|known| known.address != request.address)
+            && self.front.nodes.routes.is_live(node_id.0)
+        {
+            let from = &known.address;
+            tracing::warn!(node = %node_id, from, also = request.address, "two processes claim one node");
+            return Err(Status::already_exists(format!(
+                "node {node_id} reports from {from}: this volume is a copy, or its other process still runs; stop that one first"
+            )));
+        }
         let command = MetadataCommand::JoinNode {
             node_id,
             address: request.address.clone(),

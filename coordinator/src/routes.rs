@@ -87,19 +87,21 @@ impl Routes {
         lock(&self.suspects).insert(address.to_owned(), Instant::now());
     }
 
-    /// Nodes that did not answer a moment ago, or whose reports are overdue. A node that never reported has the benefit of the doubt.
+    /// Nodes that did not answer a moment ago, or whose reports are overdue, and replicas that stopped. A node that never reported has the benefit of the doubt.
     fn silent(&self) -> Silent {
         let suspects = lock(&self.suspects)
             .iter()
             .filter(|(_, since)| since.elapsed() < SUSPECT_FOR)
             .map(|(a, _)| a.clone())
             .collect();
-        let overdue = lock(&self.reports)
-            .iter()
-            .filter(|(_, report)| report.at.elapsed() >= LIVE_WITHIN)
-            .map(|(node, _)| *node)
-            .collect();
-        Silent { suspects, overdue }
+        let reports = lock(&self.reports);
+        let overdue = reports.iter().filter(|(_, report)| report.at.elapsed() >= LIVE_WITHIN);
+        let overdue = overdue.map(|(node, _)| *node).collect();
+        let replicas =
+            reports.values().flat_map(|report| &report.replicas).filter_map(|replica| replica.status.as_ref());
+        let stopped = replicas.filter(|status| status.role() == public::ReplicaRole::Stopped);
+        let stopped = stopped.map(|status| status.replica).collect();
+        Silent { suspects, overdue, stopped }
     }
 
     /// The addresses of a shard's nodes, in the order in which a proposal should try them: its leader first, suspects last.
@@ -138,11 +140,14 @@ impl Routes {
 struct Silent {
     suspects: HashSet<String>,
     overdue: HashSet<[u8; 16]>,
+    stopped: HashSet<u64>,
 }
 
 impl Silent {
     fn covers(&self, seat: &Seat) -> bool {
-        self.overdue.contains(&seat.node_id) || self.suspects.contains(&seat.address)
+        self.overdue.contains(&seat.node_id)
+            || self.suspects.contains(&seat.address)
+            || self.stopped.contains(&seat.replica)
     }
 }
 
@@ -182,6 +187,19 @@ mod tests {
         routes.suspect("node1");
         assert_eq!(routes.for_proposal(0).last().map(String::as_str), Some("node1"));
         assert!(routes.for_search(&[0, 1, 2, 3, 4, 5], 0).iter().all(|(address, _)| address != "node1"));
+    }
+
+    #[test]
+    fn a_stopped_replica_is_not_searched() {
+        let routes = routes();
+        let status =
+            public::ReplicaStatus { replica: 2, role: public::ReplicaRole::Stopped.into(), ..Default::default() };
+        let replica = ReplicaReport { shard: 0, status: Some(status), ..Default::default() };
+        routes.reported([1; 16], ReportRequest { replicas: vec![replica], ..Default::default() });
+        for attempt in 0..3 {
+            assert!(routes.for_search(&[0], attempt).iter().all(|(address, _)| address != "node1"));
+        }
+        assert_eq!(routes.for_search(&[4], 0)[0].0, "node1", "its other replicas are");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use bytes::Bytes;
@@ -21,6 +21,8 @@ use crate::replicas::{HostedShard, Replicas};
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// The pause between two rounds of attempts to join.
 const JOIN_AGAIN_AFTER: Duration = Duration::from_millis(300);
+/// How long a coordinator takes a process for running after its last report, and some time more.
+const FORGOTTEN_WITHIN: Duration = Duration::from_secs(8);
 /// How long a coordinator may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
@@ -35,6 +37,7 @@ pub(crate) async fn join(database: &Database, coordinators: &[String], address: 
         replicas_held: u32::try_from(database.groups()?.len()).unwrap_or(u32::MAX),
     };
     let mut told = false;
+    let begun = Instant::now();
     loop {
         for coordinator in coordinators {
             match ask_to_join(coordinator, &request).await {
@@ -42,7 +45,9 @@ pub(crate) async fn join(database: &Database, coordinators: &[String], address: 
                     identity.set_cluster(cluster)?;
                     return Ok(cluster);
                 }
-                Err(status) if status.code() == Code::FailedPrecondition => {
+                // Reports of the process that this one follows may still be fresh.
+                Err(status) if status.code() == Code::AlreadyExists && begun.elapsed() < FORGOTTEN_WITHIN => {}
+                Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::AlreadyExists) => {
                     bail!("coordinator {coordinator} refuses this node: {}", status.message());
                 }
                 Err(status) => {

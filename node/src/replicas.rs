@@ -119,6 +119,15 @@ impl Replicas {
         }
     }
 
+    /// Whether a replica of this node has stopped.
+    pub(crate) fn any_stopped(&self) -> bool {
+        let stopped = |shard: &Arc<HostedShard>| {
+            let status = self.host.status(shard.group());
+            status.is_some_and(|status| status.borrow().running().is_none())
+        };
+        self.all().iter().any(stopped)
+    }
+
     async fn open(&self, assignment: &Assignment, shards: ShardCount, held: bool) -> anyhow::Result<()> {
         let replica = ReplicaId::new(assignment.replica).context("replica id 0")?;
         let voters = assignment.voters.iter().map(|peer| ReplicaId::new(peer.replica).context("replica id 0"));

@@ -126,6 +126,7 @@ fn checked(
         let counted = answer.compared + answer.not_comparable + answer.withdrawn + answer.excluded;
         let recorded = moment.totals(&probe.gallery).staged_total;
         if counted != recorded {
+            tracing::error!(gallery = %probe.gallery, counted, recorded, "the catalogue and the rows disagree");
             return Err(SearchError::Counts { gallery: probe.gallery.to_string(), counted, recorded });
         }
     }

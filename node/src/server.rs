@@ -13,6 +13,7 @@ use semel_raft_host::{Database, EXCHANGE_BYTES_MAX, GrpcTransport, Host, HostCon
 use semel_shard::ShardMachine;
 use tokio::net::TcpListener;
 use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::config::NodeConfig;
 use crate::identity::Identity;
@@ -21,11 +22,17 @@ use crate::replicas::Replicas;
 use crate::search::SearchPool;
 use crate::service::ShardServer;
 
+/// How often health is brought up to date.
+const HEALTH_EVERY: Duration = Duration::from_secs(1);
+/// How long a member waits for a coordinator before it serves without; longer than a copy of a running node takes to be found out.
+const JOIN_WITHIN: Duration = Duration::from_secs(10);
+
 const SERVICES: [&str; 2] = ["semel.internal.v1.ShardService", "semel.internal.v1.RaftService"];
 
 /// Runs a node on `listener` until `shutdown` resolves: joins the cluster, hosts what the coordinators assign, serves.
 ///
-/// Nothing is served before the node is a member; a member that starts again serves at once, whether or not a coordinator answers.
+/// Nothing is served before the node is a member; a member that starts again serves after ten seconds even if no coordinator answers.
+/// Health is SERVING while no replica has stopped.
 ///
 /// # Errors
 /// What keeps the node from running: settings, the volume, or a cluster that refuses it.
@@ -49,15 +56,14 @@ pub async fn serve(
     });
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_service_status("", ServingStatus::NotServing).await;
-    let cluster = match Identity::of(&database).cluster()? {
-        Some(cluster) => cluster,
-        None => {
-            let mut until_stopped = stopped.clone();
-            tokio::select! {
-                joined = membership::join(&database, &config.coordinators, &address) => joined?,
-                _ = until_stopped.wait_for(|stop| *stop) => return Ok(()),
-            }
-        }
+    let known = Identity::of(&database).cluster()?;
+    let mut until_stopped = stopped.clone();
+    let cluster = tokio::select! {
+        joined = membership::join(&database, &config.coordinators, &address) => joined?,
+        // A member does not need a coordinator to serve what it was last assigned. If one answers, it must let the node in first: the
+        // volume may be a copy.
+        () = tokio::time::sleep(JOIN_WITHIN), if known.is_some() => known.context("checked")?,
+        _ = until_stopped.wait_for(|stop| *stop) => return Ok(()),
     };
     tracing::info!(cluster = ?cluster, address, "member of the cluster");
 
@@ -77,8 +83,7 @@ pub async fn serve(
     let follow =
         membership::follow(Arc::clone(&database), Arc::clone(&replicas), cluster, config.coordinators.clone(), address);
 
-    reporter.set_serving::<ShardServiceServer<ShardServer>>().await;
-    reporter.set_service_status("", ServingStatus::Serving).await;
+    let tell_health = tell_health(&reporter, Arc::clone(&replicas));
     let shard_service = ShardServiceServer::new(ShardServer::new(cluster, Arc::clone(&replicas), pool))
         .max_decoding_message_size(config.request_bytes_max)
         .max_encoding_message_size(usize::MAX);
@@ -93,7 +98,20 @@ pub async fn serve(
     let ended = tokio::select! {
         served = serving => served.map_err(anyhow::Error::from),
         followed = follow => followed,
+        () = tell_health => Ok(()),
     };
     host.shutdown().await;
     ended
+}
+
+/// Keeps health at what the replicas are: a node with a stopped replica needs a person, and a restart once its cause is gone.
+async fn tell_health(reporter: &HealthReporter, replicas: Arc<Replicas>) {
+    loop {
+        let status = if replicas.any_stopped() { ServingStatus::NotServing } else { ServingStatus::Serving };
+        reporter.set_service_status("", status).await;
+        reporter
+            .set_service_status(<ShardServiceServer<ShardServer> as tonic::server::NamedService>::NAME, status)
+            .await;
+        tokio::time::sleep(HEALTH_EVERY).await;
+    }
 }

@@ -102,7 +102,8 @@ impl ShardServer {
                 let outcome = match answer {
                     Ok(answers) => Outcome::Answer(convert::shard_answer(hosted.epoch, &answers, &probes)),
                     Err(error) => {
-                        tracing::warn!(shard = hosted.shard.0, %error, "shard not searched");
+                        // The replica said at ERROR why it stopped; every search after that says nothing new.
+                        tracing::debug!(shard = hosted.shard.0, %error, "shard not searched");
                         Outcome::Error(error.to_string())
                     }
                 };
