@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -270,4 +271,43 @@ async fn a_node_whose_folder_was_emptied_is_refused_with_the_reason_and_the_othe
     assert!(log_tail.contains("emptied"), "{ended}");
     let told = enrol_all(&client, (5..10).map(|person| request(&people, person, 0))).await;
     told.values().for_each(assert_sound);
+}
+
+#[tokio::test]
+async fn a_copied_folder_is_refused_while_the_node_it_was_copied_from_runs() {
+    let sandbox = processes(3).await;
+    let (original, other) = (sandbox.node_folder(0).await, sandbox.node_folder(2).await);
+    let (original, other) = (original.expect("there is such a node"), other.expect("there is such a node"));
+    sandbox.kill_node(0).await.expect("the node runs");
+    sandbox.kill_node(2).await.expect("the node runs");
+    fs::remove_dir_all(&other).expect("the folder is removed");
+    copy_folder(&original, &other);
+    sandbox.restart_node(0).await.expect("the process starts and listens");
+    let reports = wait_until("the original to report again", Duration::from_secs(30), || async {
+        let status = sandbox.status().await.map_err(|error| error.to_string())?;
+        // Less than the pause between two reports and some, so that none is of the process before.
+        let fresh = status.nodes.iter().filter(|node| node.last_report_age_ms < 900).count();
+        if fresh == 2 { Ok(()) } else { Err(format!("{fresh} nodes report")) }
+    });
+    reports.await.unwrap_or_else(|error| panic!("{error}"));
+    sandbox.restart_node(2).await.expect("the process starts and listens");
+    let ended = wait_until("the copy to be refused", Duration::from_secs(60), || async {
+        sandbox.node_ended(2).await.expect("there is such a node").ok_or("it runs")
+    });
+    let ended = ended.await.unwrap_or_else(|error| panic!("{error}"));
+    let SandboxError::Ended { log_tail, .. } = &ended else { panic!("{ended}") };
+    assert!(log_tail.contains("this volume is a copy"), "{ended}");
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder can be made");
+    for entry in fs::read_dir(from).expect("the folder can be read") {
+        let entry = entry.expect("the folder can be read");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("it is there").is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("a file can be copied");
+        }
+    }
 }
