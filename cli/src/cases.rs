@@ -6,7 +6,7 @@ use semel_proto::v1::{Case, GetCaseRequest, ListCasesRequest};
 
 use crate::connect::{CallFailed, ClientArguments};
 use crate::exit::{EXIT_CODES, Exit};
-use crate::output::{self, Output, grouped};
+use crate::output::{self, Cell, Output, grouped};
 use crate::{document, names};
 
 /// Cases asked for at once.
@@ -79,7 +79,7 @@ pub(crate) async fn run(arguments: CasesArguments) -> anyhow::Result<Exit> {
 /// Cases as they are shown: JSON at once, a table at the end.
 struct Shown {
     output: Output,
-    table: comfy_table::Table,
+    table: output::Table,
     count: usize,
 }
 
@@ -97,12 +97,12 @@ impl Shown {
         let best = case.comparisons.iter().map(|comparison| comparison.score_micros).max();
         let cluster = if case.cluster { ", cluster" } else { "" };
         self.table.add_row([
-            case.case_id.clone(),
-            case.enrolment_ids.join("\n"),
-            format!("{}{cluster}", names::case_state(case.state())),
-            best.map_or_else(String::new, output::score),
-            case.opened_by.join("\n"),
-            output::instant(case.opened_at_ms),
+            Cell::from(&case.case_id),
+            Cell::lines(&case.enrolment_ids),
+            format!("{}{cluster}", names::case_state(case.state())).into(),
+            best.map_or_else(String::new, output::score).into(),
+            Cell::lines(&case.opened_by),
+            output::instant(case.opened_at_ms).into(),
         ]);
         Ok(())
     }
@@ -111,7 +111,7 @@ impl Shown {
         match (self.output, self.count) {
             (Output::Json, _) => {}
             (Output::Table, 0) => output::line("no cases"),
-            (Output::Table, _) => output::line(&self.table),
+            (Output::Table, _) => self.table.show(),
         }
     }
 }

@@ -116,6 +116,11 @@ impl CallFailed {
     pub(crate) fn may_succeed_later(&self) -> bool {
         may_succeed_later(self.code)
     }
+
+    /// Whether this is no answer of the cluster to what was asked: it could not answer now, or the connection broke.
+    pub(crate) fn is_no_answer(&self) -> bool {
+        self.may_succeed_later() || matches!(self.code, Code::Unknown | Code::Cancelled)
+    }
 }
 
 /// Whether a call that got this code may succeed later, as it is.

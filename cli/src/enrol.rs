@@ -20,8 +20,8 @@ use stream::{Answer, Bounds, Ending, enrol_all};
 
 /// Records read ahead of the stream.
 const READ_AHEAD: usize = 64;
-/// Rejected records that are kept with their reasons; more are counted.
-const REJECTED_LISTED_MAX: usize = 1_000;
+/// Rejected and unanswered records, each, that are kept with their reasons; more are counted.
+const LISTED_MAX: usize = 1_000;
 /// Possible duplicates shown in the summary; `semel cases` lists all.
 const DUPLICATES_SHOWN_MAX: usize = 20;
 
@@ -73,13 +73,53 @@ struct Summary {
     not_comparable: u64,
     withdrawn: u64,
     inconclusive: u64,
-    rejected: u64,
+    rejected: Failures,
+    /// Those that the cluster gave no answer to in all attempts.
+    unanswered: Failures,
     sent_again: u64,
-    /// (what, why) of the first rejected.
-    reasons: Vec<(String, String)>,
     /// (enrolment, best candidate, its margin in millionths, candidates in all) of the first possible duplicates.
     duplicates: Vec<(String, String, i32, u64)>,
     latencies: Vec<Duration>,
+}
+
+/// Records that were not enrolled.
+#[derive(Default)]
+struct Failures {
+    count: u64,
+    /// (what, why) of the first.
+    listed: Vec<(String, String)>,
+}
+
+impl Failures {
+    fn add(&mut self, what: String, why: String) {
+        self.count += 1;
+        if self.listed.len() < LISTED_MAX {
+            self.listed.push((what, why));
+        }
+    }
+
+    /// How many are counted and not listed.
+    fn more(&self) -> u64 {
+        self.count - self.listed.len() as u64
+    }
+
+    fn document(&self) -> Vec<serde_json::Value> {
+        self.listed.iter().map(|(what, why)| json!({ "what": what, "reason": why })).collect()
+    }
+
+    fn show(&self, head: &str) {
+        if self.count == 0 {
+            return;
+        }
+        let mut table = output::table([head, "reason"]);
+        for (what, why) in &self.listed {
+            table.add_row([what, why]);
+        }
+        table.show();
+        if self.more() > 0 {
+            output::line(format!("and {} more", grouped(self.more())));
+        }
+    }
 }
 
 impl Summary {
@@ -91,7 +131,10 @@ impl Summary {
                 self.add_settled(enrolment);
             }
             Ending::Inconclusive(_) => self.inconclusive += 1,
-            Ending::Refused(error) => self.reject(answer.enrolment_id.clone(), error.to_string()),
+            Ending::Refused(error) if error.is_no_answer() => {
+                self.unanswered.add(answer.enrolment_id.clone(), error.to_string());
+            }
+            Ending::Refused(error) => self.rejected.add(answer.enrolment_id.clone(), error.to_string()),
         }
     }
 
@@ -114,16 +157,11 @@ impl Summary {
         }
     }
 
-    fn reject(&mut self, what: String, why: String) {
-        self.rejected += 1;
-        if self.reasons.len() < REJECTED_LISTED_MAX {
-            self.reasons.push((what, why));
-        }
-    }
-
     fn exit(&self) -> Exit {
-        if self.rejected > 0 {
+        if self.rejected.count > 0 {
             Exit::Failed
+        } else if self.unanswered.count > 0 {
+            Exit::Unavailable
         } else if self.inconclusive > 0 {
             Exit::Inconclusive
         } else if self.possible_duplicate + self.not_comparable > 0 {
@@ -140,7 +178,7 @@ pub(crate) async fn run(arguments: EnrolArguments) -> anyhow::Result<Exit> {
     let mut sources = Vec::new();
     for file in &arguments.files {
         let records = Records::open(file, &arguments.form)?;
-        count = count.zip(records.count).map(|(sum, more)| sum + more);
+        count = count.zip(records.count).map(|(sum, more): (u64, u64)| sum.saturating_add(more));
         sources.push(records);
     }
     let (requests, receiver) = mpsc::channel(READ_AHEAD);
@@ -155,7 +193,7 @@ pub(crate) async fn run(arguments: EnrolArguments) -> anyhow::Result<Exit> {
     let outcome =
         enrol_all(Addresses::new(arguments.client.address), ReceiverStream::new(receiver), bounds, |answer| {
             if output == Output::Json {
-                output::line(answer_document(&answer));
+                output::raw(answer_document(&answer));
             }
             summary.add(&answer);
             progress.advance(|| format!("{} possible duplicates", summary.possible_duplicate));
@@ -163,13 +201,13 @@ pub(crate) async fn run(arguments: EnrolArguments) -> anyhow::Result<Exit> {
         .await;
     let elapsed = started.elapsed();
     progress.finish();
-    let answered = summary.latencies.len() as u64 + summary.inconclusive + summary.rejected;
+    let answered = summary.latencies.len() as u64 + summary.inconclusive + summary.rejected.count;
     outcome.map_err(|error| {
         let next = "run the same command again to go on: what is enrolled already is answered from the record";
         anyhow::Error::from(error).context(format!("{} answered; {next}", grouped(answered)))
     })?;
     for bad in reading.await? {
-        summary.reject(format!("{}:{}", bad.file.display(), bad.line), bad.reason);
+        summary.rejected.add(format!("{}:{}", bad.file.display(), bad.line), bad.reason);
     }
     show(&mut summary, &arguments.gallery, elapsed, output)?;
     Ok(summary.exit())
@@ -221,16 +259,16 @@ fn show(summary: &mut Summary, gallery: &str, elapsed: Duration, output: Output)
     let settled = summary.latencies.len() as f64;
     let rate = settled / elapsed.as_secs_f64().max(1e-9);
     if output == Output::Json {
-        let rejected: Vec<_> =
-            summary.reasons.iter().map(|(what, why)| json!({ "what": what, "reason": why })).collect();
         return output::json(&json!({ "summary": {
             "unique": summary.unique,
             "possible_duplicate": summary.possible_duplicate,
             "not_comparable": summary.not_comparable,
             "withdrawn": summary.withdrawn,
             "inconclusive": summary.inconclusive,
-            "rejected": summary.rejected,
-            "rejections": rejected,
+            "rejected": summary.rejected.count,
+            "rejections": summary.rejected.document(),
+            "not_answered": summary.unanswered.count,
+            "not_answered_list": summary.unanswered.document(),
             "sent_again": summary.sent_again,
             "seconds": elapsed.as_secs_f64(),
             "enrolments_per_second": rate,
@@ -238,19 +276,14 @@ fn show(summary: &mut Summary, gallery: &str, elapsed: Duration, output: Output)
             "latency_p99_ms": latency(0.99),
         }}));
     }
-    if !summary.reasons.is_empty() {
-        let mut table = output::table(["rejected", "reason"]);
-        for (what, why) in &summary.reasons {
-            table.add_row([what, why]);
-        }
-        output::line(table);
-    }
+    summary.rejected.show("rejected");
+    summary.unanswered.show("not answered");
     if !summary.duplicates.is_empty() {
         let mut table = output::table(["possible duplicate", "of", "above the threshold by", "candidates"]);
         for (enrolment, best, margin, total) in &summary.duplicates {
             table.add_row([enrolment.clone(), best.clone(), output::score(*margin), total.to_string()]);
         }
-        output::line(table);
+        table.show();
     }
     let mut table = output::table(["outcome", "enrolments"]);
     for (outcome, count) in [
@@ -259,13 +292,14 @@ fn show(summary: &mut Summary, gallery: &str, elapsed: Duration, output: Output)
         ("not comparable: somebody must look", summary.not_comparable),
         ("withdrawn before", summary.withdrawn),
         ("no verdict yet: the cluster finishes it", summary.inconclusive),
-        ("rejected", summary.rejected),
+        ("not answered: send again", summary.unanswered.count),
+        ("rejected", summary.rejected.count),
     ] {
         if count > 0 || outcome == "unique" {
             table.add_row([outcome.to_owned(), grouped(count)]);
         }
     }
-    output::line(table);
+    table.show();
     output::line(format!(
         "{:.1} s, {rate:.0} enrolments/s; answers after p50 {} ms, p99 {} ms; sent again {}",
         elapsed.as_secs_f64(),
@@ -317,5 +351,20 @@ mod tests {
         check(vec![settled(NotComparable)], Exit::PossibleDuplicate);
         check(vec![settled(PossibleDuplicate), inconclusive()], Exit::Inconclusive);
         check(vec![settled(PossibleDuplicate), inconclusive(), refused()], Exit::Failed);
+        use tonic::Code::{DeadlineExceeded, ResourceExhausted, Unavailable, Unknown};
+        for code in [Unavailable, ResourceExhausted, DeadlineExceeded, Unknown] {
+            let unanswered = || Ending::Refused(CallFailed { code, message: "busy".to_owned() });
+            check(vec![settled(PossibleDuplicate), inconclusive(), unanswered()], Exit::Unavailable);
+            check(vec![unanswered(), refused()], Exit::Failed);
+        }
+    }
+
+    #[test]
+    fn what_is_not_listed_is_counted() {
+        let mut failures = Failures::default();
+        for number in 0..LISTED_MAX + 3 {
+            failures.add(number.to_string(), "no such gallery".to_owned());
+        }
+        assert_eq!((failures.listed.len(), failures.more()), (LISTED_MAX, 3));
     }
 }

@@ -9,7 +9,7 @@ use tonic::Request;
 
 use crate::connect::{CallFailed, ClientArguments};
 use crate::exit::{EXIT_CODES, Exit};
-use crate::output::{self, Output, grouped};
+use crate::output::{self, Cell, Output, grouped};
 use crate::{document, names};
 
 /// What the answer is given beyond the wait asked for.
@@ -90,7 +90,7 @@ fn show(enrolment: &Enrolment, output: Output) -> anyhow::Result<()> {
     }
     let mut table = output::table(["enrolment", &enrolment.enrolment_id]);
     let mut row = |label: &str, value: String| {
-        table.add_row([label.to_owned(), value]);
+        table.add_row([Cell::from(label), Cell::from(value)]);
     };
     row("state", names::enrolment_state(enrolment.state()));
     let references = enrolment.references.iter().map(|reference| {
@@ -112,16 +112,16 @@ fn show(enrolment: &Enrolment, output: Output) -> anyhow::Result<()> {
         let more = if verdict.saturated { " (more than the list holds)" } else { "" };
         row("candidates", format!("{}{more}", verdict.candidates_total));
     }
-    row("cases", enrolment.case_ids.join("\n"));
-    output::line(table);
+    table.add_row([Cell::from("cases"), Cell::lines(&enrolment.case_ids)]);
+    table.show();
     if let Some(verdict) = enrolment.verdict.as_ref().filter(|verdict| !verdict.candidates.is_empty()) {
-        output::line(candidates(&verdict.candidates));
+        candidates(&verdict.candidates).show();
     }
     Ok(())
 }
 
 /// A candidate list.
-pub(crate) fn candidates(candidates: &[semel_proto::v1::Candidate]) -> comfy_table::Table {
+pub(crate) fn candidates(candidates: &[semel_proto::v1::Candidate]) -> output::Table {
     let mut table = output::table(["candidate", "compared", "score", "threshold"]);
     for candidate in candidates {
         for comparison in &candidate.comparisons {

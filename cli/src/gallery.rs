@@ -294,7 +294,7 @@ fn show(galleries: &[Gallery], output: Output) -> anyhow::Result<Exit> {
                     ]);
                 }
             }
-            output::line(table);
+            table.show();
         }
     }
     Ok(Exit::Done)

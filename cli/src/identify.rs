@@ -91,7 +91,7 @@ pub(crate) async fn identify(arguments: IdentifyArguments) -> anyhow::Result<Exi
         let probe = match probe {
             Ok(probe) => probe,
             Err(bad) => {
-                eprintln!("error: {bad}");
+                output::error(bad);
                 failed = true;
                 continue;
             }
@@ -139,13 +139,14 @@ fn show_complete(name: &str, complete: &CompleteIdentification, output: Output) 
         }));
     }
     output::line(format!(
-        "probe {name}: {} candidates; {} of {} live enrolments compared",
+        "probe {}: {} candidates; {} of {} live enrolments compared",
+        output::escaped(name),
         grouped(complete.candidates_total),
         grouped(coverage.compared),
         grouped(coverage.live)
     ));
     if !complete.candidates.is_empty() {
-        output::line(candidates(&complete.candidates));
+        candidates(&complete.candidates).show();
     }
     Ok(())
 }
@@ -155,7 +156,8 @@ fn show_incomplete(name: &str, incomplete: &IncompleteIdentification, output: Ou
         return output::json(&json!({ "probe": name, "missing_shards": incomplete.missing_shards }));
     }
     output::line(format!(
-        "probe {name}: nothing can be concluded, shards {:?} did not answer; try again, and see `semel status`",
+        "probe {}: nothing can be concluded, shards {:?} did not answer; try again, and see `semel status`",
+        output::escaped(name),
         incomplete.missing_shards
     ));
     Ok(())
@@ -193,7 +195,7 @@ fn show_verification(answer: &VerifyResponse, output: Output) -> anyhow::Result<
             output::score(comparison.threshold_micros),
         ]);
     }
-    output::line(table);
+    table.show();
     output::line(match (answer.comparisons.is_empty(), answer.threshold_reached) {
         (true, _) => "nothing could be compared",
         (false, true) => "a threshold is reached",

@@ -79,7 +79,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            output::error(format_args!("{error:#}"));
             Exit::of(&error).into()
         }
     }

@@ -4,11 +4,13 @@ use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use comfy_table::{ContentArrangement, Table, presets};
-use indicatif::{ProgressBar, ProgressStyle};
+use comfy_table::{ContentArrangement, presets};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 /// Seconds between two lines of progress where there is no terminal.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
+/// The longest time left that is told; a longer one is a guess of a job that has hardly begun.
+const LEFT_MAX: Duration = Duration::from_secs(99 * 3_600);
 
 /// How results look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -19,17 +21,92 @@ pub(crate) enum Output {
     Json,
 }
 
-/// A table with these column heads.
-pub(crate) fn table<const N: usize>(heads: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_content_arrangement(ContentArrangement::Dynamic).set_header(heads);
-    table
+/// Text as a terminal may be given it: characters that would steer the terminal, or show the text in another order than
+/// it has, are written as `\u{202e}`. Line breaks are among them.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        if steers(character) {
+            safe.extend(character.escape_unicode());
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
 }
 
-/// Writes one line to standard output. Whoever reads it may have gone (`semel cases | head`): then the process ends
-/// quietly, as other tools do.
+/// Whether a character is a control, a direction mark or override, an invisible separator or a line break.
+fn steers(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+        )
+}
+
+/// What a cell of a table shows, with nothing in it that steers a terminal.
+pub(crate) struct Cell(String);
+
+impl Cell {
+    /// A cell with one line per item.
+    pub(crate) fn lines(items: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        let lines: Vec<String> = items.into_iter().map(|item| escaped(item.as_ref())).collect();
+        Self(lines.join("\n"))
+    }
+}
+
+impl<T: AsRef<str>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self(escaped(text.as_ref()))
+    }
+}
+
+/// A table for people.
+pub(crate) struct Table(comfy_table::Table);
+
+impl Table {
+    /// Adds a row below the others.
+    pub(crate) fn add_row(&mut self, cells: impl IntoIterator<Item = impl Into<Cell>>) {
+        let cells = cells.into_iter().map(|cell| {
+            let Cell(text) = cell.into();
+            text
+        });
+        self.0.add_row(cells);
+    }
+
+    /// Writes the table to standard output.
+    pub(crate) fn show(&self) {
+        raw(&self.0);
+    }
+}
+
+/// A table with these column heads.
+pub(crate) fn table<const N: usize>(heads: [&str; N]) -> Table {
+    let mut table = comfy_table::Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_header(heads.map(escaped));
+    Table(table)
+}
+
+/// Writes a sentence to standard output, escaped except for its line breaks. What came from elsewhere and must not break
+/// the line is escaped by whoever puts it in.
 pub(crate) fn line(text: impl std::fmt::Display) {
+    raw(escaped_lines(&text.to_string(), "\n"));
+}
+
+/// Writes an error to standard error. Its further lines are indented, so that none looks like a line of its own.
+pub(crate) fn error(text: impl std::fmt::Display) {
+    eprintln!("error: {}", escaped_lines(text.to_string().trim_end(), "\n  "));
+}
+
+fn escaped_lines(text: &str, between: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(escaped).collect();
+    lines.join(between)
+}
+
+/// Writes what is escaped already, or is for machines, on a line of standard output. Whoever reads it may have gone
+/// (`semel cases | head`): then the process ends quietly, as other tools do.
+pub(crate) fn raw(text: impl std::fmt::Display) {
     if writeln!(std::io::stdout(), "{text}").is_err() {
         std::process::exit(0);
     }
@@ -37,7 +114,7 @@ pub(crate) fn line(text: impl std::fmt::Display) {
 
 /// Writes one JSON document on one line.
 pub(crate) fn json(document: &impl serde::Serialize) -> anyhow::Result<()> {
-    line(serde_json::to_string(document)?);
+    raw(serde_json::to_string(document)?);
     Ok(())
 }
 
@@ -98,7 +175,7 @@ impl Progress {
     /// Starts the progress of so many items; of an unknown number, if `None`.
     pub(crate) fn start(what: &str, total: Option<u64>) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| bar(what, total));
-        Self { what: what.to_owned(), total, done: 0, started: Instant::now(), bar, told: Instant::now() }
+        Self { what: escaped(what), total, done: 0, started: Instant::now(), bar, told: Instant::now() }
     }
 
     /// One more item is done; `note` says what else is worth knowing.
@@ -117,6 +194,7 @@ impl Progress {
 
     /// Says something beside the progress.
     pub(crate) fn say(&self, text: &str) {
+        let text = escaped(text);
         match &self.bar {
             Some(bar) if !bar.is_finished() => bar.println(text),
             Some(_) | None => eprintln!("{text}"),
@@ -141,24 +219,40 @@ impl Progress {
         let rate = self.rate();
         match self.total {
             Some(total) if self.done < total => {
-                let left = (total - self.done) as f64 / rate.max(1e-9);
+                let left = time_left(total - self.done, rate);
+                let left = left.map_or_else(String::new, |left| format!(", {:.0} s left", left.as_secs_f64()));
                 let (done, total) = (grouped(self.done), grouped(total));
-                eprintln!("{}: {done} of {total}, {rate:.0}/s, {left:.0} s left{note}", self.what);
+                eprintln!("{}: {done} of {total}, {rate:.0}/s{left}{note}", self.what);
             }
             Some(_) | None => eprintln!("{}: {}, {rate:.0}/s{note}", self.what, grouped(self.done)),
         }
     }
 }
 
+/// The time that so many more items take at this rate; none where that cannot be known yet.
+fn time_left(items: u64, rate: f64) -> Option<Duration> {
+    let seconds = items as f64 / rate;
+    (rate > 0.0 && seconds <= LEFT_MAX.as_secs_f64()).then(|| Duration::from_secs_f64(seconds))
+}
+
+/// Writes the time left into a bar, with the comma before it.
+fn write_left(state: &ProgressState, text: &mut dyn std::fmt::Write) {
+    let items = state.len().unwrap_or(0).saturating_sub(state.pos());
+    if let Some(left) = time_left(items, state.per_sec()) {
+        // The bar is only looked at: a bar without the time left is no reason to stop.
+        let _ = write!(text, ", {} left", indicatif::HumanDuration(left));
+    }
+}
+
 fn bar(what: &str, total: Option<u64>) -> ProgressBar {
     let (bar, template) = match total {
         Some(total) => {
-            (ProgressBar::new(total), "{prefix} {bar:30} {human_pos} of {human_len}, {per_sec}, {eta} left  {wide_msg}")
+            (ProgressBar::new(total), "{prefix} {bar:30} {human_pos} of {human_len}, {per_sec}{left}  {wide_msg}")
         }
         None => (ProgressBar::new_spinner(), "{prefix} {spinner} {human_pos}, {per_sec}  {wide_msg}"),
     };
     let style = ProgressStyle::with_template(template).expect("the template is constant and valid");
-    bar.with_style(style).with_prefix(what.to_owned())
+    bar.with_style(style.with_key("left", write_left)).with_prefix(escaped(what))
 }
 
 #[cfg(test)]
@@ -169,6 +263,38 @@ mod tests {
     fn numbers_are_grouped_by_thousands() {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (20_200, "20,200"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), text);
+        }
+    }
+
+    #[test]
+    fn nothing_shown_steers_the_terminal() {
+        let cases = [
+            ("a-1 Zoë 李 \u{1f600}", "a-1 Zoë 李 \u{1f600}"),
+            ("\u{1b}[2Jgone", r"\u{1b}[2Jgone"),
+            ("a\r\nb\t", r"a\u{d}\u{a}b\u{9}"),
+            ("\u{7f}\u{9b}1m", r"\u{7f}\u{9b}1m"),
+            ("gnp.\u{202e}exe", r"gnp.\u{202e}exe"),
+            ("\u{200b}\u{200f}\u{202a}\u{2066}\u{2069}\u{feff}", r"\u{200b}\u{200f}\u{202a}\u{2066}\u{2069}\u{feff}"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(escaped(text), expected);
+            assert_eq!(escaped(expected), expected, "what is escaped stays as it is");
+        }
+        let mut table = table(["a\u{7}"]);
+        table.add_row([Cell::lines(["x\ny", "z\u{202e}"])]);
+        table.add_row(["p\nq"]);
+        let shown = table.0.to_string();
+        for part in [r"a\u{7}", r"x\u{a}y", r"z\u{202e}", r"p\u{a}q"] {
+            assert!(shown.contains(part), "{shown}");
+        }
+        assert_eq!(escaped_lines("one\ntwo\u{1b}", "\n  "), "one\n  two\\u{1b}");
+    }
+
+    #[test]
+    fn the_time_left_is_told_once_it_is_known() {
+        assert_eq!(time_left(100, 50.0), Some(Duration::from_secs(2)));
+        for (items, rate) in [(100, 0.0), (100, 1e-9), (u64::MAX, 1.0), (0, 0.0), (1, f64::NAN)] {
+            assert_eq!(time_left(items, rate), None, "{items} at {rate}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -164,6 +164,18 @@ fn wrong_setting(error: impl ToString) -> UsageError {
     UsageError(error.to_string())
 }
 
+/// A settings file that was named must be there.
+fn check_file(config: Option<&Path>) -> Result<(), UsageError> {
+    let Some(file) = config else { return Ok(()) };
+    let reason = match std::fs::metadata(file) {
+        Ok(found) if found.is_dir() => "is a folder".to_owned(),
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => "no such file".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(UsageError(format!("--config {}: {reason}", file.display())))
+}
+
 fn parse_voter(text: &str) -> Result<Voter, String> {
     let (id, address) = text.split_once('=').ok_or("must look like 1=host:port")?;
     let id = id.parse().map_err(|_| format!("`{id}` is not a number"))?;
@@ -174,6 +186,7 @@ fn parse_voter(text: &str) -> Result<Voter, String> {
 pub(crate) fn node(arguments: NodeArguments) -> anyhow::Result<()> {
     arguments.logs.start()?;
     check_processor()?;
+    check_file(arguments.config.as_deref())?;
     let config = NodeConfig::load(arguments.config.as_deref(), arguments.flags).map_err(wrong_setting)?;
     config.validate().map_err(wrong_setting)?;
     run(&config.listen.clone(), "semel-node", |listener| semel_node::serve(config, listener, stop_signal()))
@@ -183,6 +196,7 @@ pub(crate) fn node(arguments: NodeArguments) -> anyhow::Result<()> {
 pub(crate) fn coordinator(arguments: CoordinatorArguments) -> anyhow::Result<()> {
     arguments.logs.start()?;
     check_processor()?;
+    check_file(arguments.config.as_deref())?;
     let config = CoordinatorConfig::load(arguments.config.as_deref(), arguments.flags).map_err(wrong_setting)?;
     config.validate().map_err(wrong_setting)?;
     run(&config.listen.clone(), "semel-coordinator", |listener| {
@@ -225,4 +239,17 @@ pub(crate) fn check_processor() -> anyhow::Result<()> {
          CXXFLAGS of .cargo/config.toml and with --no-default-features"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_settings_file_that_is_not_there_is_named() {
+        let error = check_file(Some(Path::new("nofile.toml"))).expect_err("there is none").to_string();
+        assert_eq!(error, "--config nofile.toml: no such file");
+        check_file(None).expect("none is needed");
+        check_file(Some(Path::new("Cargo.toml"))).expect("tests run in the crate's folder");
+    }
 }

@@ -1,6 +1,6 @@
 //! `semel status`: nodes, shards, replicas, counts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use clap::Args;
 use semel_proto::v1::cluster_service_client::ClusterServiceClient;
@@ -8,7 +8,7 @@ use semel_proto::v1::{GetClusterStatusRequest, GetClusterStatusResponse, Replica
 
 use crate::connect::{CallFailed, ClientArguments};
 use crate::exit::{EXIT_CODES, Exit};
-use crate::output::{self, Output, grouped};
+use crate::output::{self, Cell, Output, grouped};
 use crate::{document, names};
 
 /// Digits of a node's id that tell the nodes of one cluster apart.
@@ -43,18 +43,12 @@ pub(crate) async fn run(arguments: StatusArguments) -> anyhow::Result<Exit> {
 }
 
 fn show(status: &GetClusterStatusResponse, shards: bool) {
-    let leaderless = status.shards.iter().filter(|shard| leader(shard).is_none()).count();
-    let state = match (status.ready, status.shards.is_empty()) {
-        (true, _) => "ready".to_owned(),
-        (false, true) => format!("not ready: waits for {} nodes", status.replicas_per_shard),
-        (false, false) => format!("not ready: {leaderless} of {} shards have no leader", status.shards.len()),
-    };
-    output::line(format!("cluster {}: {state}", short(&status.cluster_id)));
+    output::line(format!("cluster {}: {}", output::escaped(short(&status.cluster_id)), state(status)));
     let mut table = output::table(["coordinator", "address", "leads"]);
     for each in &status.coordinators {
         table.add_row([each.coordinator.to_string(), each.address.clone(), yes(each.leader)]);
     }
-    output::line(table);
+    table.show();
     show_nodes(status);
     if shards {
         show_shards(status);
@@ -65,20 +59,58 @@ fn show(status: &GetClusterStatusResponse, shards: bool) {
             let counts = [gallery.live, gallery.withdrawn, gallery.pending, gallery.cases].map(grouped);
             table.add_row([gallery.gallery.clone()].into_iter().chain(counts));
         }
-        output::line(table);
+        table.show();
     }
 }
 
-fn show_nodes(status: &GetClusterStatusResponse) {
-    let mut replicas: HashMap<&str, Vec<&ReplicaStatus>> = HashMap::new();
-    for replica in status.shards.iter().flat_map(|shard| &shard.replicas) {
-        replicas.entry(&replica.node_id).or_default().push(replica);
+/// How the cluster is, in a few words.
+fn state(status: &GetClusterStatusResponse) -> String {
+    let leaderless = status.shards.iter().filter(|shard| leader(shard).is_none()).count();
+    let whole = replicas(status).all(|replica| !is_stopped(replica)) && status.nodes.iter().all(|node| node.live);
+    match (status.ready, status.shards.is_empty()) {
+        (true, _) if whole => "ready".to_owned(),
+        (true, _) => "ready, with reduced redundancy".to_owned(),
+        (false, true) => format!("not ready: waits for {} nodes", status.replicas_per_shard),
+        (false, false) => format!("not ready: {leaderless} of {} shards have no leader", status.shards.len()),
     }
-    let mut table =
-        output::table(["node", "address", "live", "replicas", "leads", "lag max", "references", "memory", "version"]);
+}
+
+/// One line for each node and reason for which replicas stopped there.
+fn stopped_lines(status: &GetClusterStatusResponse) -> Vec<String> {
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for replica in replicas(status).filter(|replica| is_stopped(replica)) {
+        *counts.entry((&replica.node_id, &replica.stopped_reason)).or_default() += 1;
+    }
+    let line = |((node, reason), count): ((&str, &str), usize)| {
+        let replicas = if count == 1 { "1 replica".to_owned() } else { format!("{} replicas", grouped(count as u64)) };
+        let reason = if reason.is_empty() { "no reason given".to_owned() } else { output::escaped(reason) };
+        let node = output::escaped(short(node));
+        format!("node {node}: {replicas} stopped: {reason}; give the volume room and restart the node")
+    };
+    counts.into_iter().map(line).collect()
+}
+
+fn show_nodes(status: &GetClusterStatusResponse) {
+    let mut by_node: HashMap<&str, Vec<&ReplicaStatus>> = HashMap::new();
+    for replica in replicas(status) {
+        by_node.entry(&replica.node_id).or_default().push(replica);
+    }
+    let mut table = output::table([
+        "node",
+        "address",
+        "live",
+        "replicas",
+        "stopped",
+        "leads",
+        "lag max",
+        "references",
+        "memory",
+        "version",
+    ]);
     for node in &status.nodes {
-        let hosted = replicas.get(node.node_id.as_str()).map_or(&[][..], Vec::as_slice);
+        let hosted = by_node.get(node.node_id.as_str()).map_or(&[][..], Vec::as_slice);
         let leads = hosted.iter().filter(|replica| replica.role() == ReplicaRole::Leader).count();
+        let stopped = hosted.iter().filter(|replica| is_stopped(replica)).count();
         let lag = hosted.iter().map(|replica| replica.lag).max().unwrap_or(0);
         let references = hosted.iter().map(|replica| replica.references).sum();
         let bytes: u64 = hosted.iter().map(|replica| replica.catalogue_bytes).sum();
@@ -87,6 +119,7 @@ fn show_nodes(status: &GetClusterStatusResponse) {
             node.address.clone(),
             yes(node.live),
             hosted.len().to_string(),
+            stopped.to_string(),
             leads.to_string(),
             grouped(lag),
             grouped(references),
@@ -94,7 +127,10 @@ fn show_nodes(status: &GetClusterStatusResponse) {
             node.version.clone(),
         ]);
     }
-    output::line(table);
+    table.show();
+    for line in stopped_lines(status) {
+        output::line(line);
+    }
 }
 
 fn show_shards(status: &GetClusterStatusResponse) {
@@ -116,14 +152,22 @@ fn show_shards(status: &GetClusterStatusResponse) {
             })
             .collect();
         table.add_row([
-            shard.shard.to_string(),
-            leader(shard).map_or("none", |replica| short(&replica.node_id)).to_owned(),
-            replicas.join("\n"),
-            shard.pending.to_string(),
-            shard.obligations.to_string(),
+            Cell::from(shard.shard.to_string()),
+            leader(shard).map_or("none", |replica| short(&replica.node_id)).into(),
+            Cell::lines(replicas),
+            shard.pending.to_string().into(),
+            shard.obligations.to_string().into(),
         ]);
     }
-    output::line(table);
+    table.show();
+}
+
+fn replicas(status: &GetClusterStatusResponse) -> impl Iterator<Item = &ReplicaStatus> {
+    status.shards.iter().flat_map(|shard| &shard.replicas)
+}
+
+fn is_stopped(replica: &ReplicaStatus) -> bool {
+    replica.role() == ReplicaRole::Stopped
 }
 
 fn leader(shard: &ShardStatus) -> Option<&ReplicaStatus> {
@@ -136,4 +180,49 @@ fn short(id: &str) -> &str {
 
 fn yes(yes: bool) -> String {
     if yes { "yes" } else { "no" }.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use semel_proto::v1::NodeStatus;
+
+    use super::*;
+
+    fn replica(role: ReplicaRole, reason: &str) -> ReplicaStatus {
+        let node_id = "9c06be4a00000000".to_owned();
+        ReplicaStatus { node_id, role: role.into(), stopped_reason: reason.to_owned(), ..Default::default() }
+    }
+
+    fn cluster(replicas: Vec<ReplicaStatus>, live: bool) -> GetClusterStatusResponse {
+        GetClusterStatusResponse {
+            ready: true,
+            nodes: vec![NodeStatus { live, ..Default::default() }],
+            shards: vec![ShardStatus { replicas, ..Default::default() }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_cluster_that_lost_replicas_is_not_plainly_ready() {
+        let leader = || replica(ReplicaRole::Leader, "");
+        assert_eq!(state(&cluster(vec![leader()], true)), "ready");
+        for reduced in
+            [cluster(vec![leader()], false), cluster(vec![leader(), replica(ReplicaRole::Stopped, "")], true)]
+        {
+            assert_eq!(state(&reduced), "ready, with reduced redundancy");
+        }
+    }
+
+    #[test]
+    fn each_reason_why_replicas_stopped_is_told_once() {
+        let stopped = |reason| replica(ReplicaRole::Stopped, reason);
+        let replicas =
+            vec![stopped("no space"), replica(ReplicaRole::Leader, ""), stopped("no space"), stopped("b\u{1b}")];
+        let next = "give the volume room and restart the node";
+        let expected = [
+            format!("node 9c06be4a: 1 replica stopped: b\\u{{1b}}; {next}"),
+            format!("node 9c06be4a: 2 replicas stopped: no space; {next}"),
+        ];
+        assert_eq!(stopped_lines(&cluster(replicas, true)), expected);
+    }
 }

@@ -51,7 +51,8 @@ struct ProvenanceDocument {
 pub(super) fn open(path: &Path, modality: Modality) -> anyhow::Result<Records> {
     let unreadable = |error| UsageError(format!("{}: {error}", path.display()));
     // Read twice: once to know how much there is, so that the time left can be told.
-    let count = BufReader::new(File::open(path).map_err(unreadable)?).split(b'\n').count() as u64;
+    let count =
+        BufReader::new(File::open(path).map_err(unreadable)?).split(b'\n').take_while(Result::is_ok).count() as u64;
     let reader = BufReader::new(File::open(path).map_err(unreadable)?);
     Ok(Records { count: Some(count), iterator: Box::new(records(reader, path.to_owned(), modality)) })
 }
@@ -66,7 +67,14 @@ fn records(
     file: PathBuf,
     modality: Modality,
 ) -> impl Iterator<Item = Result<Record, BadRecord>> + Send {
-    (1..).zip(reader.lines()).filter_map(move |(line, text)| {
+    let mut failed = false;
+    // A line that is no UTF-8 is that line's fault; after any other fault there is nothing more to read.
+    let until_failed = move |text: std::io::Result<String>| {
+        let ended = failed;
+        failed |= matches!(&text, Err(error) if error.kind() != std::io::ErrorKind::InvalidData);
+        (!ended).then_some(text)
+    };
+    (1..).zip(reader.lines().map_while(until_failed)).filter_map(move |(line, text)| {
         let bad = |reason: String| BadRecord { file: file.clone(), line, reason };
         match text {
             Ok(text) if text.trim().is_empty() => None,

@@ -6,7 +6,7 @@ use std::io::{BufReader, Read};
 use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 
-use npyz::{NpyFile, NpyReader, Order};
+use npyz::{NpyFile, NpyHeader, NpyReader, Order};
 use semel_proto::v1::{BiometricReference, Embedding, Modality, Position, Provenance, biometric_reference};
 
 use super::{BadRecord, FormArguments, Record, Records};
@@ -15,6 +15,8 @@ use crate::names;
 
 /// Components of an embedding at most; a wider array is something else.
 const COMPONENTS_MAX: u64 = 4_096;
+/// The length of an array's header at most, in bytes; numpy itself refuses more than 10,000.
+const HEADER_BYTES_MAX: usize = 65_536;
 
 pub(super) fn open(path: &Path, form: &FormArguments) -> anyhow::Result<Records> {
     let fault = |file: &Path, reason: String| UsageError(format!("{}: {reason}", file.display()));
@@ -29,7 +31,8 @@ pub(super) fn open(path: &Path, form: &FormArguments) -> anyhow::Result<Records>
     })?;
     let table =
         Table::new(BufReader::new(table), table_path.clone(), form).map_err(|reason| fault(&table_path, reason))?;
-    Ok(Records { count: Some(rows.count), iterator: Box::new(Joined { rows, table: table.peekable(), ended: false }) })
+    let count = Some(rows.count);
+    Ok(Records { count, iterator: Box::new(Joined::new(rows, path.to_owned(), table)) })
 }
 
 /// The rows of an array.
@@ -40,8 +43,18 @@ struct Rows<R: Read> {
 }
 
 impl<R: Read> Rows<R> {
-    fn new(reader: R) -> Result<Self, String> {
-        let array = NpyFile::new(reader).map_err(|error| format!("is not an npy file: {error}"))?;
+    fn new(mut reader: R) -> Result<Self, String> {
+        let invalid = |error: std::io::Error| format!("is not an npy file: {error}");
+        let header = read_header(&mut reader).map_err(invalid)?;
+        // npyz multiplies the axes unchecked.
+        if values_declared(&header).is_none() {
+            return Err(format!(
+                "has more than {} values, must have rows of 1 to {COMPONENTS_MAX} components",
+                u64::MAX
+            ));
+        }
+        let header = NpyHeader::from_reader(header.as_slice()).map_err(invalid)?;
+        let array = NpyFile::with_header(header, reader);
         let &[count, dimension] = array.shape() else {
             return Err(format!("has {} axes, must have two: rows and components", array.shape().len()));
         };
@@ -55,6 +68,51 @@ impl<R: Read> Rows<R> {
         let values = array.data::<f32>().map_err(|_| format!("holds {kind}, must hold 32-bit floats ('<f4')"))?;
         Ok(Self { count, dimension: dimension as usize, values })
     }
+}
+
+/// The bytes before the values, as they are.
+fn read_header(reader: &mut impl Read) -> std::io::Result<Vec<u8>> {
+    let fault = |reason: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, reason);
+    // The magic number, the version, and the first two bytes of the length.
+    let mut header = vec![0; 10];
+    reader.read_exact(&mut header)?;
+    if !header.starts_with(b"\x93NUMPY") {
+        return Err(fault("the magic number is missing"));
+    }
+    let mut length = usize::from(u16::from_le_bytes([header[8], header[9]]));
+    if header[6] > 1 {
+        let mut high = [0; 2];
+        reader.read_exact(&mut high)?;
+        header.extend(high);
+        length += usize::from(u16::from_le_bytes(high)) << 16;
+    }
+    if length > HEADER_BYTES_MAX {
+        return Err(fault("the header is too long"));
+    }
+    let start = header.len();
+    header.resize(start + length, 0);
+    reader.read_exact(&mut header[start..])?;
+    Ok(header)
+}
+
+/// The product of all whole numbers in a header, which are its axes, and of nothing that is zero; `None` if it is beyond
+/// 64 bits. However a header is nested, no product of its axes is greater.
+fn values_declared(header: &[u8]) -> Option<u64> {
+    let words = header.split(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_');
+    let numbers = words.filter_map(|word| std::str::from_utf8(word).ok()).filter_map(whole_number);
+    numbers.filter(|number| *number > 0).try_fold(1, u64::checked_mul)
+}
+
+/// A whole number as Python writes it. One beyond 64 bits is none: npyz refuses it.
+fn whole_number(word: &str) -> Option<u64> {
+    let digits = word.replace('_', "").to_ascii_lowercase();
+    let (digits, radix) = match digits.get(..2) {
+        Some("0x") => (&digits[2..], 16),
+        Some("0o") => (&digits[2..], 8),
+        Some("0b") => (&digits[2..], 2),
+        Some(_) | None => (digits.as_str(), 10),
+    };
+    u64::from_str_radix(digits, radix).ok()
 }
 
 impl<R: Read> Iterator for Rows<R> {
@@ -147,38 +205,48 @@ impl<R: Read> Iterator for Table<R> {
 /// Rows and lines side by side; neighbouring lines of one id make one record.
 struct Joined<A: Read, T: Read> {
     rows: Rows<A>,
+    array_file: PathBuf,
     table: Peekable<Table<T>>,
+    table_file: PathBuf,
+    /// The number of the last line read; the header is the first.
+    line_last: u64,
     ended: bool,
 }
 
 impl<A: Read, T: Read> Joined<A, T> {
+    fn new(rows: Rows<A>, array_file: PathBuf, table: Table<T>) -> Self {
+        let table_file = table.file.clone();
+        Self { rows, array_file, table: table.peekable(), table_file, line_last: 1, ended: false }
+    }
+
     /// The next line with its row.
     fn pair(&mut self) -> Option<Result<(Line, Vec<f32>), BadRecord>> {
         let (line, row) = (self.table.next(), self.rows.next());
+        match &line {
+            Some(Ok(line)) => self.line_last = line.number,
+            Some(Err(bad)) => self.line_last = bad.line,
+            None => {}
+        }
+        let array = self.array_file.display();
+        let bad = |reason| BadRecord { file: self.table_file.clone(), line: self.line_last, reason };
         let (line, row) = match (line, row) {
             (None, None) => return None,
             (Some(line), Some(row)) => (line, row),
-            (line, row) => {
+            (_, row) => {
                 // From here on nobody knows which row belongs to which line.
                 self.ended = true;
                 let reason = match row {
-                    Some(_) => "ends before the array: it must have one line per row",
-                    None => "goes on after the array: it must have one line per row",
+                    Some(_) => format!("ends here, before {array}: it must have one line per row"),
+                    None => format!("goes on after the end of {array}: it must have one line per row"),
                 };
-                let bad = |line| BadRecord { file: PathBuf::from("the table"), line, reason: reason.to_owned() };
-                return Some(Err(match line {
-                    Some(Ok(line)) => bad(line.number),
-                    Some(Err(error)) => bad(error.line),
-                    None => bad(0),
-                }));
+                return Some(Err(bad(reason)));
             }
         };
         Some(line.and_then(|line| match row {
             Ok(row) if row.len() == self.rows.dimension => Ok((line, row)),
             Ok(_) | Err(_) => {
                 self.ended = true;
-                let reason = "the array is cut off here".to_owned();
-                Err(BadRecord { file: PathBuf::from("the array"), line: line.number, reason })
+                Err(bad(format!("its row in {array} is cut off")))
             }
         }))
     }
@@ -255,7 +323,7 @@ mod tests {
     fn read(array: &[u8], table: &str) -> Vec<Result<Record, BadRecord>> {
         let rows = Rows::new(array).expect("an array");
         let table = Table::new(table.as_bytes(), PathBuf::from("people.csv"), &form()).expect("a table");
-        Joined { rows, table: table.peekable(), ended: false }.collect()
+        Joined::new(rows, PathBuf::from("people.npy"), table).collect()
     }
 
     #[test]
@@ -296,6 +364,7 @@ mod tests {
         for table in ["enrolment_id\na\n", "enrolment_id\na\nb\nc\n"] {
             let all = read(&floats(2, 4), table);
             let error = all.last().expect("records").as_ref().err().expect("refused").to_string();
+            assert!(error.starts_with("people.csv:") && error.contains("people.npy"), "{error}");
             assert!(error.contains("one line per row"), "{error}");
         }
     }
@@ -305,7 +374,8 @@ mod tests {
         let whole = floats(2, 4);
         let all = read(&whole[..whole.len() - 3], "enrolment_id\na\nb\n");
         assert!(all[0].is_ok());
-        assert!(all[1].as_ref().err().expect("refused").to_string().contains("cut off"));
+        let error = all[1].as_ref().err().expect("refused").to_string();
+        assert_eq!(error, "people.csv:3: its row in people.npy is cut off");
     }
 
     #[test]
@@ -319,5 +389,15 @@ mod tests {
         check(&array("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 2), }", 4), "Fortran");
         check(&array("{'descr': '<f4', 'fortran_order': False, 'shape': (4,), }", 4), "two: rows and components");
         check(&array("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 9000), }", 0), "9000 components");
+        for shape in [
+            "(18446744073709551615, 18446744073709551615)",
+            "(18446744073709551615, 18446744073709551615, 0)",
+            "(0xffffffffffffffff, 0x2)",
+            "(9_223_372_036_854_775_808, 512)",
+        ] {
+            let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
+            check(&array(&header, 0), "must have rows of 1 to 4096 components");
+        }
+        check(b"\x93NUMPY\x02\x00\xff\xff\xff\xff", "the header is too long");
     }
 }
