@@ -85,7 +85,7 @@ fn stopped_lines(status: &GetClusterStatusResponse) -> Vec<String> {
         let replicas = if count == 1 { "1 replica".to_owned() } else { format!("{} replicas", grouped(count as u64)) };
         let reason = if reason.is_empty() { "no reason given".to_owned() } else { output::escaped(reason) };
         let node = output::escaped(short(node));
-        format!("node {node}: {replicas} stopped: {reason}; give the volume room and restart the node")
+        format!("node {node}: {replicas} stopped: {reason}; mend the cause (a full disk needs room) and restart the node")
     };
     counts.into_iter().map(line).collect()
 }
@@ -218,7 +218,7 @@ mod tests {
         let stopped = |reason| replica(ReplicaRole::Stopped, reason);
         let replicas =
             vec![stopped("no space"), replica(ReplicaRole::Leader, ""), stopped("no space"), stopped("b\u{1b}")];
-        let next = "give the volume room and restart the node";
+        let next = "mend the cause (a full disk needs room) and restart the node";
         let expected = [
             format!("node 9c06be4a: 1 replica stopped: b\\u{{1b}}; {next}"),
             format!("node 9c06be4a: 2 replicas stopped: no space; {next}"),

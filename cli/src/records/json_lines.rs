@@ -176,4 +176,18 @@ mod tests {
         check_bad(r#"{"references": [{"modality": "gait", "embedding": [1]}]}"#, "`gait`");
         check_bad(r#"{"references": [{"position": "left-ear", "embedding": [1]}]}"#, "`left-ear`");
     }
+
+    /// A folder read as a file once gave errors without end.
+    #[test]
+    fn a_reader_that_fails_for_good_gives_one_error_and_ends() {
+        struct Failing;
+        impl std::io::Read for Failing {
+            fn read(&mut self, _buffer: &mut [u8]) -> std::io::Result<usize> {
+                Err(std::io::Error::from(std::io::ErrorKind::IsADirectory))
+            }
+        }
+        let read: Vec<_> = records(BufReader::new(Failing), PathBuf::from("x.jsonl"), Modality::Face).take(3).collect();
+        assert_eq!(read.len(), 1);
+        assert!(read[0].is_err());
+    }
 }
