@@ -85,7 +85,9 @@ fn stopped_lines(status: &GetClusterStatusResponse) -> Vec<String> {
         let replicas = if count == 1 { "1 replica".to_owned() } else { format!("{} replicas", grouped(count as u64)) };
         let reason = if reason.is_empty() { "no reason given".to_owned() } else { output::escaped(reason) };
         let node = output::escaped(short(node));
-        format!("node {node}: {replicas} stopped: {reason}; mend the cause (a full disk needs room) and restart the node")
+        format!(
+            "node {node}: {replicas} stopped: {reason}; mend the cause (a full disk needs room) and restart the node"
+        )
     };
     counts.into_iter().map(line).collect()
 }
