@@ -44,7 +44,7 @@ build: packages first-build ## Builds everything; the binary is release/semel in
 	@cargo build $(FLAGS)
 
 .PHONY: check
-check: ## The quick look before a commit: formatting and clippy
+check: first-build ## The quick look before a commit: formatting and clippy
 	cargo fmt --all --check
 	cargo clippy $(FLAGS) --all-targets -- -D warnings
 
@@ -85,7 +85,7 @@ run_tests = cargo build $(1); log=$$(mktemp); trap 'rm -f "$$log"' EXIT; status=
 	exit $$status
 
 .PHONY: tests
-tests: ## Unit, integration and documentation tests
+tests: first-build ## Unit, integration and documentation tests
 	@$(call run_tests,$(FLAGS))
 
 .PHONY: tests-exact
@@ -104,9 +104,18 @@ clean: ## Removes all build output, the compiled RocksDB and FAISS included
 packages:
 	@$(SETUP) $(if $(SETUP),packages)
 
+# Whose build the target folder holds. Cargo tells fresh from stale by modification times, which mean nothing between two
+# checkouts: another one's build of these crates is thrown away, and only what they depend on is shared.
+CHECKOUT := $(CARGO_TARGET_DIR)/checkout
+MEMBERS := $(shell sed -n 's/^name = "\(semel-[a-z-]*\)"$$/\1/p' $(wildcard */Cargo.toml */*/Cargo.toml))
+
 .PHONY: first-build
 first-build:
 	@cargo fetch --locked --quiet
+	@if [[ "$$(cat '$(CHECKOUT)' 2>/dev/null)" != '$(CURDIR)' ]]; then \
+	  cargo clean --quiet --release $(addprefix --package ,$(MEMBERS)); \
+	  mkdir -p '$(CARGO_TARGET_DIR)'; echo '$(CURDIR)' >'$(CHECKOUT)'; \
+	fi
 	@if ! compgen -G '$(CARGO_TARGET_DIR)/release/build/librocksdb-sys-*/out/librocksdb.a' >/dev/null; then \
 	  echo 'First build: RocksDB and FAISS are compiled from source, once: 15 to 50 minutes on two cores.'; \
 	  echo 'Their output stays in $(CARGO_TARGET_DIR), so every later build takes a minute or two.'; \

@@ -11,7 +11,7 @@ use semel_proto::v1 as public;
 use semel_raft::LogIndex;
 use semel_workflow as domain;
 
-use crate::nodes::ProbeReply;
+use crate::nodes::{ProbeReply, ShardReply};
 
 /// Something a node sent that it never should.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -259,8 +259,12 @@ pub(crate) fn canonical_reference_from(reference: wire::CanonicalReference) -> C
     })
 }
 
-/// A shard's answer to one probe.
-pub(crate) fn shard_answer(shard: u32, reply: ProbeReply) -> Checked<domain::ShardAnswer> {
+/// A shard's answer to one probe, or in words why there is none.
+pub(crate) fn answered(reply: ShardReply) -> Result<domain::ShardAnswer, String> {
+    shard_answer(reply.shard, reply.outcome?).map_err(|error| error.to_string())
+}
+
+fn shard_answer(shard: u32, reply: ProbeReply) -> Checked<domain::ShardAnswer> {
     Ok(domain::ShardAnswer {
         shard: ShardId(shard),
         epoch: reply.epoch,

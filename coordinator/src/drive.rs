@@ -212,8 +212,7 @@ impl Front {
 /// What a shard's reply means to the workflow.
 fn searched(reply: ShardReply) -> Event {
     let shard = reply.shard;
-    let answer = reply.outcome.and_then(|reply| convert::shard_answer(shard, reply).map_err(|error| error.to_string()));
-    match answer {
+    match convert::answered(reply) {
         Ok(answer) => EnrolmentEvent::ShardAnswered(answer),
         Err(reason) => {
             tracing::debug!(shard, reason, "a shard did not answer");

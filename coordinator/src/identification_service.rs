@@ -100,8 +100,7 @@ async fn identify(
 /// Takes one shard's reply in; one that cannot be true does not count.
 fn take_in(gather: &mut ScatterGather, reply: ShardReply) {
     let shard = reply.shard;
-    let answer = reply.outcome.and_then(|reply| convert::shard_answer(shard, reply).map_err(|error| error.to_string()));
-    match answer {
+    match convert::answered(reply) {
         Ok(answer) => {
             if let Err(defect) = gather.answer(answer) {
                 tracing::error!(shard, %defect, "a shard's answer cannot be true and does not count");

@@ -84,7 +84,7 @@ impl MembershipService for MembershipServer {
             self.check_cluster(&request.cluster_id)?;
         }
         let node_id = node_id(&request.node_id)?;
-        let (view, _) = self.front.metadata.view_at();
+        let view = self.front.metadata.view();
         if let Some(known) = view.node(node_id).filter(|known| known.address != request.address)
             && self.front.nodes.routes.is_live(node_id.0)
         {

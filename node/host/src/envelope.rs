@@ -41,6 +41,6 @@ impl fmt::Debug for Envelope {
 pub trait Transport: Send + Sync + 'static {
     /// Sends messages, in order where they have the same addressee. Called from the host's thread, once per stage of a turn
     /// with the messages of all groups, so it must not block: what cannot be queued is dropped, and
-    /// [`crate::HostHandle::unreachable`] is told.
+    /// [`crate::HostHandle::unreachable`] may be told.
     fn send(&self, envelopes: Vec<Envelope>);
 }

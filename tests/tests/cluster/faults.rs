@@ -75,6 +75,22 @@ async fn with_one_node_of_three_dead_enrolments_and_verdicts_go_on() {
     assert_one_case_per_pair(&sandbox, GALLERY, told.values()).await;
 }
 
+/// Enrols the second capture of so many people, each asked for once and answered within [`WAIT_MS`].
+async fn ask_once_each(
+    client: &EnrolmentServiceClient<Channel>,
+    people: &Population,
+    persons: u32,
+) -> Vec<(String, Result<EnrolResponse, tonic::Status>)> {
+    futures::stream::iter(0..persons)
+        .map(|person| {
+            let request = EnrolRequest { wait_ms: WAIT_MS, ..request(people, person, 1) };
+            async move { (request.enrolment_id.clone(), enrol_once(client, &request).await) }
+        })
+        .buffer_unordered(IN_FLIGHT)
+        .collect()
+        .await
+}
+
 #[tokio::test]
 async fn with_two_nodes_of_three_dead_nobody_is_told_unique_and_all_settle_after_their_return() {
     let sandbox = processes(3).await;
@@ -83,15 +99,7 @@ async fn with_two_nodes_of_three_dead_nobody_is_told_unique_and_all_settle_after
     let before = enrol_all(&client, (0..20).map(|person| request(&people, person, 0))).await;
     sandbox.kill_node(0).await.expect("the node runs");
     sandbox.kill_node(2).await.expect("the node runs");
-    let answers: Vec<_> = futures::stream::iter(0..40)
-        .map(|person| {
-            let request = EnrolRequest { wait_ms: WAIT_MS, ..request(&people, person, 1) };
-            let client = &client;
-            async move { (request.enrolment_id.clone(), enrol_once(client, &request).await) }
-        })
-        .buffer_unordered(IN_FLIGHT)
-        .collect()
-        .await;
+    let answers = ask_once_each(&client, &people, 40).await;
     for (id, answer) in &answers {
         match answer {
             Ok(EnrolResponse { inconclusive: Some(_), enrolment }) => {
@@ -129,15 +137,7 @@ async fn a_search_that_misses_shards_is_inconclusive_names_them_and_is_finished_
     enrol_all(&client, (0..8).map(|person| request(&people, person, 0))).await;
     sandbox.kill_node(0).await.expect("the node runs");
     sandbox.kill_node(1).await.expect("the node runs");
-    let answers: Vec<_> = futures::stream::iter(0..48)
-        .map(|person| {
-            let request = EnrolRequest { wait_ms: WAIT_MS, ..request(&people, person, 1) };
-            let client = &client;
-            async move { (request.enrolment_id.clone(), enrol_once(client, &request).await) }
-        })
-        .buffer_unordered(IN_FLIGHT)
-        .collect()
-        .await;
+    let answers = ask_once_each(&client, &people, 48).await;
     let mut staged = Vec::new();
     for (id, answer) in answers {
         match answer {
