@@ -171,14 +171,14 @@ async fn report_once(
 fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, StoreError> {
     let status = replicas.host().status(shard.group()).map(|status| status.borrow().clone());
     let moment = shard.view.moment();
-    let collections = moment.catalogue.collections();
+    let collections = moment.catalogue().collections();
     let sealed: usize = collections.iter().map(|collection| collection.sealed_references).sum();
     let growing: usize = collections.iter().map(|collection| collection.growing_references).sum();
     let memory_bytes: usize = collections.iter().map(|collection| collection.memory_bytes).sum();
     let snapshot = shard.store.snapshot();
     let mut public = public::ReplicaStatus {
         replica: shard.replica.get(),
-        searchable_index: moment.searchable_index(),
+        searchable_index: moment.searchable_index().0,
         digest: semel_shard::digest(&snapshot)?.to_string(),
         references: (sealed + growing) as u64,
         references_sealed: sealed as u64,

@@ -8,11 +8,10 @@ use futures::future::join_all;
 use semel_index::{SearchProbe, ShardSearch};
 use semel_raft::BarrierError;
 use semel_raft_host::HostHandle;
-use semel_shard::ShardMachine;
+use semel_shard::{SearchMoment, ShardMachine};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::replicas::HostedShard;
-use crate::shard_view::ShardMoment;
 
 /// How long a shard's barrier and catalogue may take; the coordinator then asks another replica.
 const CURRENT_WITHIN: Duration = Duration::from_secs(1);
@@ -24,8 +23,8 @@ pub(crate) enum SearchError {
     #[error("{0}")]
     Barrier(#[from] BarrierError),
     /// The catalogue and the replicated counts disagree: the replica must not answer.
-    #[error("counts of gallery {gallery} do not add up: {counted} searched or passed over, {recorded} recorded")]
-    Counts { gallery: String, counted: u64, recorded: u64 },
+    #[error("{0}")]
+    Moment(semel_shard::SearchError),
     /// The group had no leader, or the catalogue did not reach the barrier, for too long.
     #[error("the shard could not be brought up to date in time")]
     NotCurrent,
@@ -98,39 +97,25 @@ impl SearchPool {
 
     async fn scan(
         &self,
-        moment: ShardMoment,
+        moment: SearchMoment,
         probes: Arc<Vec<SearchProbe>>,
         given_up: Arc<AtomicBool>,
     ) -> Result<ShardAnswers, SearchError> {
         let (sender, receiver) = oneshot::channel();
         self.threads.spawn_fifo(move || {
-            let answers = moment.catalogue.search(&probes, &|| given_up.load(Ordering::Relaxed));
-            let answers = match answers {
-                Ok(answers) => checked(&moment, &probes, answers),
-                Err(semel_index::Cancelled) => Err(SearchError::GivenUp),
+            let answered = match moment.search(&probes, &|| given_up.load(Ordering::Relaxed)) {
+                Ok(answers) => Ok(ShardAnswers { searchable_index: moment.searchable_index().0, answers }),
+                Err(semel_shard::SearchError::Cancelled(_)) => Err(SearchError::GivenUp),
+                Err(error @ semel_shard::SearchError::Counts { .. }) => {
+                    tracing::error!(%error, "the catalogue and the rows disagree");
+                    Err(SearchError::Moment(error))
+                }
             };
             // The caller may have gone meanwhile.
-            let _ = sender.send(answers);
+            let _ = sender.send(answered);
         });
         receiver.await.unwrap_or(Err(SearchError::Panicked))
     }
-}
-
-/// Checks every answer against the replicated counts: what was searched, passed over and withdrawn is all there is.
-fn checked(
-    moment: &ShardMoment,
-    probes: &[SearchProbe],
-    answers: Vec<ShardSearch>,
-) -> Result<ShardAnswers, SearchError> {
-    for (probe, answer) in probes.iter().zip(&answers) {
-        let counted = answer.compared + answer.not_comparable + answer.withdrawn + answer.excluded;
-        let recorded = moment.totals(&probe.gallery).staged_total;
-        if counted != recorded {
-            tracing::error!(gallery = %probe.gallery, counted, recorded, "the catalogue and the rows disagree");
-            return Err(SearchError::Counts { gallery: probe.gallery.to_string(), counted, recorded });
-        }
-    }
-    Ok(ShardAnswers { searchable_index: moment.searchable_index(), answers })
 }
 
 /// Tells the scans of a request, once it is dropped, that nobody waits for them.

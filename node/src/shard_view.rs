@@ -1,81 +1,60 @@
-//! What a node derives from one shard's rows: the catalogue that is searched, and the counts that every search must match.
+//! What a node derives from one shard's rows, shared between its threads: one takes publications in, others search moments and
+//! wait for verdicts. What is derived, and how it is searched, is [`SearchView`]'s.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use semel_index::{
-    Calibration, Catalogue, CatalogueConfig, CatalogueSnapshot, ComparisonScore, EnrolmentId, GalleryId,
-    ProbeReference, SealJob, Sealed, Slot, StagedEnrolment,
+    Calibration, CatalogueConfig, ComparisonScore, EnrolmentId, GalleryId, ProbeReference, SealJob, Sealed, Slot,
 };
 use semel_raft::{LogIndex, StoreError};
 use semel_raft_host::{GroupStore, Publisher};
-use semel_shard::{Publication, ShardMachine, Totals};
+use semel_shard::{Publication, SearchMoment, SearchView, ShardMachine};
 use tokio::sync::{oneshot, watch};
 
 /// Readers that may wait for verdicts of one shard.
 const VERDICT_WAITERS_MAX: usize = 16_384;
 
-/// Enrolments that are put into the catalogue together when it is built from the rows.
-const REPLAYED_TOGETHER: usize = 1_024;
 /// Thresholds that the segments of one slot are calibrated for, the newest; older policy versions that are still searched under may be
 /// searched exactly.
 const THRESHOLDS_MAX: usize = 8;
 
 type EnrolmentKey = (GalleryId, EnrolmentId);
 
-/// One moment of a shard: what can be searched, and how many enrolments the rows say there are.
-#[derive(Clone)]
-pub(crate) struct ShardMoment {
-    pub(crate) catalogue: Arc<CatalogueSnapshot>,
-    totals: Arc<BTreeMap<GalleryId, Totals>>,
-}
-
-impl ShardMoment {
-    /// The last log index whose enrolments and withdrawals can be found.
-    pub(crate) fn searchable_index(&self) -> u64 {
-        self.catalogue.searchable_index()
-    }
-
-    /// The replicated counts of a gallery at that index.
-    pub(crate) fn totals(&self, gallery: &GalleryId) -> Totals {
-        self.totals.get(gallery).copied().unwrap_or_default()
-    }
-}
-
 /// The view of one shard. Truth is in the rows; all of this can be thrown away and built again.
 pub(crate) struct ShardView {
-    catalogue: Mutex<Catalogue>,
-    moment: watch::Sender<ShardMoment>,
+    searched: Mutex<SearchView>,
+    moment: watch::Sender<SearchMoment>,
     verdict_waiters: Mutex<HashMap<EnrolmentKey, Vec<oneshot::Sender<()>>>>,
     calibrations: Mutex<HashMap<(GalleryId, Slot), Calibration>>,
 }
 
 impl ShardView {
     pub(crate) fn new(config: CatalogueConfig) -> Arc<Self> {
-        let mut catalogue = Catalogue::new(config);
-        let moment = ShardMoment { catalogue: catalogue.snapshot(), totals: Arc::default() };
+        let mut searched = SearchView::new(config);
+        let moment = watch::Sender::new(searched.moment());
         Arc::new(Self {
-            catalogue: Mutex::new(catalogue),
-            moment: watch::Sender::new(moment),
+            searched: Mutex::new(searched),
+            moment,
             verdict_waiters: Mutex::default(),
             calibrations: Mutex::default(),
         })
     }
 
     /// The latest moment.
-    pub(crate) fn moment(&self) -> ShardMoment {
+    pub(crate) fn moment(&self) -> SearchMoment {
         self.moment.borrow().clone()
     }
 
     /// Tells of every later moment.
-    pub(crate) fn moments(&self) -> watch::Receiver<ShardMoment> {
+    pub(crate) fn moments(&self) -> watch::Receiver<SearchMoment> {
         self.moment.subscribe()
     }
 
     /// Waits until everything up to `index` can be found.
-    pub(crate) async fn reached(&self, index: LogIndex) -> ShardMoment {
+    pub(crate) async fn reached(&self, index: LogIndex) -> SearchMoment {
         let mut moments = self.moment.subscribe();
-        let moment = moments.wait_for(|moment| moment.searchable_index() >= index.0).await;
+        let moment = moments.wait_for(|moment| moment.searchable_index() >= index).await;
         moment.expect("the sender lives as long as the view").clone()
     }
 
@@ -108,53 +87,28 @@ impl ShardView {
             .or_insert_with(|| Calibration { thresholds: Vec::new(), miss_budget_ppb });
         if extend(calibration, threshold, miss_budget_ppb) {
             // Both locks are held, so that no earlier calibration overtakes this one on its way to the catalogue.
-            lock(&self.catalogue).set_calibration(gallery, slot, calibration.clone());
+            lock(&self.searched).catalogue().set_calibration(gallery, slot, calibration.clone());
         }
     }
 
     /// Segments that have grown enough to be sealed, each a job for another thread.
     pub(crate) fn seal_jobs(&self) -> Vec<SealJob> {
-        lock(&self.catalogue).seal_jobs()
+        lock(&self.searched).catalogue().seal_jobs()
     }
 
     /// Swaps a sealed segment in.
     pub(crate) fn sealed(&self, sealed: Sealed) {
-        let mut catalogue = lock(&self.catalogue);
-        catalogue.sealed(sealed);
-        let snapshot = catalogue.snapshot();
-        // Under the catalogue's lock, so that no later moment is replaced by this one.
-        self.moment.send_modify(|moment| moment.catalogue = snapshot);
+        let mut searched = lock(&self.searched);
+        searched.catalogue().sealed(sealed);
+        self.moment.send_replace(searched.moment());
     }
 
     fn take_in(&self, applied: LogIndex, publications: Vec<(LogIndex, Vec<Publication>)>) {
-        let mut catalogue = lock(&self.catalogue);
-        let mut changed = Vec::new();
-        let mut totals_after: Vec<(GalleryId, Totals)> = Vec::new();
-        for (index, publications) in publications {
-            for publication in publications {
-                match publication {
-                    Publication::Staged { gallery, enrolment_id, key_version, references, totals } => {
-                        totals_after.push((gallery.clone(), totals));
-                        catalogue.stage(index.0, StagedEnrolment { gallery, enrolment_id, key_version, references });
-                    }
-                    Publication::Withdrawn { gallery, enrolment_id, totals } => {
-                        catalogue.withdraw(index.0, &gallery, &enrolment_id);
-                        totals_after.push((gallery.clone(), totals));
-                        changed.push((gallery, enrolment_id));
-                    }
-                    Publication::Changed { gallery, enrolment_id } => changed.push((gallery, enrolment_id)),
-                }
-            }
-        }
-        catalogue.advance(applied.0);
-        let snapshot = catalogue.snapshot();
-        self.moment.send_modify(|moment| {
-            moment.catalogue = snapshot;
-            if !totals_after.is_empty() {
-                Arc::make_mut(&mut moment.totals).extend(totals_after);
-            }
-        });
-        drop(catalogue);
+        let mut searched = lock(&self.searched);
+        let changed = searched.take_in(applied, publications);
+        // Under the view's lock, so that no later moment is replaced by this one.
+        self.moment.send_replace(searched.moment());
+        drop(searched);
         if !changed.is_empty() {
             let mut waiters = lock(&self.verdict_waiters);
             for sender in changed.iter().filter_map(|key| waiters.remove(key)).flatten() {
@@ -197,14 +151,9 @@ pub(crate) struct ViewPublisher {
 
 impl Publisher<ShardMachine> for ViewPublisher {
     fn restore(&mut self, applied: LogIndex, store: &GroupStore) -> Result<(), StoreError> {
-        let mut chunk = Vec::new();
-        semel_shard::replay_catalogue(store, &mut |index, publication| {
-            chunk.push((index, vec![publication]));
-            if chunk.len() == REPLAYED_TOGETHER {
-                self.view.take_in(index, std::mem::take(&mut chunk));
-            }
-        })?;
-        self.view.take_in(applied, chunk);
+        let mut searched = lock(&self.view.searched);
+        searched.restore(applied, store)?;
+        self.view.moment.send_replace(searched.moment());
         Ok(())
     }
 

@@ -125,7 +125,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
                 Ok(self.nothing())
             }
             Event::TransferLeadership(replica) => {
-                if self.node.raft.state == StateRole::Leader {
+                if self.leads() {
                     self.node.transfer_leader(replica.get());
                 }
                 Ok(self.nothing())
@@ -167,6 +167,11 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         self.node.store().store()
     }
 
+    /// Tells whether the replica leads its group, as far as it knows.
+    pub fn leads(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
     /// Describes the replica.
     pub fn status(&self) -> ReplicaStatus {
         let raft = &self.node.raft;
@@ -206,7 +211,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
 
     fn tick(&mut self) -> Result<Effects<M>, StopReason> {
         self.ticks += 1;
-        let led = self.node.raft.state == StateRole::Leader;
+        let led = self.leads();
         if self.node.tick() && !led {
             self.campaigns += 1;
         }
@@ -218,7 +223,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
 
     fn receive(&mut self, message: Message) -> Result<Effects<M>, StopReason> {
         let raft = &self.node.raft;
-        let leads = raft.state == StateRole::Leader;
+        let leads = self.leads();
         if message.to != raft.id {
             return Ok(self.nothing());
         }
@@ -342,8 +347,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
             if self.node.step(Message { msg_type, from, entries, ..Message::default() }).is_ok() {
                 continue;
             }
-            let leads = self.node.raft.state == StateRole::Leader;
-            let error = if leads { ProposeError::TooManyPending } else { ProposeError::NoLeader };
+            let error = if self.leads() { ProposeError::TooManyPending } else { ProposeError::NoLeader };
             let tickets = numbers.into_iter().filter_map(|number| self.proposals.withdraw(number));
             self.receipts.extend(tickets.map(|ticket| (ticket, Err(error.clone()))));
         }
@@ -352,14 +356,14 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
     /// Tells whether this replica is handing its leadership over. It takes no proposals then, and raft ends it within an
     /// election timeout: proposals wait for that, and go to whoever leads.
     fn moves_leadership(&self) -> bool {
-        self.node.raft.state == StateRole::Leader && self.node.raft.lead_transferee.is_some()
+        self.leads() && self.node.raft.lead_transferee.is_some()
     }
 
     /// Tells whether raft would pass a barrier's round on, or drop it: a leader answers none before it has committed an entry
     /// of its own term.
     fn can_ask_leader(&self) -> bool {
         let raft = &self.node.raft;
-        raft.leader_id != INVALID_ID && (raft.state != StateRole::Leader || raft.commit_to_current_term())
+        raft.leader_id != INVALID_ID && (!self.leads() || raft.commit_to_current_term())
     }
 
     /// Rounds sent to a former leader are asked again at once.

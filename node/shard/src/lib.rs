@@ -24,6 +24,7 @@ mod transition;
 
 // What is read.
 mod replay;
+mod search_view;
 mod view;
 
 // What is kept.
@@ -47,6 +48,7 @@ pub use obligation::{Obligation, ObligationId};
 pub use publication::{Publication, Totals};
 pub use receipt::{Receipt, Refusal};
 pub use replay::replay_catalogue;
+pub use search_view::{SearchError, SearchMoment, SearchView};
 pub use table::{AUDIT, CASES, COUNTS, ENROLMENTS, LINKS, OBLIGATIONS, PENDING, REFERENCES, TABLES, VERDICTS};
 pub use verdict::{Candidate, ComparisonRecord, Coverage, ShardCoverage, Verdict, VerdictKind};
 pub use view::{

@@ -9,6 +9,7 @@ mod an_identification_finds_every_mate;
 mod coverage_is_what_was_searched;
 mod every_candidate_has_a_case;
 mod no_missed_duplicate;
+mod no_replica_stops_by_itself;
 mod nothing_acknowledged_is_lost;
 mod one_case_per_pair;
 mod progress;
@@ -64,6 +65,7 @@ pub const CHECKERS: &[Checker] = checkers![
     a_read_never_goes_back,
     withdrawn_is_never_a_candidate,
     an_identification_finds_every_mate,
+    no_replica_stops_by_itself,
     progress,
 ];
 

@@ -192,8 +192,8 @@ pub struct ReplicaSeen {
     pub replica: u64,
     /// Entries applied.
     pub applied: u64,
-    /// The digest of its rows there.
-    pub digest: [u8; 32],
+    /// The digest of its rows there, in hexadecimal.
+    pub digest: String,
 }
 
 /// The cluster's records once faults have ended and nothing is left to do.
@@ -220,6 +220,8 @@ pub struct History {
     pub scans: Option<Vec<Scan>>,
     /// Every state of a replica that was looked at.
     pub replicas: Vec<ReplicaSeen>,
+    /// What a replica, or a process, stopped for without a fault that explains it.
+    pub alarms: Vec<String>,
     /// What is on record.
     pub at_rest: AtRest,
     /// Applicant and other: every ordered pair whose score reaches the threshold that the applicant is pinned to.

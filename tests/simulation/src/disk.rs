@@ -1,0 +1,186 @@
+//! The disk of one process: the rows of all its groups, written in whole batches, of which those not synced may be lost. Also
+//! what can go wrong with it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use semel_raft::{Row, Store, StoreError, Table, Write, WriteBatch};
+
+/// A row's table within its group.
+type Place = (u64, Table);
+
+/// A disk.
+#[derive(Default)]
+pub(crate) struct Disk {
+    rows: BTreeMap<Place, BTreeMap<Bytes, Bytes>>,
+    /// How to undo each batch written since the last sync, oldest first.
+    unsynced: Vec<Vec<Undo>>,
+    /// Whether writes fail for want of room.
+    full: bool,
+    /// Whether the next sync fails.
+    sync_fails: bool,
+    /// The group whose rows cannot be read.
+    unreadable: Option<u64>,
+}
+
+/// What a row was before a batch changed it.
+struct Undo {
+    place: Place,
+    key: Bytes,
+    before: Option<Bytes>,
+}
+
+/// Why a write or sync failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DiskError {
+    #[error("no space left")]
+    Full,
+    #[error("sync failed")]
+    Sync,
+}
+
+impl Disk {
+    /// Writes one batch over several groups: visible as a whole, not yet safe.
+    pub(crate) fn write<'a>(
+        &mut self,
+        parts: impl IntoIterator<Item = (u64, &'a WriteBatch)>,
+    ) -> Result<(), DiskError> {
+        if self.full {
+            return Err(DiskError::Full);
+        }
+        let mut undo = Vec::new();
+        for (group, batch) in parts {
+            for write in &batch.writes {
+                self.change(group, write, &mut undo);
+            }
+        }
+        self.unsynced.push(undo);
+        Ok(())
+    }
+
+    /// Makes everything written so far safe.
+    pub(crate) fn sync(&mut self) -> Result<(), DiskError> {
+        if std::mem::take(&mut self.sync_fails) {
+            return Err(DiskError::Sync);
+        }
+        self.unsynced.clear();
+        Ok(())
+    }
+
+    /// Batches that a crash may lose.
+    pub(crate) fn unsynced(&self) -> usize {
+        self.unsynced.len()
+    }
+
+    /// Loses the batches written since the last sync, except the first `kept` of them: storage may have written more than it
+    /// was asked to, but never a later batch without an earlier one. A batch of which only a part was written is lost whole:
+    /// its checksum does not fit.
+    pub(crate) fn crash(&mut self, kept: usize) {
+        self.crash_tearing(kept, 0);
+    }
+
+    /// As [`Self::crash`], and keeps the first `torn` changes of the first batch lost, as a disk without checksums would.
+    pub(crate) fn crash_tearing(&mut self, kept: usize, torn: usize) {
+        let lost = self.unsynced.split_off(kept.min(self.unsynced.len()));
+        for (position, undo) in lost.into_iter().enumerate().rev() {
+            let stays = if position == 0 { torn } else { 0 };
+            for change in undo.into_iter().skip(stays).rev() {
+                let rows = self.rows.entry(change.place).or_default();
+                match change.before {
+                    Some(before) => rows.insert(change.key, before),
+                    None => rows.remove(&change.key),
+                };
+            }
+        }
+        self.unsynced.clear();
+        (self.sync_fails, self.unreadable) = (false, None);
+    }
+
+    pub(crate) fn set_full(&mut self, full: bool) {
+        self.full = full;
+    }
+
+    pub(crate) fn fail_next_sync(&mut self) {
+        self.sync_fails = true;
+    }
+
+    /// Makes the rows of one group unreadable until the process starts again.
+    pub(crate) fn make_unreadable(&mut self, group: u64) {
+        self.unreadable = Some(group);
+    }
+
+    /// Loses everything: another disk is put in its place.
+    pub(crate) fn wipe(&mut self) {
+        *self = Self::default();
+    }
+
+    fn change(&mut self, group: u64, write: &Write, undo: &mut Vec<Undo>) {
+        match write {
+            Write::Put { table, key, value } => {
+                let place = (group, *table);
+                let before = self.rows.entry(place).or_default().insert(key.clone(), value.clone());
+                undo.push(Undo { place, key: key.clone(), before });
+            }
+            Write::Delete { table, key } => {
+                let place = (group, *table);
+                let before = self.rows.entry(place).or_default().remove(key);
+                undo.push(Undo { place, key: key.clone(), before });
+            }
+            Write::DeleteRange { table, from, to } => {
+                let place = (group, *table);
+                let rows = self.rows.entry(place).or_default();
+                let keys: Vec<Bytes> = range(rows, from, to).map(|(key, _)| key.clone()).collect();
+                for key in keys {
+                    let before = rows.remove(&key);
+                    undo.push(Undo { place, key, before });
+                }
+            }
+        }
+    }
+}
+
+fn range<'a>(
+    rows: &'a BTreeMap<Bytes, Bytes>,
+    from: &[u8],
+    to: &[u8],
+) -> impl Iterator<Item = (&'a Bytes, &'a Bytes)> + use<'a> {
+    let within = (from < to).then(|| rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))));
+    within.into_iter().flatten()
+}
+
+/// A handle to a disk, as a process holds it. The disk outlives the process.
+pub(crate) type SharedDisk = Rc<RefCell<Disk>>;
+
+/// The rows of one group on a disk.
+#[derive(Clone)]
+pub(crate) struct GroupDisk {
+    pub(crate) disk: SharedDisk,
+    pub(crate) group: u64,
+}
+
+impl GroupDisk {
+    fn check(&self, disk: &Disk, table: Table) -> Result<(), StoreError> {
+        if disk.unreadable == Some(self.group) {
+            return Err(StoreError { table, reason: "input/output error".to_owned() });
+        }
+        Ok(())
+    }
+}
+
+impl Store for GroupDisk {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let disk = self.disk.borrow();
+        self.check(&disk, table)?;
+        Ok(disk.rows.get(&(self.group, table)).and_then(|rows| rows.get(key)).cloned())
+    }
+
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], rows_max: usize) -> Result<Vec<Row>, StoreError> {
+        let disk = self.disk.borrow();
+        self.check(&disk, table)?;
+        let Some(rows) = disk.rows.get(&(self.group, table)) else { return Ok(Vec::new()) };
+        Ok(range(rows, from, to).take(rows_max).map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+}

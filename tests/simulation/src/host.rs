@@ -1,0 +1,420 @@
+//! The loop of one process over the replicas it hosts: take what arrived, tell the replicas, let their messages leave, write one
+//! batch over all groups, let what depends on the write leave, answer. It may die at every boundary in between.
+//!
+//! Does not live here: what the answers are for, and views derived from publications. The process takes both out of
+//! [`Host::take_out`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use semel_raft::{
+    BarrierError, Effects, Event as RaftEvent, LogIndex, OpenError, ProposeError, Replica, ReplicaConfig, ReplicaId,
+    StateMachine, StopReason, StoreError, Ticket, WriteBatch, decode_message, encode_message,
+};
+use semel_shard::ShardMachine;
+use semel_workflow::MetadataMachine;
+
+use crate::disk::{DiskError, GroupDisk, SharedDisk};
+use crate::history::ReplicaSeen;
+use crate::messages::Message;
+use crate::mutant::Mutant;
+use crate::world::{Died, Due, Event, Place, World};
+
+/// Ticks that one turn reports at most: a process that was halted does not catch up on all it missed.
+const TURN_TICKS_MAX: u32 = 2;
+/// How long a write takes, in microseconds.
+const WRITE_MICROS: (u64, u64) = (5, 60);
+/// How long a sync takes, in microseconds.
+const SYNC_MICROS: (u64, u64) = (100, 2_000);
+/// How long it takes on a slow disk.
+const SLOW_SYNC_MICROS: (u64, u64) = (20_000, 600_000);
+
+/// What a turn gave to the process.
+pub(crate) enum Out<M: StateMachine> {
+    /// Rows up to `applied` are written; derived views may take these in.
+    Published { group: u64, applied: LogIndex, publications: Vec<(LogIndex, Vec<M::Publication>)> },
+    /// The answer to a proposal.
+    Receipt { group: u64, ticket: Ticket, receipt: Result<M::Receipt, ProposeError> },
+    /// The answer to a barrier.
+    Barrier { group: u64, ticket: Ticket, answer: Result<LogIndex, BarrierError> },
+    /// The group's replica takes no more part; whoever waits for it waits in vain.
+    Stopped { group: u64 },
+}
+
+/// A machine whose rows have a digest.
+pub(crate) trait Digested: StateMachine {
+    /// The digest that replicas with equal applied index share, in hexadecimal.
+    fn digest(rows: &GroupDisk) -> Result<String, StoreError>;
+}
+
+impl Digested for ShardMachine {
+    fn digest(rows: &GroupDisk) -> Result<String, StoreError> {
+        Ok(semel_shard::digest(rows)?.to_string())
+    }
+}
+
+impl Digested for MetadataMachine {
+    fn digest(rows: &GroupDisk) -> Result<String, StoreError> {
+        let digest = semel_workflow::metadata_digest(rows)?;
+        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+struct Seat<M: StateMachine> {
+    id: ReplicaId,
+    led: bool,
+    /// `None` once stopped.
+    replica: Option<Replica<GroupDisk, M>>,
+    published: LogIndex,
+}
+
+type Stage<M> = Vec<(u64, Effects<M>)>;
+
+/// Writes under way.
+struct Carrying<M: StateMachine> {
+    stage: Stage<M>,
+    sync: bool,
+    /// What needs a sync, while what needs none is written first.
+    later: Stage<M>,
+}
+
+/// A run of a process's replicas.
+pub(crate) struct Host<M: StateMachine> {
+    place: Place,
+    boot: u64,
+    disk: SharedDisk,
+    /// Where the replica of a group is, to address its messages.
+    directory: BTreeMap<(u64, ReplicaId), Place>,
+    seats: BTreeMap<u64, Seat<M>>,
+    /// What came while a turn was under way.
+    waiting: Vec<(u64, RaftEvent)>,
+    ticks_due: u32,
+    stirred: BTreeSet<u64>,
+    carrying: Option<Carrying<M>>,
+    out: Vec<Out<M>>,
+    /// The states of replicas, as they went by.
+    seen: Vec<ReplicaSeen>,
+    slow: bool,
+}
+
+impl<M: Digested> Host<M> {
+    pub(crate) fn new(place: Place, boot: u64, disk: SharedDisk) -> Self {
+        Self {
+            place,
+            boot,
+            disk,
+            directory: BTreeMap::new(),
+            seats: BTreeMap::new(),
+            waiting: Vec::new(),
+            ticks_due: 0,
+            stirred: BTreeSet::new(),
+            carrying: None,
+            out: Vec::new(),
+            seen: Vec::new(),
+            slow: false,
+        }
+    }
+
+    pub(crate) fn rows(&self, group: u64) -> GroupDisk {
+        GroupDisk { disk: self.disk.clone(), group }
+    }
+
+    /// Seats the replica of a group whose rows are on the disk.
+    pub(crate) fn seat(
+        &mut self,
+        world: &World,
+        group: u64,
+        id: ReplicaId,
+        places: impl IntoIterator<Item = (ReplicaId, Place)>,
+        machine: M,
+    ) -> Result<LogIndex, OpenError> {
+        let mut config = ReplicaConfig::new(id, self.boot, world.seed);
+        // Shorter than by default: a run is a minute, and is to see many elections.
+        (config.election_ticks, config.heartbeat_ticks) = (10, 3);
+        let replica = Replica::open(config, self.rows(group), machine)?;
+        let applied = replica.status().applied;
+        self.directory.extend(places.into_iter().map(|(replica, place)| ((group, replica), place)));
+        self.seats.insert(group, Seat { id, led: false, replica: Some(replica), published: applied });
+        self.stirred.insert(group);
+        Ok(applied)
+    }
+
+    pub(crate) fn replica(&self, group: u64) -> Option<&Replica<GroupDisk, M>> {
+        self.seats.get(&group)?.replica.as_ref()
+    }
+
+    pub(crate) fn leads(&self, group: u64) -> bool {
+        self.replica(group).is_some_and(Replica::leads)
+    }
+
+    pub(crate) fn set_slow(&mut self, slow: bool) {
+        self.slow = slow;
+    }
+
+    /// Everything that turns gave since it was last asked.
+    pub(crate) fn take_out(&mut self) -> Vec<Out<M>> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// The states of replicas that went by since it was last asked.
+    pub(crate) fn take_seen(&mut self) -> Vec<ReplicaSeen> {
+        std::mem::take(&mut self.seen)
+    }
+
+    pub(crate) fn tick(&mut self, world: &mut World) -> Result<(), Died> {
+        self.ticks_due = (self.ticks_due + 1).min(TURN_TICKS_MAX);
+        self.turn(world)
+    }
+
+    pub(crate) fn receive(&mut self, world: &mut World, group: u64, bytes: &Bytes) -> Result<(), Died> {
+        let message = decode_message(bytes).expect("replicas send what they accept");
+        let seat = self.seats.get(&group);
+        if seat.is_none_or(|seat| seat.id.get() != message.to) {
+            return Ok(());
+        }
+        self.tell(world, group, RaftEvent::Receive(Box::new(message)))
+    }
+
+    /// Tells a replica something, at once or when the turn under way has ended.
+    pub(crate) fn tell(&mut self, world: &mut World, group: u64, event: RaftEvent) -> Result<(), Died> {
+        self.waiting.push((group, event));
+        self.turn(world)
+    }
+
+    /// Runs turns until a write is under way or nothing is left to do.
+    fn turn(&mut self, world: &mut World) -> Result<(), Died> {
+        while self.carrying.is_none() {
+            for (group, event) in std::mem::take(&mut self.waiting) {
+                self.feed(world, group, event);
+            }
+            for _ in 0..std::mem::take(&mut self.ticks_due) {
+                for group in self.seats.keys().copied().collect::<Vec<_>>() {
+                    self.feed(world, group, RaftEvent::Tick);
+                }
+            }
+            if self.stirred.is_empty() {
+                return Ok(());
+            }
+            self.collect(world)?;
+        }
+        Ok(())
+    }
+
+    fn feed(&mut self, world: &mut World, group: u64, event: RaftEvent) {
+        let refused = match &event {
+            RaftEvent::Propose { .. } | RaftEvent::Barrier { .. } => self.replica(group).is_none(),
+            _ => false,
+        };
+        if refused {
+            self.out.push(Out::Stopped { group });
+            return;
+        }
+        if let Some(effects) = self.step(world, group, event) {
+            assert!(effects.messages.is_empty() && effects.writes.is_empty(), "effects out of turn");
+            self.release(group, effects);
+            self.stirred.insert(group);
+        }
+    }
+
+    /// Collects from every replica that was stirred, lets their messages leave and begins to write.
+    fn collect(&mut self, world: &mut World) -> Result<(), Died> {
+        let (mut prompt, mut durable) = (Stage::new(), Stage::new());
+        let mut leaving = Vec::new();
+        for group in std::mem::take(&mut self.stirred) {
+            let Some(mut effects) = self.step(world, group, RaftEvent::Collect) else { continue };
+            self.follow_leadership(world, group);
+            leaving.extend(std::mem::take(&mut effects.messages).into_iter().map(|message| (group, message)));
+            if effects.awaits_done {
+                // Bounded effects at a time: it is asked again until it has nothing left.
+                self.stirred.insert(group);
+            }
+            if effects.sync { durable.push((group, effects)) } else { prompt.push((group, effects)) }
+        }
+        if !leaving.is_empty() {
+            world.boundary(self.place, "before the leader's messages leave")?;
+        }
+        self.send(world, leaving);
+        self.begin(world, prompt, durable)
+    }
+
+    fn follow_leadership(&mut self, world: &mut World, group: u64) {
+        let leads = self.leads(group);
+        let Some(seat) = self.seats.get_mut(&group) else { return };
+        if leads && !std::mem::replace(&mut seat.led, leads) {
+            world.tally.leaders += 1;
+            world.note(self.place, "leads", group, || format!("group {group}"));
+        }
+        seat.led = leads;
+    }
+
+    /// Begins to write a stage; what has nothing to write is done at once.
+    fn begin(&mut self, world: &mut World, mut stage: Stage<M>, mut later: Stage<M>) -> Result<(), Died> {
+        loop {
+            if stage.is_empty() {
+                if later.is_empty() {
+                    return Ok(());
+                }
+                stage = std::mem::take(&mut later);
+            }
+            let mut sync = stage.iter().any(|(_, effects)| effects.sync);
+            if stage.iter().all(|(_, effects)| effects.writes.is_empty()) {
+                stage = self.finish(world, stage)?;
+                continue;
+            }
+            if world.has(Mutant::ApplyWithoutPersist) {
+                sync = false;
+            }
+            world.boundary(self.place, "before the write")?;
+            let written = {
+                let parts = stage.iter().map(|(group, effects)| (*group, &effects.writes));
+                self.disk.borrow_mut().write(parts)
+            };
+            if let Err(error) = written {
+                self.fail(world, error);
+                return Ok(());
+            }
+            world.boundary(self.place, "after the write, before its sync")?;
+            let mut micros = world.chance.between(WRITE_MICROS.0..=WRITE_MICROS.1);
+            if sync {
+                let (least, most) = if self.slow { SLOW_SYNC_MICROS } else { SYNC_MICROS };
+                micros += world.chance.between(least..=most);
+            }
+            if world.has(Mutant::AcknowledgeBeforeSync) && sync {
+                // What may leave only once the batch is safe leaves while it is written.
+                let next = self.finish(world, stage)?;
+                stage = next;
+                continue;
+            }
+            self.carrying = Some(Carrying { stage, sync, later });
+            let (at, boot) = (self.place, self.boot);
+            world.after(micros, Event::Due { at, boot, what: Due::Disk });
+            return Ok(());
+        }
+    }
+
+    /// The disk has written what it was given.
+    pub(crate) fn written(&mut self, world: &mut World) -> Result<(), Died> {
+        let Some(Carrying { stage, sync, later }) = self.carrying.take() else { return Ok(()) };
+        if sync {
+            let synced = self.disk.borrow_mut().sync();
+            if let Err(error) = synced {
+                self.fail(world, error);
+                return Ok(());
+            }
+            world.boundary(self.place, "after the sync, before anybody learns of it")?;
+        }
+        let next = self.finish(world, stage)?;
+        self.begin(world, next, later)?;
+        self.turn(world)
+    }
+
+    /// A stage is written: releases what waited for it, and returns the stage that follows from it.
+    fn finish(&mut self, world: &mut World, stage: Stage<M>) -> Result<Stage<M>, Died> {
+        let (mut next, mut leaving) = (Stage::new(), Vec::new());
+        for (group, effects) in stage {
+            let awaits_done = effects.awaits_done;
+            self.release(group, effects);
+            if !awaits_done {
+                continue;
+            }
+            let Some(mut effects) = self.step(world, group, RaftEvent::Done) else { continue };
+            leaving.extend(std::mem::take(&mut effects.messages).into_iter().map(|message| (group, message)));
+            next.push((group, effects));
+        }
+        if !leaving.is_empty() {
+            world.boundary(self.place, "after the answers, before votes and acknowledgements leave")?;
+        }
+        self.send(world, leaving);
+        Ok(next)
+    }
+
+    fn release(&mut self, group: u64, effects: Effects<M>) {
+        let Effects { publications, applied, receipts, barriers, .. } = effects;
+        let Some(seat) = self.seats.get_mut(&group) else { return };
+        if applied > seat.published {
+            seat.published = applied;
+            let replica = seat.id.get();
+            if let Ok(digest) = M::digest(&self.rows(group)) {
+                self.seen.push(ReplicaSeen { group, replica, applied: applied.0, digest });
+            }
+            self.out.push(Out::Published { group, applied, publications });
+        }
+        let receipts = receipts.into_iter().map(|(ticket, receipt)| Out::Receipt { group, ticket, receipt });
+        self.out.extend(receipts);
+        self.out.extend(barriers.into_iter().map(|(ticket, answer)| Out::Barrier { group, ticket, answer }));
+    }
+
+    /// Advances a replica. `None` if it has stopped, now or before.
+    fn step(&mut self, world: &mut World, group: u64, event: RaftEvent) -> Option<Effects<M>> {
+        let seat = self.seats.get_mut(&group)?;
+        let replica = seat.replica.as_mut()?;
+        let stepped = catch_unwind(AssertUnwindSafe(|| replica.step(event)));
+        let reason = match stepped {
+            Ok(effects) => match replica.stopped() {
+                None => return Some(effects),
+                Some(reason) => {
+                    let unasked = !matches!(reason, StopReason::Read(error) if error.reason == "input/output error");
+                    let reason = reason.to_string();
+                    // The replica knows which proposals it had not passed on; nothing else of its effects counts.
+                    let applied = seat.published;
+                    self.release(group, Effects { applied, publications: Vec::new(), ..effects });
+                    (unasked, reason)
+                }
+            },
+            Err(panic) => (true, panic_message(panic.as_ref())),
+        };
+        self.stop(world, group, reason);
+        None
+    }
+
+    fn stop(&mut self, world: &mut World, group: u64, (unasked, reason): (bool, String)) {
+        world.note(self.place, "stops", group, || format!("the replica of group {group}: {reason}"));
+        if unasked {
+            world.alarms.push(format!("{} stopped its replica of group {group}: {reason}", self.place));
+        } else {
+            world.tally.reads_failed += 1;
+        }
+        if let Some(seat) = self.seats.get_mut(&group) {
+            seat.replica = None;
+        }
+        self.out.push(Out::Stopped { group });
+    }
+
+    /// A write failed: nothing of the batch was acknowledged, and no replica may go on as if it were written.
+    fn fail(&mut self, world: &mut World, error: DiskError) {
+        match error {
+            DiskError::Full => world.tally.disks_full += 1,
+            DiskError::Sync => world.tally.syncs_failed += 1,
+        }
+        world.note(self.place, "disk fails", 0, || error.to_string());
+        self.carrying = None;
+        self.stirred.clear();
+        for (group, seat) in &mut self.seats {
+            if seat.replica.take().is_some() {
+                self.out.push(Out::Stopped { group: *group });
+            }
+        }
+    }
+
+    fn send(&self, world: &mut World, messages: Vec<(u64, semel_raft::Message)>) {
+        for (group, message) in messages {
+            let to = ReplicaId::new(message.to).and_then(|to| self.directory.get(&(group, to)));
+            if let Some(to) = to {
+                world.send(self.place, *to, Message::Raft { group, bytes: encode_message(&message) });
+            }
+        }
+    }
+}
+
+/// Writes the first rows of a group's replica, as its volume has them from then on.
+pub(crate) fn found(disk: &SharedDisk, group: u64, voters: &[ReplicaId]) {
+    let first: WriteBatch = semel_raft::bootstrap(voters);
+    let mut disk = disk.borrow_mut();
+    disk.write([(group, &first)]).and_then(|()| disk.sync()).expect("a new disk works");
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panicked: {}", text.unwrap_or("with something that is no text"))
+}

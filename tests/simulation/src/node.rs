@@ -1,0 +1,500 @@
+//! A storage node: replicas of shards, the view of each, and what coordinators ask of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use semel_index::{CatalogueConfig, ProbeReference, SealJob, SearchProbe, ShardCount, ShardId};
+use semel_raft::{Event as RaftEvent, LogIndex, ProposeError, ReplicaId, Ticket};
+use semel_shard::{Publication, SearchView, ShardMachine};
+use semel_workflow::{NodeId, ShardPlacement};
+
+use crate::disk::{GroupDisk, SharedDisk};
+use crate::history::{Key, Moment, Scan, ShardSeen};
+use crate::host::{self, Host, Out};
+use crate::messages::{CallId, Message, Refused, ShardAnswered, ShardRequest};
+use crate::mutant::Mutant;
+use crate::world::{Died, Due, Event, Place, World};
+
+/// How long a shard's barrier and catalogue may take before its coordinator asks another replica.
+const CURRENT_WITHIN_MICROS: u64 = 1_000_000;
+/// Items that a list holds.
+const ITEMS_MAX: usize = 1_000;
+/// Obligations that one answer carries; the rest are found by listing.
+const OBLIGATIONS_ANSWERED_MAX: usize = 64;
+/// How long a scan takes, in microseconds.
+const SCAN_MICROS: (u64, u64) = (100, 8_000);
+/// How long one takes on a busy node.
+const SLOW_SCAN_MICROS: (u64, u64) = (50_000, 900_000);
+/// How long sealing a segment takes, in microseconds.
+const SEAL_MICROS: (u64, u64) = (1_000, 2_000_000);
+/// References that close a growing segment: few, so that runs see many.
+const SEAL_AT_REFERENCES: usize = 6;
+
+/// A node and what outlives its runs.
+pub(crate) struct Node {
+    pub(crate) place: Place,
+    pub(crate) node_id: NodeId,
+    pub(crate) disk: SharedDisk,
+    pub(crate) boots: u64,
+    /// The replicas given to it, as its volume remembers them.
+    assigned: Vec<ShardPlacement>,
+    /// Its volume was emptied: it is refused, as what its replicas promised is gone.
+    pub(crate) wiped: bool,
+    pub(crate) run: Option<Run>,
+}
+
+/// One run of a node's process.
+pub(crate) struct Run {
+    place: Place,
+    boot: u64,
+    pub(crate) host: Host<ShardMachine>,
+    shards: BTreeMap<u64, HostedShard>,
+    waiting: BTreeMap<(u64, Ticket), Waiting>,
+    timers: BTreeMap<u64, Timer>,
+    pub(crate) busy: bool,
+}
+
+struct HostedShard {
+    epoch: u64,
+    view: SearchView,
+    /// Reads and searches that have their barrier and wait for the view to reach it.
+    behind: Vec<(LogIndex, Current)>,
+    /// What is being scanned, with the moment that it pinned.
+    scanning: BTreeMap<u64, semel_shard::SearchMoment>,
+}
+
+/// Who waits for an answer of a replica.
+enum Waiting {
+    Proposer { caller: Place, call: CallId },
+    Reader(Current),
+}
+
+/// What begins once the view is current.
+#[derive(Clone)]
+enum Current {
+    Read { caller: Place, call: CallId, key: Key, with_templates: bool },
+    Search(Search),
+}
+
+#[derive(Clone)]
+struct Search {
+    caller: Place,
+    call: CallId,
+    asked_at: Moment,
+    probe: Arc<SearchProbe>,
+}
+
+enum Timer {
+    /// Whoever still waits for this search learns that it will not be answered.
+    GiveUp { group: u64, call: CallId, caller: Place },
+    Scanned { group: u64, search: Search },
+    Sealed { group: u64, job: Box<SealJob> },
+}
+
+impl Node {
+    pub(crate) fn new(number: usize, node_id: NodeId) -> Self {
+        let place = Place::Node(number);
+        Self { place, node_id, disk: SharedDisk::default(), boots: 0, assigned: Vec::new(), wiped: false, run: None }
+    }
+
+    /// Gives the node its replicas, each on new rows.
+    pub(crate) fn assign<'a>(&mut self, shards: impl IntoIterator<Item = &'a ShardPlacement>) {
+        for shard in shards {
+            let voters: Vec<ReplicaId> = shard.voters.iter().map(|voter| voter.replica).collect();
+            host::found(&self.disk, u64::from(shard.shard.0), &voters);
+            self.assigned.push(shard.clone());
+        }
+    }
+
+    /// Starts the process. A node whose volume was emptied is refused.
+    pub(crate) fn start(&mut self, world: &mut World, shards: ShardCount, places: &BTreeMap<NodeId, Place>) {
+        assert!(self.run.is_none(), "a process runs once");
+        if self.wiped {
+            if !world.has(Mutant::EmptiedVolumeJoinsAgain) {
+                return;
+            }
+            let assigned = std::mem::take(&mut self.assigned);
+            self.assign(&assigned);
+            self.wiped = false;
+        }
+        self.boots += 1;
+        let mut run = Run {
+            place: self.place,
+            boot: self.boots,
+            host: Host::new(self.place, self.boots, self.disk.clone()),
+            shards: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            timers: BTreeMap::new(),
+            busy: false,
+        };
+        for placement in &self.assigned {
+            if let Err(reason) = run.seat(world, placement, self.node_id, shards, places) {
+                let (place, shard) = (self.place, placement.shard);
+                world.alarms.push(format!("{place} cannot open its replica of shard {shard}: {reason}"));
+            }
+        }
+        self.run = Some(run);
+    }
+
+    /// The rows of one of its replicas, as they are on its disk.
+    pub(crate) fn rows(&self, shard: ShardId) -> GroupDisk {
+        GroupDisk { disk: self.disk.clone(), group: u64::from(shard.0) }
+    }
+}
+
+impl Run {
+    fn seat(
+        &mut self,
+        world: &mut World,
+        placement: &ShardPlacement,
+        own: NodeId,
+        shards: ShardCount,
+        places: &BTreeMap<NodeId, Place>,
+    ) -> Result<(), String> {
+        let group = u64::from(placement.shard.0);
+        let replica = placement.voters.iter().find(|voter| voter.node == own).expect("assigned here").replica;
+        let machine = ShardMachine::new(placement.shard, shards).expect("a shard of the cluster");
+        let directory = placement.voters.iter().map(|voter| (voter.replica, places[&voter.node]));
+        let applied = self.host.seat(world, group, replica, directory, machine).map_err(|error| error.to_string())?;
+        let mut view =
+            SearchView::new(CatalogueConfig { seal_at_references: SEAL_AT_REFERENCES, ..CatalogueConfig::default() });
+        view.restore(applied, &self.host.rows(group)).map_err(|error| error.to_string())?;
+        let (behind, scanning) = (Vec::new(), BTreeMap::new());
+        let hosted = HostedShard { epoch: placement.epoch, view, behind, scanning };
+        self.shards.insert(group, hosted);
+        self.seal(world, group);
+        Ok(())
+    }
+
+    pub(crate) fn due(&mut self, world: &mut World, what: Due) -> Result<(), Died> {
+        match what {
+            Due::Tick => self.host.tick(world)?,
+            Due::Disk => self.host.written(world)?,
+            Due::Timer(number) => self.timer(world, number),
+        }
+        self.act(world)
+    }
+
+    pub(crate) fn receive(&mut self, world: &mut World, from: Place, message: Message) -> Result<(), Died> {
+        match message {
+            Message::Raft { group, bytes } => self.host.receive(world, group, &bytes)?,
+            Message::Ask { call, shard, request } => self.asked(world, from, call, shard, request)?,
+            Message::Answer { .. }
+            | Message::Request { .. }
+            | Message::Response { .. }
+            | Message::Governed { .. } => {}
+        }
+        self.act(world)
+    }
+
+    fn asked(
+        &mut self,
+        world: &mut World,
+        caller: Place,
+        call: CallId,
+        shard: ShardId,
+        request: ShardRequest,
+    ) -> Result<(), Died> {
+        let group = u64::from(shard.0);
+        if !self.shards.contains_key(&group) || self.host.replica(group).is_none() {
+            self.answer(world, caller, call, Err(Refused::NothingDone));
+            return Ok(());
+        }
+        match request {
+            ShardRequest::Propose(command) => {
+                let ticket = self.wait(world, group, Waiting::Proposer { caller, call });
+                self.host.tell(world, group, RaftEvent::Propose { ticket, command: command.encode() })
+            }
+            ShardRequest::Read { gallery, enrolment, with_templates } => {
+                let key = Key { gallery, enrolment };
+                self.barrier(world, group, Current::Read { caller, call, key, with_templates })
+            }
+            ShardRequest::Search { probe, miss_budget_ppb } => {
+                let probe = Arc::new(index_probe(&probe, miss_budget_ppb));
+                let search = Search { caller, call, asked_at: world.moment(), probe };
+                self.search(world, group, search)
+            }
+            ShardRequest::ListPending => {
+                let answer = self.list_pending(group);
+                self.answer(world, caller, call, answer);
+                Ok(())
+            }
+        }
+    }
+
+    fn wait(&mut self, world: &mut World, group: u64, waiting: Waiting) -> Ticket {
+        let ticket = Ticket(world.number());
+        self.waiting.insert((group, ticket), waiting);
+        ticket
+    }
+
+    fn barrier(&mut self, world: &mut World, group: u64, current: Current) -> Result<(), Died> {
+        let ticket = self.wait(world, group, Waiting::Reader(current));
+        self.host.tell(world, group, RaftEvent::Barrier { ticket })
+    }
+
+    fn search(&mut self, world: &mut World, group: u64, search: Search) -> Result<(), Died> {
+        let hosted = self.shards.get_mut(&group).expect("checked by the caller");
+        if world.has(Mutant::BarrierSkipped) {
+            self.scan(world, group, search, None);
+            return Ok(());
+        }
+        let joined = hosted.scanning.last_key_value().map(|(_, moment)| moment.clone());
+        if world.has(Mutant::ScanJoinedLate) && joined.is_some() {
+            self.scan(world, group, search, joined);
+            return Ok(());
+        }
+        let (call, caller) = (search.call, search.caller);
+        self.after(world, CURRENT_WITHIN_MICROS, Timer::GiveUp { group, call, caller });
+        self.barrier(world, group, Current::Search(search))
+    }
+
+    /// Acts upon what turns gave, until they give nothing more.
+    fn act(&mut self, world: &mut World) -> Result<(), Died> {
+        loop {
+            let out = self.host.take_out();
+            if out.is_empty() {
+                return Ok(());
+            }
+            for out in out {
+                self.act_upon(world, out);
+            }
+        }
+    }
+
+    fn act_upon(&mut self, world: &mut World, out: Out<ShardMachine>) {
+        match out {
+            Out::Published { group, applied, publications } => self.published(world, group, applied, publications),
+            Out::Receipt { group, ticket, receipt } => {
+                let Some(Waiting::Proposer { caller, call }) = self.waiting.remove(&(group, ticket)) else { return };
+                let answer = receipt.map(answered).map_err(refused);
+                self.answer(world, caller, call, answer);
+            }
+            Out::Barrier { group, ticket, answer } => {
+                let Some(Waiting::Reader(current)) = self.waiting.remove(&(group, ticket)) else { return };
+                match answer {
+                    Ok(index) => {
+                        let hosted = self.shards.get_mut(&group).expect("seated");
+                        hosted.behind.push((index, current));
+                        self.reached(world, group);
+                    }
+                    Err(_) => self.answer(world, current.caller(), current.call(), Err(Refused::NothingDone)),
+                }
+            }
+            Out::Stopped { group } => {
+                let gone: Vec<(u64, Ticket)> =
+                    self.waiting.keys().filter(|(waits_for, _)| *waits_for == group).copied().collect();
+                for key in gone {
+                    match self.waiting.remove(&key).expect("just seen") {
+                        Waiting::Proposer { caller, call } => {
+                            self.answer(world, caller, call, Err(Refused::OutcomeUnknown));
+                        }
+                        Waiting::Reader(current) => {
+                            self.answer(world, current.caller(), current.call(), Err(Refused::NothingDone));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn published(
+        &mut self,
+        world: &mut World,
+        group: u64,
+        applied: LogIndex,
+        mut publications: Vec<(LogIndex, Vec<Publication>)>,
+    ) {
+        if world.has(Mutant::WithdrawalIgnored) {
+            for (_, published) in &mut publications {
+                published.retain(|one| !matches!(one, Publication::Withdrawn { .. }));
+            }
+        }
+        let Some(hosted) = self.shards.get_mut(&group) else { return };
+        hosted.view.take_in(applied, publications);
+        self.seal(world, group);
+        self.reached(world, group);
+    }
+
+    /// Begins what waited for the view to be current.
+    fn reached(&mut self, world: &mut World, group: u64) {
+        let Some(hosted) = self.shards.get_mut(&group) else { return };
+        let mut searchable = hosted.view.moment().searchable_index();
+        if world.has(Mutant::BarrierOfAppliedIndex) {
+            searchable = self.host.replica(group).map_or(searchable, |replica| replica.status().applied);
+        }
+        let ready: Vec<Current> =
+            hosted.behind.extract_if(.., |(index, _)| *index <= searchable).map(|(_, current)| current).collect();
+        for current in ready {
+            match current {
+                Current::Read { caller, call, key, with_templates } => {
+                    let answer = self.read(group, &key, with_templates);
+                    self.answer(world, caller, call, answer);
+                }
+                Current::Search(search) => self.scan(world, group, search, None),
+            }
+        }
+    }
+
+    fn read(&self, group: u64, key: &Key, with_templates: bool) -> Result<ShardAnswered, Refused> {
+        let rows = self.host.rows(group);
+        let record = semel_shard::enrolment(&rows, &key.gallery, &key.enrolment).map_err(|_| Refused::NothingDone)?;
+        let Some(record) = record else { return Ok(ShardAnswered::NoSuchRecord) };
+        let references = if with_templates {
+            let references = semel_shard::references(&rows, &key.gallery, &key.enrolment);
+            references.map_err(|_| Refused::NothingDone)?.unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        Ok(ShardAnswered::Record(Box::new(record), references))
+    }
+
+    fn list_pending(&self, group: u64) -> Result<ShardAnswered, Refused> {
+        let rows = self.host.rows(group);
+        let enrolments = semel_shard::pending(&rows, ITEMS_MAX).map_err(|_| Refused::NothingDone)?;
+        let obligations = semel_shard::obligations(&rows, ITEMS_MAX).map_err(|_| Refused::NothingDone)?;
+        Ok(ShardAnswered::Pending { enrolments, obligations })
+    }
+
+    /// Pins a moment and begins to scan it.
+    fn scan(&mut self, world: &mut World, group: u64, search: Search, joined: Option<semel_shard::SearchMoment>) {
+        let hosted = self.shards.get_mut(&group).expect("seated");
+        let moment = joined.unwrap_or_else(|| hosted.view.moment());
+        hosted.scanning.insert(search.call, moment);
+        let (least, most) = if self.busy { SLOW_SCAN_MICROS } else { SCAN_MICROS };
+        let micros = world.chance.between(least..=most);
+        self.after(world, micros, Timer::Scanned { group, search });
+    }
+
+    fn timer(&mut self, world: &mut World, number: u64) {
+        match self.timers.remove(&number) {
+            Some(Timer::GiveUp { group, call, caller }) => self.give_up(world, group, call, caller),
+            Some(Timer::Scanned { group, search }) => self.scanned(world, group, &search),
+            Some(Timer::Sealed { group, job }) => {
+                let Some(hosted) = self.shards.get_mut(&group) else { return };
+                hosted.view.catalogue().sealed(job.run());
+                world.tally.seals += 1;
+                self.seal(world, group);
+            }
+            None => {}
+        }
+    }
+
+    fn give_up(&mut self, world: &mut World, group: u64, call: CallId, caller: Place) {
+        let Some(hosted) = self.shards.get_mut(&group) else { return };
+        let is_it = |current: &Current| current.call() == call && current.caller() == caller;
+        let behind = hosted.behind.extract_if(.., |(_, current)| is_it(current)).count();
+        let waiting = self.waiting.iter().find_map(|(key, waiting)| match waiting {
+            Waiting::Reader(current) if is_it(current) => Some(*key),
+            Waiting::Reader(_) | Waiting::Proposer { .. } => None,
+        });
+        if let Some(key) = waiting {
+            self.waiting.remove(&key);
+        }
+        if behind > 0 || waiting.is_some() {
+            self.answer(world, caller, call, Err(Refused::NothingDone));
+        }
+    }
+
+    fn scanned(&mut self, world: &mut World, group: u64, search: &Search) {
+        let Some(hosted) = self.shards.get_mut(&group) else { return };
+        let Some(moment) = hosted.scanning.remove(&search.call) else { return };
+        let found = match moment.search(std::slice::from_ref(&*search.probe), &|| false) {
+            Ok(mut answers) => answers.pop().expect("one probe, one answer"),
+            Err(error) => {
+                world.alarms.push(format!("{} group {group}: {error}", self.place));
+                self.answer(world, search.caller, search.call, Err(Refused::NothingDone));
+                return;
+            }
+        };
+        world.tally.scans += 1;
+        let (epoch, searchable_index) = (hosted.epoch, moment.searchable_index());
+        let gallery = search.probe.gallery.clone();
+        world.scans.push(Scan {
+            asked_at: search.asked_at,
+            applicant: search.probe.exclude.clone().map(|enrolment| Key { gallery, enrolment }),
+            seen: ShardSeen {
+                shard: ShardId(u32::try_from(group).expect("a shard")),
+                searchable_index: searchable_index.0,
+                compared: found.compared,
+                not_comparable: found.not_comparable,
+                withdrawn: found.withdrawn,
+            },
+            candidates: found.candidates.iter().map(|candidate| candidate.enrolment_id.clone()).collect(),
+        });
+        let (place, total) = (self.place, found.candidates_total);
+        world.note(place, "scanned", group, || {
+            format!("shard {group} for {:?}: {total} candidates up to {searchable_index}", search.probe.exclude)
+        });
+        self.answer(world, search.caller, search.call, Ok(ShardAnswered::Searched { epoch, searchable_index, found }));
+    }
+
+    fn seal(&mut self, world: &mut World, group: u64) {
+        let Some(hosted) = self.shards.get_mut(&group) else { return };
+        for job in hosted.view.catalogue().seal_jobs() {
+            let micros = world.chance.between(SEAL_MICROS.0..=SEAL_MICROS.1);
+            self.after(world, micros, Timer::Sealed { group, job: Box::new(job) });
+        }
+    }
+
+    fn after(&mut self, world: &mut World, micros: u64, timer: Timer) {
+        let number = world.number();
+        self.timers.insert(number, timer);
+        world.after(micros, Event::Due { at: self.place, boot: self.boot, what: Due::Timer(number) });
+    }
+
+    fn answer(&self, world: &mut World, caller: Place, call: CallId, answer: Result<ShardAnswered, Refused>) {
+        world.send(self.place, caller, Message::Answer { call, answer });
+    }
+}
+
+impl Current {
+    fn caller(&self) -> Place {
+        match self {
+            Self::Read { caller, .. } | Self::Search(Search { caller, .. }) => *caller,
+        }
+    }
+
+    fn call(&self) -> CallId {
+        match self {
+            Self::Read { call, .. } | Self::Search(Search { call, .. }) => *call,
+        }
+    }
+}
+
+fn answered(receipt: semel_shard::Receipt) -> ShardAnswered {
+    let mut receipt = receipt;
+    match &mut receipt {
+        semel_shard::Receipt::Enrolment { obligations, .. } | semel_shard::Receipt::Done { obligations } => {
+            obligations.truncate(OBLIGATIONS_ANSWERED_MAX);
+        }
+        semel_shard::Receipt::Refused(_) => {}
+    }
+    ShardAnswered::Receipt(Box::new(receipt))
+}
+
+fn refused(error: ProposeError) -> Refused {
+    match error {
+        ProposeError::NoLeader | ProposeError::TooManyPending | ProposeError::TooLarge { .. } | ProposeError::Stopped => {
+            Refused::NothingDone
+        }
+        ProposeError::Unknown => Refused::OutcomeUnknown,
+    }
+}
+
+fn index_probe(probe: &semel_workflow::SearchProbe, miss_budget_ppb: u32) -> SearchProbe {
+    let reference = |one: &semel_workflow::ProbeReference| ProbeReference {
+        slot: one.reference.slot,
+        spec: one.reference.spec,
+        template: one.reference.template.clone(),
+        threshold: one.threshold,
+        miss_budget_ppb,
+    };
+    SearchProbe {
+        gallery: probe.gallery.clone(),
+        key_version: probe.key_version,
+        references: probe.references.iter().map(reference).collect(),
+        exclude: probe.exclude.clone(),
+        candidates_max: probe.candidates_max,
+    }
+}

@@ -1,0 +1,194 @@
+//! What surrounds the processes: time, the network between them, chance, death, and the record of what happened.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use semel_workflow::Pinned;
+
+use crate::chance::Chance;
+use crate::history::{Moment, Scan};
+use crate::messages::{CallId, Message};
+use crate::mutant::Mutant;
+use crate::network::{Delivery, Network};
+use crate::tally::Tally;
+use crate::trace::{Detail, Trace};
+
+/// Where something happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    /// A storage node, counted from 0.
+    Node(usize),
+    /// A coordinator, counted from 0.
+    Coordinator(usize),
+    /// The clients, on a machine of their own each; they do not die.
+    Client,
+}
+
+impl Place {
+    /// A number that no other place has.
+    pub(crate) fn number(self) -> u64 {
+        match self {
+            Self::Node(node) => node as u64,
+            Self::Coordinator(coordinator) => 1_000 + coordinator as u64,
+            Self::Client => 2_000,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(node) => write!(formatter, "n{node}"),
+            Self::Coordinator(coordinator) => write!(formatter, "c{coordinator}"),
+            Self::Client => formatter.write_str("cl"),
+        }
+    }
+}
+
+/// One thing that will happen.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A message arrives.
+    Arrive { from: Place, to: Place, message: Message },
+    /// Something that a run of a process began is due; nothing if that run has ended.
+    Due { at: Place, boot: u64, what: Due },
+    /// The next fault, or the end of one.
+    Fault(crate::nemesis::Fault),
+    /// Something that the clients planned.
+    Client(crate::clients::Step),
+}
+
+/// What a process waits for, by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// A tick of its clock.
+    Tick,
+    /// Its disk has written what it was given.
+    Disk,
+    /// One of its timers, by number.
+    Timer(u64),
+}
+
+/// A process died where it stood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Died;
+
+/// When processes die in the middle of a turn.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Deaths {
+    /// One boundary between effects in so many; 0 for none.
+    pub(crate) one_in: u64,
+    /// The boundaries to pass before this process dies, whoever draws what.
+    pub(crate) armed: Option<(Place, u64)>,
+}
+
+/// Everything around the processes.
+pub(crate) struct World {
+    pub(crate) seed: u64,
+    pub(crate) now: u64,
+    pub(crate) chance: Chance,
+    pub(crate) network: Network,
+    pub(crate) deaths: Deaths,
+    pub(crate) tally: Tally,
+    pub(crate) trace: Trace,
+    pub(crate) scans: Vec<Scan>,
+    /// What identifications searched for, by call.
+    pub(crate) probes: BTreeMap<CallId, Pinned>,
+    /// What a replica stopped for without being given a reason by a fault.
+    pub(crate) alarms: Vec<String>,
+    pub(crate) mutant: Option<Mutant>,
+    queue: BTreeMap<(u64, u64), Event>,
+    queued: u64,
+    moments: u64,
+    numbers: u64,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, mutant: Option<Mutant>, detail: Detail) -> Self {
+        Self {
+            seed,
+            now: 0,
+            chance: Chance::new(seed, 0),
+            network: Network::healthy(),
+            deaths: Deaths::default(),
+            tally: Tally::default(),
+            trace: Trace::new(detail),
+            scans: Vec::new(),
+            probes: BTreeMap::new(),
+            alarms: Vec::new(),
+            mutant,
+            queue: BTreeMap::new(),
+            queued: 0,
+            moments: 0,
+            numbers: 0,
+        }
+    }
+
+    /// Whether this defect is the one that the run has.
+    pub(crate) fn has(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    /// Plans an event so many microseconds from now.
+    pub(crate) fn after(&mut self, micros: u64, event: Event) {
+        self.queued += 1;
+        self.queue.insert((self.now + micros, self.queued), event);
+    }
+
+    /// Passes time up to the next event and takes it.
+    pub(crate) fn next(&mut self) -> Option<Event> {
+        let ((at, _), event) = self.queue.pop_first()?;
+        self.now = at;
+        Some(event)
+    }
+
+    /// Sends a message. It may be lost, repeated, or overtaken by later ones.
+    pub(crate) fn send(&mut self, from: Place, to: Place, message: Message) {
+        self.tally.messages += 1;
+        match self.network.deliver(&mut self.chance, from, to) {
+            Delivery::Lost => self.tally.messages_lost += 1,
+            Delivery::Once(delay) => self.after(delay, Event::Arrive { from, to, message }),
+            Delivery::Twice(first, second) => {
+                self.tally.messages_repeated += 1;
+                self.after(first, Event::Arrive { from, to, message: message.clone() });
+                self.after(second, Event::Arrive { from, to, message });
+            }
+        }
+    }
+
+    /// A boundary between two effects of a process: it may die here.
+    pub(crate) fn boundary(&mut self, at: Place, what: &'static str) -> Result<(), Died> {
+        self.tally.boundaries += 1;
+        let armed = match &mut self.deaths.armed {
+            Some((place, left)) if *place == at => {
+                *left = left.saturating_sub(1);
+                *left == 0
+            }
+            Some(_) | None => false,
+        };
+        if armed {
+            self.deaths.armed = None;
+        }
+        if armed || self.chance.one_in(self.deaths.one_in) {
+            self.tally.died_at(what);
+            return Err(Died);
+        }
+        Ok(())
+    }
+
+    /// A moment later than every one before.
+    pub(crate) fn moment(&mut self) -> Moment {
+        self.moments += 1;
+        Moment(self.moments)
+    }
+
+    /// A number never given before.
+    pub(crate) fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    pub(crate) fn note(&mut self, place: Place, what: &str, number: u64, words: impl FnOnce() -> String) {
+        self.trace.note(self.now, place, what, number, words);
+    }
+}
