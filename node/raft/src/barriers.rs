@@ -7,6 +7,7 @@ use crate::config::ReplicaConfig;
 use crate::context::Marker;
 use crate::event::BarrierError;
 use crate::ids::{LogIndex, Ticket};
+use crate::mutant::Mutant;
 
 /// Barriers that wait for a round, and rounds that wait for an answer.
 pub(crate) struct Barriers {
@@ -54,18 +55,30 @@ impl Barriers {
         if self.waiting.len() + self.in_rounds >= self.pending_max {
             return Err(BarrierError::TooManyPending);
         }
-        self.waiting.push(Waiting { ticket, deadline: now.saturating_add(self.ticks_max) });
+        let barrier = Waiting { ticket, deadline: now.saturating_add(self.ticks_max) };
+        match self.rounds.last_entry() {
+            Some(mut sent) if Mutant::BarrierJoinedLate.is_chosen() => {
+                self.in_rounds += 1;
+                sent.get_mut().barriers.push(barrier);
+            }
+            Some(_) | None => self.waiting.push(barrier),
+        }
         Ok(())
     }
 
     /// Tells whether a round can start.
     pub(crate) fn wants_round(&self) -> bool {
-        !self.waiting.is_empty() && self.rounds.len() < self.rounds_max
+        let rounds_max = if Mutant::BarrierContextReused.is_chosen() { 1 } else { self.rounds_max };
+        !self.waiting.is_empty() && self.rounds.len() < rounds_max
     }
 
     /// Starts a round with every barrier that waits, and returns its mark.
     pub(crate) fn start_round(&mut self, now: u64) -> Vec<u8> {
-        let (number, context) = self.marker.mark();
+        let (number, context) = if Mutant::BarrierContextReused.is_chosen() {
+            Marker::clone(&self.marker).mark()
+        } else {
+            self.marker.mark()
+        };
         let barriers = std::mem::take(&mut self.waiting);
         self.in_rounds += barriers.len();
         self.rounds.insert(number, Round { barriers, deadline: now.saturating_add(self.round_ticks) });

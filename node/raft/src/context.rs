@@ -6,7 +6,7 @@ use crate::ids::ReplicaId;
 const CONTEXT_BYTES: usize = 24;
 
 /// The maker of marks of one run of one replica.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Marker {
     origin: [u8; 16],
     next: u64,

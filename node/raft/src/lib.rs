@@ -31,6 +31,7 @@ pub mod rows;
 
 // For tests and simulation.
 pub mod memory;
+pub mod mutant;
 #[cfg(any(test, feature = "suite"))]
 pub mod store_suite;
 

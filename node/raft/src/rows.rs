@@ -14,6 +14,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
 
 use crate::ids::LogIndex;
+use crate::mutant::Mutant;
 use crate::store::{StoreError, Table, WriteBatch};
 
 /// The version of the rows written.
@@ -97,7 +98,11 @@ pub fn decode_applied(row: &[u8]) -> Result<LogIndex, StoreError> {
 
 /// Writes the hard state alone.
 pub(crate) fn put_hard_state(batch: &mut WriteBatch, hard_state: &HardState) {
-    batch.put(Table::RAFT, HARD_STATE, encode(hard_state));
+    let mut hard_state = hard_state.clone();
+    if Mutant::VoteForgotten.is_chosen() {
+        hard_state.vote = 0;
+    }
+    batch.put(Table::RAFT, HARD_STATE, encode(&hard_state));
 }
 
 /// Writes the applied index, never without a commit index that covers it: after a crash between the two, the log could be

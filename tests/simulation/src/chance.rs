@@ -30,7 +30,6 @@ impl Chance {
         times > 0 && self.below(times) == 0
     }
 
-
     /// One of `choices`, which are not empty.
     pub(crate) fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
         &choices[self.below(choices.len() as u64) as usize]

@@ -5,6 +5,7 @@
 
 mod a_candidate_reaches_its_threshold;
 mod a_read_never_goes_back;
+mod a_search_sees_what_was_acknowledged;
 mod an_identification_finds_every_mate;
 mod coverage_is_what_was_searched;
 mod every_candidate_has_a_case;
@@ -56,6 +57,7 @@ pub const CHECKERS: &[Checker] = checkers![
     no_missed_duplicate,
     nothing_acknowledged_is_lost,
     replicas_agree,
+    a_search_sees_what_was_acknowledged,
     silence_is_never_unique,
     coverage_is_what_was_searched,
     a_candidate_reaches_its_threshold,

@@ -180,7 +180,9 @@ impl Clients {
 
     fn told(&mut self, world: &mut World, call: CallId, told: Told) {
         let Some(Open { task, recorded }) = self.open.remove(&call) else { return };
-        world.note(Place::Client, "is told", call, || format!("{} as it asked to {}", words(&told), self.tasks[task].what.words()));
+        world.note(Place::Client, "is told", call, || {
+            format!("{} as it asked to {}", words(&told), self.tasks[task].what.words())
+        });
         let done = match &told {
             Told::Recorded(_) | Told::NoSuchEnrolment => true,
             Told::AlreadyExists => {
@@ -228,9 +230,7 @@ impl What {
 }
 
 fn words(told: &Told) -> String {
-    let names = |candidates: &[EnrolmentId]| {
-        candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-    };
+    let names = |candidates: &[EnrolmentId]| candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     match told {
         Told::Recorded(record) => match &record.verdict {
             Some(verdict) => format!("{:?}, round {}: [{}]", record.state, verdict.round, names(&verdict.candidates)),

@@ -73,7 +73,8 @@ impl Cluster {
         let shards = ShardCount::new(*chance.pick(&[4, 4, 5, 8])).expect("in range");
         let voters: Vec<ReplicaId> = (1..=3).filter_map(ReplicaId::new).collect();
         let nodes: Vec<Node> = (0..nodes_count).map(|number| Node::new(number, node_id(number))).collect();
-        let coordinators: Vec<Coordinator> = (0..voters.len()).map(|number| Coordinator::new(number, &voters)).collect();
+        let coordinators: Vec<Coordinator> =
+            (0..voters.len()).map(|number| Coordinator::new(number, &voters)).collect();
         let node_places = nodes.iter().map(|node| (node.node_id, node.place)).collect();
         let clients = Clients::new(seed, coordinators.len());
         let rhythm = Rhythm { halted_until: 0, tick_micros: TICK_MICROS };
@@ -83,6 +84,15 @@ impl Cluster {
             usual_network.lost_one_in = *chance.pick(&[50, 200, 1_000]);
             usual_network.repeated_one_in = *chance.pick(&[0, 100, 500]);
             usual_network.delay = (50, *chance.pick(&[500, 5_000, 30_000]));
+        }
+        // A barrier that goes a long way takes long, while enrolments are staged and searched for among the others.
+        let places = nodes.iter().map(|node| node.place).chain(coordinators.iter().map(|one| one.place));
+        let places: Vec<Place> = places.collect();
+        let long_one_in = *chance.pick(&[0, 4, 10]);
+        for (from, to) in places.iter().flat_map(|from| places.iter().map(move |to| (*from, *to))) {
+            if from != to && chance.one_in(long_one_in) {
+                usual_network.long.insert((from, to), *chance.pick(&[10_000, 60_000, 250_000]));
+            }
         }
         Self {
             world: World::new(seed, mutant, detail),
@@ -191,10 +201,10 @@ impl Cluster {
             let at = chance.below(micros);
             let captured = *chance.pick(&[Captured::Face, Captured::Face, Captured::Both, Captured::Iris]);
             self.plan_enrolment(chance, &key, &person, captured, at, number);
-            // Often at the same moment, elsewhere: the same person once more.
-            if chance.one_in(2) {
+            // Often at about the same moment, elsewhere: the same person once more.
+            if !chance.one_in(3) {
                 let twin = Key { gallery: name, enrolment: id(&format!("{enrolment}t")) };
-                let within = *chance.pick(&[1, 2_000, 100_000, 3_000_000]);
+                let within = *chance.pick(&[1, 2_000, 20_000, 100_000, 1_000_000]);
                 let at = at + chance.below(within);
                 self.plan_enrolment(chance, &twin, &person, captured, at, 1_000 + number);
             }
@@ -380,12 +390,7 @@ impl Cluster {
     }
 
     /// Runs until `left` says that nothing is left, looking now and then.
-    fn run_until(
-        &mut self,
-        what: &str,
-        micros_max: u64,
-        left: impl Fn(&Self) -> Option<String>,
-    ) -> Result<(), String> {
+    fn run_until(&mut self, what: &str, micros_max: u64, left: impl Fn(&Self) -> Option<String>) -> Result<(), String> {
         let end = self.world.now + micros_max;
         loop {
             let Some(left) = left(self) else { return Ok(()) };

@@ -168,6 +168,17 @@ pub struct Scan {
     pub candidates: Vec<EnrolmentId>,
 }
 
+/// A command about an enrolment that a shard applied and acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// When the receipt left the replica.
+    pub at: Moment,
+    /// The shard.
+    pub shard: ShardId,
+    /// The log index of the enrolment's stage, which every search that begins later must have seen.
+    pub stage_index: u64,
+}
+
 /// A case on record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaseSeen {
@@ -218,6 +229,8 @@ pub struct History {
     pub calls: Vec<Call>,
     /// Every scan, if the cluster lets itself be watched that closely.
     pub scans: Option<Vec<Scan>>,
+    /// Every acknowledgement of a shard, in order, if the cluster lets itself be watched that closely.
+    pub acknowledged: Vec<Acknowledged>,
     /// Every state of a replica that was looked at.
     pub replicas: Vec<ReplicaSeen>,
     /// What a replica, or a process, stopped for without a fault that explains it.

@@ -77,6 +77,8 @@ struct Carrying<M: StateMachine> {
     sync: bool,
     /// What needs a sync, while what needs none is written first.
     later: Stage<M>,
+    /// Of a defect: what follows from the stage, asked for before it was written.
+    early: Option<Stage<M>>,
 }
 
 /// A run of a process's replicas.
@@ -280,13 +282,9 @@ impl<M: Digested> Host<M> {
                 let (least, most) = if self.slow { SLOW_SYNC_MICROS } else { SYNC_MICROS };
                 micros += world.chance.between(least..=most);
             }
-            if world.has(Mutant::AcknowledgeBeforeSync) && sync {
-                // What may leave only once the batch is safe leaves while it is written.
-                let next = self.finish(world, stage)?;
-                stage = next;
-                continue;
-            }
-            self.carrying = Some(Carrying { stage, sync, later });
+            let early = world.has(Mutant::AdvanceBeforeSync) && sync;
+            let early = early.then(|| self.advance(world, awaiting(&stage))).transpose()?;
+            self.carrying = Some(Carrying { stage, sync, later, early });
             let (at, boot) = (self.place, self.boot);
             world.after(micros, Event::Due { at, boot, what: Due::Disk });
             return Ok(());
@@ -295,7 +293,7 @@ impl<M: Digested> Host<M> {
 
     /// The disk has written what it was given.
     pub(crate) fn written(&mut self, world: &mut World) -> Result<(), Died> {
-        let Some(Carrying { stage, sync, later }) = self.carrying.take() else { return Ok(()) };
+        let Some(Carrying { stage, sync, later, early }) = self.carrying.take() else { return Ok(()) };
         if sync {
             let synced = self.disk.borrow_mut().sync();
             if let Err(error) = synced {
@@ -304,20 +302,28 @@ impl<M: Digested> Host<M> {
             }
             world.boundary(self.place, "after the sync, before anybody learns of it")?;
         }
-        let next = self.finish(world, stage)?;
+        let next = match early {
+            Some(next) => {
+                stage.into_iter().for_each(|(group, effects)| self.release(group, effects));
+                next
+            }
+            None => self.finish(world, stage)?,
+        };
         self.begin(world, next, later)?;
         self.turn(world)
     }
 
     /// A stage is written: releases what waited for it, and returns the stage that follows from it.
     fn finish(&mut self, world: &mut World, stage: Stage<M>) -> Result<Stage<M>, Died> {
+        let awaiting = awaiting(&stage);
+        stage.into_iter().for_each(|(group, effects)| self.release(group, effects));
+        self.advance(world, awaiting)
+    }
+
+    /// Tells replicas that their effects are carried out, lets votes and acknowledgements leave, and returns what follows.
+    fn advance(&mut self, world: &mut World, groups: Vec<u64>) -> Result<Stage<M>, Died> {
         let (mut next, mut leaving) = (Stage::new(), Vec::new());
-        for (group, effects) in stage {
-            let awaits_done = effects.awaits_done;
-            self.release(group, effects);
-            if !awaits_done {
-                continue;
-            }
+        for group in groups {
             let Some(mut effects) = self.step(world, group, RaftEvent::Done) else { continue };
             leaving.extend(std::mem::take(&mut effects.messages).into_iter().map(|message| (group, message)));
             next.push((group, effects));
@@ -407,6 +413,11 @@ impl<M: Digested> Host<M> {
     }
 }
 
+/// The groups whose replica waits to be told that its effects are carried out.
+fn awaiting<M: StateMachine>(stage: &Stage<M>) -> Vec<u64> {
+    stage.iter().filter(|(_, effects)| effects.awaits_done).map(|(group, _)| *group).collect()
+}
+
 /// Writes the first rows of a group's replica, as its volume has them from then on.
 pub(crate) fn found(disk: &SharedDisk, group: u64, voters: &[ReplicaId]) {
     let first: WriteBatch = semel_raft::bootstrap(voters);
@@ -414,7 +425,7 @@ pub(crate) fn found(disk: &SharedDisk, group: u64, voters: &[ReplicaId]) {
     disk.write([(group, &first)]).and_then(|()| disk.sync()).expect("a new disk works");
 }
 
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("panicked: {}", text.unwrap_or("with something that is no text"))
 }

@@ -36,6 +36,7 @@ mod network;
 mod world;
 
 // What it says of itself.
+pub mod batch;
 pub mod mutant;
 mod tally;
 mod trace;
@@ -62,8 +63,11 @@ pub struct Run {
     pub simulated_micros: u64,
 }
 
-/// Runs one seed, with a defect if one is named. The same arguments give the same run, event for event.
+/// Runs one seed, with a defect if one is named. The same arguments give the same run, event for event. Defects inside a core
+/// need the feature `mutants`.
 pub fn simulate(seed: u64, mutant: Option<Mutant>, detail: Detail) -> Run {
+    #[cfg(feature = "mutants")]
+    Mutant::choose(mutant);
     let mut cluster = Cluster::new(seed, mutant, detail);
     cluster.run();
     let history = rest::history(&mut cluster);

@@ -43,41 +43,89 @@ mutants! {
     /// A coordinator.
     SearchBeforeStage: "shards are searched before the stage is acknowledged", caught by no_missed_duplicate;
     /// A node.
-    BarrierSkipped: "a scan does not wait for a read barrier", caught by no_missed_duplicate;
+    BarrierSkipped: "a scan does not wait for a read barrier", caught by a_search_sees_what_was_acknowledged | no_missed_duplicate;
     /// A replica.
-    BarrierJoinedLate: "a search joins a barrier that was sent before", caught by no_missed_duplicate;
+    BarrierJoinedLate: "a search joins a barrier that was sent before", caught by a_search_sees_what_was_acknowledged | no_missed_duplicate;
     /// A node.
-    ScanJoinedLate: "a search joins a scan that is under way", caught by no_missed_duplicate;
+    ScanJoinedLate: "a search joins a scan that is under way", caught by a_search_sees_what_was_acknowledged | no_missed_duplicate;
     /// A replica.
-    BarrierContextReused: "a barrier's round is asked again under the same mark", caught by no_missed_duplicate;
+    BarrierContextReused: "a barrier is asked for again under the same mark", caught by a_search_sees_what_was_acknowledged | no_missed_duplicate;
     /// A node.
-    BarrierOfAppliedIndex: "a barrier waits for what raft applied, not for what the catalogue has", caught by no_missed_duplicate;
-    /// A coordinator.
-    SilenceTakenForAbsence: "a shard that does not answer counts as one without candidates", caught by coverage_is_what_was_searched;
-    /// A coordinator.
-    MergeDropsShard: "the candidates of the last shard are left out", caught by no_missed_duplicate;
-    /// A shard.
-    SecondSettleWins: "a later settle of a round replaces the first", caught by same_request_same_answer;
-    /// A shard.
-    OtherContentAccepted: "an id that is taken is taken again by other content", caught by same_request_same_answer;
-    /// A shard.
-    CaseOfOrderedPair: "a case belongs to an ordered pair", caught by one_case_per_pair;
-    /// A process.
-    ApplyWithoutPersist: "what is applied and acknowledged is never synced", caught by nothing_acknowledged_is_lost | replicas_agree | no_replica_stops_by_itself;
-    /// A process.
-    AcknowledgeBeforeSync: "votes, acknowledgements and answers leave before the write is safe", caught by nothing_acknowledged_is_lost | replicas_agree | no_replica_stops_by_itself;
-    /// A disk.
-    TornBatchKept: "a batch torn by a crash is kept in part", caught by replicas_agree | nothing_acknowledged_is_lost | no_replica_stops_by_itself | progress;
-    /// A replica.
-    VoteForgotten: "a vote is not on disk before it is cast", caught by replicas_agree | nothing_acknowledged_is_lost | no_replica_stops_by_itself;
+    BarrierOfAppliedIndex: "a barrier waits for what raft has applied, not for what the catalogue has", caught by a_search_sees_what_was_acknowledged | no_missed_duplicate;
     /// A node.
-    EmptiedVolumeJoinsAgain: "a node whose volume was emptied comes back under its old replica ids", caught by nothing_acknowledged_is_lost | replicas_agree | no_replica_stops_by_itself;
+    ReadWithoutBarrier: "a read does not wait for a read barrier", caught by a_read_never_goes_back;
+    /// A node.
+    ThresholdLowered: "a shard lists candidates below the threshold", caught by a_candidate_reaches_its_threshold;
     /// A node.
     WithdrawalIgnored: "a withdrawn enrolment stays in the catalogue", caught by withdrawn_is_never_a_candidate;
     /// A coordinator.
+    SilenceTakenForAbsence: "a shard that does not answer counts as one without candidates", caught by coverage_is_what_was_searched;
+    /// A coordinator and a shard.
+    CoverageIncomplete: "a verdict that lacks a shard is recorded", caught by silence_is_never_unique;
+    /// A coordinator.
+    MergeDropsShard: "the candidates of one shard are left out of the merge", caught by no_missed_duplicate;
+    /// A coordinator.
+    IdentificationDropsShard: "an identification leaves one shard's candidates out", caught by an_identification_finds_every_mate;
+    /// A shard.
+    SecondSettleWins: "a later settle of a round replaces the first", caught by same_request_same_answer;
+    /// A coordinator and a shard.
+    OtherContentAccepted: "other content under a taken id is answered with the record", caught by same_request_same_answer;
+    /// A shard.
+    CaseOfOrderedPair: "a case belongs to an ordered pair", caught by one_case_per_pair;
+    /// A coordinator.
     ObligationDropped: "an obligation is discharged without being delivered", caught by every_candidate_has_a_case;
     /// A coordinator.
-    NobodySweeps: "enrolments and obligations left behind are not looked for", caught by progress;
+    NobodySweeps: "nobody looks for what was left behind", caught by progress;
     /// A shard.
-    ClockInApply: "what is applied depends on the replica", caught by replicas_agree;
+    ClockInApply: "what a command does depends on when it is applied", caught by replicas_agree;
+    /// A process.
+    ApplyWithoutPersist: "what is acknowledged is never synced", caught by nothing_acknowledged_is_lost | no_replica_stops_by_itself;
+    /// A process.
+    AdvanceBeforeSync: "votes and acknowledgements leave before the write is safe", caught by nothing_acknowledged_is_lost | replicas_agree | no_replica_stops_by_itself;
+    /// A disk.
+    TornBatchKept: "a batch torn by a crash is kept in part", caught by replicas_agree | no_replica_stops_by_itself;
+    /// A replica.
+    VoteForgotten: "a vote is cast before it is on disk", caught by replicas_agree | nothing_acknowledged_is_lost | no_replica_stops_by_itself;
+    /// A node.
+    EmptiedVolumeJoinsAgain: "a node with an emptied volume comes back as who it was", caught by nothing_acknowledged_is_lost | replicas_agree | no_replica_stops_by_itself;
+}
+
+impl Mutant {
+    /// The part of the defect that lies inside a core, if it has one.
+    #[cfg(feature = "mutants")]
+    fn in_core(self) -> Option<semel_raft::mutant::Mutant> {
+        use semel_raft::mutant::Mutant as InCore;
+        match self {
+            Self::BarrierJoinedLate => Some(InCore::BarrierJoinedLate),
+            Self::BarrierContextReused => Some(InCore::BarrierContextReused),
+            Self::VoteForgotten => Some(InCore::VoteForgotten),
+            Self::SecondSettleWins => Some(InCore::SecondSettleWins),
+            Self::OtherContentAccepted => Some(InCore::OtherContentAccepted),
+            Self::CoverageIncomplete => Some(InCore::CoverageIncomplete),
+            Self::CaseOfOrderedPair => Some(InCore::CaseOfOrderedPair),
+            Self::ClockInApply => Some(InCore::ClockInApply),
+            Self::SearchBeforeStage
+            | Self::BarrierSkipped
+            | Self::ScanJoinedLate
+            | Self::BarrierOfAppliedIndex
+            | Self::ReadWithoutBarrier
+            | Self::ThresholdLowered
+            | Self::WithdrawalIgnored
+            | Self::SilenceTakenForAbsence
+            | Self::MergeDropsShard
+            | Self::IdentificationDropsShard
+            | Self::ObligationDropped
+            | Self::NobodySweeps
+            | Self::ApplyWithoutPersist
+            | Self::AdvanceBeforeSync
+            | Self::TornBatchKept
+            | Self::EmptiedVolumeJoinsAgain => None,
+        }
+    }
+
+    /// Gives the cores on this thread the defect, or takes it from them.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn choose(mutant: Option<Self>) {
+        semel_raft::mutant::choose(mutant.and_then(Self::in_core));
+    }
 }

@@ -1,6 +1,6 @@
 //! The network between processes and clients: what it delays, loses, repeats and cuts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::chance::Chance;
 use crate::world::Place;
@@ -16,6 +16,8 @@ pub(crate) struct Network {
     pub(crate) lost_one_in: u64,
     /// One message in so many arrives twice; 0 for none.
     pub(crate) repeated_one_in: u64,
+    /// Ways, from whom to whom, that are long, with the longest time that a message takes in addition.
+    pub(crate) long: BTreeMap<(Place, Place), u64>,
     /// From whom to whom nothing arrives.
     cut: BTreeSet<(Place, Place)>,
 }
@@ -33,7 +35,14 @@ pub(crate) enum Delivery {
 
 impl Network {
     pub(crate) fn healthy() -> Self {
-        Self { delay: (50, 500), straggles_one_in: 0, lost_one_in: 0, repeated_one_in: 0, cut: BTreeSet::new() }
+        Self {
+            delay: (50, 500),
+            straggles_one_in: 0,
+            lost_one_in: 0,
+            repeated_one_in: 0,
+            long: BTreeMap::new(),
+            cut: BTreeSet::new(),
+        }
     }
 
     /// Decides what becomes of a message; times are delays in microseconds.
@@ -41,9 +50,9 @@ impl Network {
         if self.is_cut(from, to) || chance.one_in(self.lost_one_in) {
             return Delivery::Lost;
         }
-        let first = self.delay(chance);
+        let first = self.delay(chance, from, to);
         if chance.one_in(self.repeated_one_in) {
-            return Delivery::Twice(first, first + self.delay(chance));
+            return Delivery::Twice(first, first + self.delay(chance, from, to));
         }
         Delivery::Once(first)
     }
@@ -58,11 +67,12 @@ impl Network {
         self.cut.insert((from, to));
     }
 
-    fn delay(&self, chance: &mut Chance) -> u64 {
+    fn delay(&self, chance: &mut Chance, from: Place, to: Place) -> u64 {
         let (shortest, longest) = self.delay;
         if chance.one_in(self.straggles_one_in) {
             return chance.between(longest..=STRAGGLE_MICROS_MAX);
         }
-        chance.between(shortest..=longest)
+        let way = self.long.get(&(from, to));
+        chance.between(shortest..=longest) + way.map_or(0, |micros| chance.between(micros / 2..=*micros))
     }
 }

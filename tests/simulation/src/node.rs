@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use semel_index::{CatalogueConfig, ProbeReference, SealJob, SearchProbe, ShardCount, ShardId};
+use semel_index::{CatalogueConfig, ComparisonScore, ProbeReference, SealJob, SearchProbe, ShardCount, ShardId};
 use semel_raft::{Event as RaftEvent, LogIndex, ProposeError, ReplicaId, Ticket};
 use semel_shard::{Publication, SearchView, ShardMachine};
 use semel_workflow::{NodeId, ShardPlacement};
 
 use crate::disk::{GroupDisk, SharedDisk};
-use crate::history::{Key, Moment, Scan, ShardSeen};
+use crate::history::{Acknowledged, Key, Moment, Scan, ShardSeen};
 use crate::host::{self, Host, Out};
 use crate::messages::{CallId, Message, Refused, ShardAnswered, ShardRequest};
 use crate::mutant::Mutant;
@@ -86,9 +86,19 @@ struct Search {
 
 enum Timer {
     /// Whoever still waits for this search learns that it will not be answered.
-    GiveUp { group: u64, call: CallId, caller: Place },
-    Scanned { group: u64, search: Search },
-    Sealed { group: u64, job: Box<SealJob> },
+    GiveUp {
+        group: u64,
+        call: CallId,
+        caller: Place,
+    },
+    Scanned {
+        group: u64,
+        search: Search,
+    },
+    Sealed {
+        group: u64,
+        job: Box<SealJob>,
+    },
 }
 
 impl Node {
@@ -179,10 +189,7 @@ impl Run {
         match message {
             Message::Raft { group, bytes } => self.host.receive(world, group, &bytes)?,
             Message::Ask { call, shard, request } => self.asked(world, from, call, shard, request)?,
-            Message::Answer { .. }
-            | Message::Request { .. }
-            | Message::Response { .. }
-            | Message::Governed { .. } => {}
+            Message::Answer { .. } | Message::Request { .. } | Message::Response { .. } | Message::Governed { .. } => {}
         }
         self.act(world)
     }
@@ -207,10 +214,22 @@ impl Run {
             }
             ShardRequest::Read { gallery, enrolment, with_templates } => {
                 let key = Key { gallery, enrolment };
+                if world.has(Mutant::ReadWithoutBarrier) {
+                    let answer = self.read(group, &key, with_templates);
+                    self.answer(world, caller, call, answer);
+                    return Ok(());
+                }
                 self.barrier(world, group, Current::Read { caller, call, key, with_templates })
             }
             ShardRequest::Search { probe, miss_budget_ppb } => {
-                let probe = Arc::new(index_probe(&probe, miss_budget_ppb));
+                let mut probe = index_probe(&probe, miss_budget_ppb);
+                if world.has(Mutant::ThresholdLowered) {
+                    for reference in &mut probe.references {
+                        let lowered = ComparisonScore::from_micros(reference.threshold.micros() - 100_000);
+                        reference.threshold = lowered.expect("in range");
+                    }
+                }
+                let probe = Arc::new(probe);
                 let search = Search { caller, call, asked_at: world.moment(), probe };
                 self.search(world, group, search)
             }
@@ -254,6 +273,10 @@ impl Run {
         loop {
             let out = self.host.take_out();
             if out.is_empty() {
+                if world.has(Mutant::BarrierOfAppliedIndex) {
+                    let groups: Vec<u64> = self.shards.keys().copied().collect();
+                    groups.into_iter().for_each(|group| self.reached(world, group));
+                }
                 return Ok(());
             }
             for out in out {
@@ -267,6 +290,10 @@ impl Run {
             Out::Published { group, applied, publications } => self.published(world, group, applied, publications),
             Out::Receipt { group, ticket, receipt } => {
                 let Some(Waiting::Proposer { caller, call }) = self.waiting.remove(&(group, ticket)) else { return };
+                if let Ok(semel_shard::Receipt::Enrolment { record, .. }) = &receipt {
+                    let (at, shard, stage_index) = (world.moment(), record.shard, record.stage_index.0);
+                    world.acknowledged.push(Acknowledged { at, shard, stage_index });
+                }
                 let answer = receipt.map(answered).map_err(refused);
                 self.answer(world, caller, call, answer);
             }
@@ -475,9 +502,10 @@ fn answered(receipt: semel_shard::Receipt) -> ShardAnswered {
 
 fn refused(error: ProposeError) -> Refused {
     match error {
-        ProposeError::NoLeader | ProposeError::TooManyPending | ProposeError::TooLarge { .. } | ProposeError::Stopped => {
-            Refused::NothingDone
-        }
+        ProposeError::NoLeader
+        | ProposeError::TooManyPending
+        | ProposeError::TooLarge { .. }
+        | ProposeError::Stopped => Refused::NothingDone,
         ProposeError::Unknown => Refused::OutcomeUnknown,
     }
 }

@@ -71,8 +71,7 @@ pub(crate) fn policy(face_threshold_micros: i32, candidates_max: u32) -> Policy 
         spec: Some(spec),
         review_threshold_micros,
     };
-    let face =
-        modality(Modality::Face, TemplateSpec::Embedding { dimension: FACE_DIMENSION }, face_threshold_micros);
+    let face = modality(Modality::Face, TemplateSpec::Embedding { dimension: FACE_DIMENSION }, face_threshold_micros);
     let iris = modality(Modality::Iris, TemplateSpec::BinaryCode(IRIS), 800_000);
     let request = PolicyRequest {
         modalities: vec![face, iris],
@@ -85,7 +84,11 @@ pub(crate) fn policy(face_threshold_micros: i32, candidates_max: u32) -> Policy 
 }
 
 /// The request to enrol these references.
-pub(crate) fn enrolment(gallery: &GalleryId, enrolment_id: &str, references: Vec<ReferenceRequest>) -> EnrolmentRequest {
+pub(crate) fn enrolment(
+    gallery: &GalleryId,
+    enrolment_id: &str,
+    references: Vec<ReferenceRequest>,
+) -> EnrolmentRequest {
     EnrolmentRequest {
         gallery: gallery.to_string(),
         enrolment_id: enrolment_id.to_owned(),

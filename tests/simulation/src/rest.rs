@@ -10,8 +10,8 @@ use semel_workflow::{MetadataMachine, Pinned};
 use crate::cluster::Cluster;
 use crate::coordinator::METADATA_GROUP;
 use crate::disk::GroupDisk;
-use crate::host::Digested as _;
 use crate::history::{Asked, AtRest, CaseSeen, History, Key, RecordSeen, ReplicaSeen, State, VerdictSeen};
+use crate::host::Digested as _;
 
 /// Cases read at once.
 const CASES_MAX: usize = 4_096;
@@ -78,6 +78,7 @@ pub(crate) fn history(cluster: &mut Cluster) -> History {
         shards: cluster.shards,
         calls,
         scans: Some(std::mem::take(&mut cluster.world.scans)),
+        acknowledged: std::mem::take(&mut cluster.world.acknowledged),
         replicas: replicas_seen,
         alarms: std::mem::take(&mut cluster.world.alarms),
         at_rest,
@@ -128,9 +129,8 @@ fn reaching(enrolled: &BTreeMap<Key, Enrolled>) -> BTreeSet<(Key, Key)> {
 
 fn reaches(pinned: &Pinned, theirs: &Enrolled) -> bool {
     pinned.references().iter().any(|own| {
-        let same = theirs.references.iter().filter(|one| {
-            one.slot == own.reference.slot && one.spec == own.reference.spec
-        });
+        let same =
+            theirs.references.iter().filter(|one| one.slot == own.reference.slot && one.spec == own.reference.spec);
         same.into_iter().any(|one| match compare(&one.spec, &own.reference.template, &one.template) {
             Comparison::Score(score) => score >= own.threshold,
             Comparison::NotComparable => false,

@@ -6,7 +6,7 @@ use std::fmt;
 use semel_workflow::Pinned;
 
 use crate::chance::Chance;
-use crate::history::{Moment, Scan};
+use crate::history::{Acknowledged, Moment, Scan};
 use crate::messages::{CallId, Message};
 use crate::mutant::Mutant;
 use crate::network::{Delivery, Network};
@@ -92,6 +92,7 @@ pub(crate) struct World {
     pub(crate) tally: Tally,
     pub(crate) trace: Trace,
     pub(crate) scans: Vec<Scan>,
+    pub(crate) acknowledged: Vec<Acknowledged>,
     /// What identifications searched for, by call.
     pub(crate) probes: BTreeMap<CallId, Pinned>,
     /// What a replica stopped for without being given a reason by a fault.
@@ -114,6 +115,7 @@ impl World {
             tally: Tally::default(),
             trace: Trace::new(detail),
             scans: Vec::new(),
+            acknowledged: Vec::new(),
             probes: BTreeMap::new(),
             alarms: Vec::new(),
             mutant,

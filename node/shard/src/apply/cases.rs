@@ -2,10 +2,11 @@
 
 use semel_index::EnrolmentId;
 use semel_raft::StoreError;
+use semel_raft::mutant::Mutant;
 
 use super::Answer;
 use crate::audit::AuditEvent;
-use crate::case::{Case, CaseState, CaseSubject};
+use crate::case::{Case, CaseId, CaseState, CaseSubject};
 use crate::command::{Command, LinkCase, MootCase, NoteMoot, OpenCase};
 use crate::rows::Read;
 use crate::table;
@@ -14,18 +15,30 @@ use crate::transition::Transition;
 /// Opens the case of a pair, or notes that the other enrolment's verdict named it too.
 pub(super) fn open(transition: &mut Transition<'_>, open: &OpenCase) -> Result<Answer, StoreError> {
     let subject = CaseSubject::pair(&open.opened_by, &open.candidate).expect("a decoded command names two enrolments");
-    let case_key = table::case(&open.gallery, subject.case_id(&open.gallery));
-    match transition.row::<Case>(&case_key)? {
-        None => create(transition, open, subject)?,
+    let case_id = case_id(open, &subject);
+    match transition.row::<Case>(&table::case(&open.gallery, case_id))? {
+        None => create(transition, open, subject, case_id)?,
         Some(case) if case.opened_by.contains(&open.opened_by) => {}
         Some(case) => name_again(transition, open, case)?,
     }
     Ok(Answer::Done)
 }
 
-fn create(transition: &mut Transition<'_>, open: &OpenCase, subject: CaseSubject) -> Result<(), StoreError> {
+fn case_id(open: &OpenCase, subject: &CaseSubject) -> CaseId {
+    if Mutant::CaseOfOrderedPair.is_chosen() && open.opened_by > open.candidate {
+        return CaseSubject::Cluster(open.opened_by.clone()).case_id(&open.gallery);
+    }
+    subject.case_id(&open.gallery)
+}
+
+fn create(
+    transition: &mut Transition<'_>,
+    open: &OpenCase,
+    subject: CaseSubject,
+    case_id: CaseId,
+) -> Result<(), StoreError> {
     let case = Case {
-        case_id: subject.case_id(&open.gallery),
+        case_id,
         gallery: open.gallery.clone(),
         subject,
         state: CaseState::Open,

@@ -1,7 +1,9 @@
 //! Settling a verdict. The first settle of a round wins; what it names is opened through obligations.
 
 use semel_raft::StoreError;
+use semel_raft::mutant::Mutant;
 
+use super::enrolments::put_pending;
 use super::{Answer, entry, put_entry};
 use crate::audit::AuditEvent;
 use crate::case::{Case, CaseState, CaseSubject};
@@ -25,6 +27,9 @@ pub(super) fn settle(
     };
     if !is_for_what_was_staged(machine, settle, &settled.record) || settle.verdict.round > settled.record.round {
         return Ok(Answer::Refused(Refusal::NotWhatWasStaged));
+    }
+    if Mutant::SecondSettleWins.is_chosen() {
+        stage_again(transition, &mut settled, settle)?;
     }
     if settled.record.state != EnrolmentState::Staged || settle.verdict.round < settled.record.round {
         return Ok(Answer::Record);
@@ -52,6 +57,21 @@ pub(super) fn settle(
     Ok(Answer::Record)
 }
 
+/// Of a defect: undoes the settle of the same round.
+fn stage_again(
+    transition: &mut Transition<'_>,
+    settled: &mut EnrolmentEntry,
+    settle: &Settle,
+) -> Result<(), StoreError> {
+    let decided = !matches!(settled.record.state, EnrolmentState::Staged | EnrolmentState::Withdrawn);
+    if decided && settled.verdict_round == settle.verdict.round {
+        settled.record.state = EnrolmentState::Staged;
+        put_pending(transition, &settled.record)?;
+        transition.count(&settle.gallery, |counts| counts.pending += 1)?;
+    }
+    Ok(())
+}
+
 /// Whether the evidence is complete and coherent, and of the enrolment that is recorded.
 fn is_for_what_was_staged(machine: &ShardMachine, settle: &Settle, record: &EnrolmentRecord) -> bool {
     settle.stage_index == record.stage_index
@@ -59,7 +79,7 @@ fn is_for_what_was_staged(machine: &ShardMachine, settle: &Settle, record: &Enro
         && settle.verdict.policy_version == record.policy_version
         && settle.verdict.round > 0
         && settle.shards_count == machine.shards()
-        && settle.verdict.coverage.is_complete(machine.shards())
+        && (settle.verdict.coverage.is_complete(machine.shards()) || Mutant::CoverageIncomplete.is_chosen())
         && settle.verdict.is_coherent(&record.enrolment_id)
 }
 

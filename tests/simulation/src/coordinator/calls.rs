@@ -50,12 +50,21 @@ pub(super) struct ShardCall {
 /// How a call ended.
 pub(super) enum Ended {
     Receipt(Box<Receipt>),
-    Searched { epoch: u64, searchable_index: LogIndex, found: ShardSearch },
+    Searched {
+        epoch: u64,
+        searchable_index: LogIndex,
+        found: ShardSearch,
+    },
     Record(Box<EnrolmentRecord>, Vec<CanonicalReference>),
     NoSuchRecord,
-    Pending { enrolments: Vec<PendingEnrolment>, obligations: Vec<Obligation> },
+    Pending {
+        enrolments: Vec<PendingEnrolment>,
+        obligations: Vec<Obligation>,
+    },
     /// Without an answer.
-    Failed { outcome_unknown: bool },
+    Failed {
+        outcome_unknown: bool,
+    },
 }
 
 impl Run {
@@ -84,7 +93,10 @@ impl Run {
     ) {
         let deadline = world.now + TRY_MICROS;
         let (tries_left, outcome_unknown) = (1, false);
-        self.try_call(world, ShardCall { shard, request, purpose, deadline, tries_left, next: attempt, outcome_unknown });
+        self.try_call(
+            world,
+            ShardCall { shard, request, purpose, deadline, tries_left, next: attempt, outcome_unknown },
+        );
     }
 
     pub(super) fn try_call(&mut self, world: &mut World, mut call: ShardCall) {

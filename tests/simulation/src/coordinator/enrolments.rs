@@ -38,6 +38,8 @@ pub(super) struct Drive {
     probe: Option<Arc<SearchProbe>>,
     /// The versions that a load was asked for.
     loading: Option<(semel_index::PolicyVersion, semel_index::KeyVersion)>,
+    /// What was sent; unknown to the sweep.
+    content: Option<semel_workflow::ContentDigest>,
     /// Of a defect: answers of searches made before the stage.
     early: BTreeMap<ShardId, ShardAnswer>,
 }
@@ -55,8 +57,12 @@ impl Run {
         let Some(shards) = self.shards() else { return };
         let key = Key { gallery: prepared.stage.gallery.clone(), enrolment: prepared.stage.enrolment_id.clone() };
         let early = Arc::new(prepared.pinned.probe(key.gallery.clone(), Some(key.enrolment.clone())));
+        let content = prepared.stage.content_digest;
         let started = EnrolmentWorkflow::begin(shards, prepared);
         let drive = self.drive(world, started, key, Some(caller), miss_budget_ppb, wait);
+        if let Some(begun) = self.drives.get_mut(&drive) {
+            begun.content = Some(content);
+        }
         if world.has(Mutant::SearchBeforeStage)
             && let Some(begun) = self.drives.get_mut(&drive)
         {
@@ -76,8 +82,8 @@ impl Run {
     ) -> u64 {
         let drive = world.number();
         self.sweep.begun(key.clone());
-        let (searches, probe, loading, early) = (0, None, None, BTreeMap::new());
-        let begun = Drive { workflow, key, caller, miss_budget_ppb, searches, probe, loading, early };
+        let (searches, probe, loading, content, early) = (0, None, None, None, BTreeMap::new());
+        let begun = Drive { workflow, key, caller, miss_budget_ppb, searches, probe, loading, content, early };
         self.drives.insert(drive, begun);
         self.after(world, wait, Timer::Deadline { drive });
         self.carry_out(world, drive, effects);
@@ -114,7 +120,15 @@ impl Run {
 
     pub(super) fn staged(&mut self, world: &mut World, drive: u64, home: ShardId, ended: Ended) {
         let event = match self.receipt(home, ended) {
-            Ok(receipt) => EnrolmentEvent::StageAnswered(receipt),
+            Ok(mut receipt) => {
+                if let (Some(Drive { content: Some(content), .. }), semel_workflow::ReceiptOutcome::Enrolment(record)) =
+                    (self.drives.get(&drive), &mut receipt.outcome)
+                    && world.has(Mutant::OtherContentAccepted)
+                {
+                    record.content_digest = *content;
+                }
+                EnrolmentEvent::StageAnswered(receipt)
+            }
             Err(failure) => EnrolmentEvent::StageFailed(failure),
         };
         self.step(world, drive, event);
@@ -195,7 +209,15 @@ impl Run {
                     self.call(world, home, request, Purpose::Stage { drive }, CALL_MICROS);
                 }
                 EnrolmentEffect::Settle(command) => {
-                    let request = ShardRequest::Propose(convert::shared(convert::settle(&command)));
+                    let mut command = convert::settle(&command);
+                    if world.has(Mutant::CoverageIncomplete)
+                        && let Command::Settle(settle) = &mut command
+                        && let Some(left_out) = settle.verdict.coverage.shards.pop_if(|part| part.shard != home)
+                    {
+                        settle.verdict.coverage.live -= left_out.compared + left_out.not_comparable;
+                        settle.verdict.coverage.compared -= left_out.compared;
+                    }
+                    let request = ShardRequest::Propose(convert::shared(command));
                     self.call(world, home, request, Purpose::Settle { drive }, CALL_MICROS);
                 }
                 EnrolmentEffect::LoadPinned { policy_version, key_version } => {

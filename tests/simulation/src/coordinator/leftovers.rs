@@ -77,7 +77,9 @@ impl Run {
                         self.call(world, shard, request, Purpose::Discharge, DELIVERY_MICROS);
                     }
                     ObligationEffect::Refused { key, refusal } => {
-                        world.alarms.push(format!("obligation {} of shard {} is refused: {refusal}", key.id, key.from_shard));
+                        world
+                            .alarms
+                            .push(format!("obligation {} of shard {} is refused: {refusal}", key.id, key.from_shard));
                     }
                 }
             }
@@ -91,7 +93,9 @@ impl Run {
         };
         world.tally.obligations += 1;
         let (outcome, left) = match *receipt {
-            Receipt::Enrolment { obligations, .. } | Receipt::Done { obligations } => (DeliveryOutcome::Done, obligations),
+            Receipt::Enrolment { obligations, .. } | Receipt::Done { obligations } => {
+                (DeliveryOutcome::Done, obligations)
+            }
             Receipt::Refused(refusal) => (DeliveryOutcome::Refused(convert::refusal(refusal)), Vec::new()),
         };
         let found = convert::obligations_from(shard, &left, shards);

@@ -15,6 +15,7 @@ use super::{Run, Timer};
 use crate::convert;
 use crate::history::Told;
 use crate::messages::{CallId, ClientRequest, Message, ShardRequest};
+use crate::mutant::Mutant;
 use crate::world::{Died, Place, World};
 
 /// How long a caller of anything but a verdict waits, in microseconds.
@@ -216,14 +217,7 @@ impl Run {
         self.respond(world, client, call, told);
     }
 
-    pub(super) fn withdrawn(
-        &mut self,
-        world: &mut World,
-        client: Place,
-        call: CallId,
-        shard: ShardId,
-        ended: Ended,
-    ) {
+    pub(super) fn withdrawn(&mut self, world: &mut World, client: Place, call: CallId, shard: ShardId, ended: Ended) {
         let receipt = match ended {
             Ended::Receipt(receipt) => self.shards().and_then(|shards| convert::receipt(shard, &receipt, shards)),
             _ => None,
@@ -286,7 +280,10 @@ impl Run {
         let Some(identification) = self.identifications.get_mut(&number) else { return };
         identification.outstanding -= 1;
         if let Ended::Searched { epoch, searchable_index, found } = ended {
-            let answer = convert::shard_answer(shard, epoch, searchable_index, &found, &identification.probe);
+            let mut answer = convert::shard_answer(shard, epoch, searchable_index, &found, &identification.probe);
+            if world.has(Mutant::IdentificationDropsShard) && shard.0 == 0 {
+                (answer.candidates, answer.candidates_total) = (Vec::new(), 0);
+            }
             if let Err(defect) = identification.gather.answer(answer) {
                 world.alarms.push(format!("the answer of shard {shard} cannot be true: {defect}"));
             }
