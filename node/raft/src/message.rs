@@ -43,6 +43,11 @@ pub enum DecodeMessageError {
     },
 }
 
+/// Tells whether a message grants its addressee a vote in its term. For those who watch a group.
+pub fn grants_vote(message: &Message) -> bool {
+    message.msg_type == MessageType::MsgRequestVoteResponse as i32 && !message.reject
+}
+
 /// Returns the bytes of a message.
 pub fn encode_message(message: &Message) -> Bytes {
     message.encode_to_vec().into()

@@ -13,6 +13,8 @@ mod no_missed_duplicate;
 mod no_replica_stops_by_itself;
 mod nothing_acknowledged_is_lost;
 mod one_case_per_pair;
+mod one_leader_a_term;
+mod one_vote_a_term;
 mod progress;
 mod replicas_agree;
 mod same_request_same_answer;
@@ -57,6 +59,8 @@ pub const CHECKERS: &[Checker] = checkers![
     no_missed_duplicate,
     nothing_acknowledged_is_lost,
     replicas_agree,
+    one_vote_a_term,
+    one_leader_a_term,
     a_search_sees_what_was_acknowledged,
     silence_is_never_unique,
     coverage_is_what_was_searched,

@@ -460,8 +460,7 @@ impl Cluster {
     fn bury(&mut self, place: Place, outcome: Option<Result<(), Died>>) {
         if let Some(Err(Died)) = outcome {
             self.crash(place);
-            let after = self.world.chance.between(50_000..=3_000_000);
-            self.world.after(after, Event::Fault(crate::nemesis::Fault::Start(place)));
+            self.start_later(place);
         }
     }
 

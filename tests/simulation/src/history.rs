@@ -179,6 +179,19 @@ pub struct Acknowledged {
     pub stage_index: u64,
 }
 
+/// A vote that left a replica, or a replica that leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Elected {
+    /// The group.
+    pub group: u64,
+    /// The term.
+    pub term: u64,
+    /// Who votes; of a leader, itself.
+    pub voter: u64,
+    /// Who is voted for, or leads.
+    pub candidate: u64,
+}
+
 /// A case on record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaseSeen {
@@ -231,6 +244,10 @@ pub struct History {
     pub scans: Option<Vec<Scan>>,
     /// Every acknowledgement of a shard, in order, if the cluster lets itself be watched that closely.
     pub acknowledged: Vec<Acknowledged>,
+    /// Every vote that one replica gave another, if the cluster lets itself be watched that closely.
+    pub votes: BTreeSet<Elected>,
+    /// Every leader, if so.
+    pub leaders: BTreeSet<Elected>,
     /// Every state of a replica that was looked at.
     pub replicas: Vec<ReplicaSeen>,
     /// What a replica, or a process, stopped for without a fault that explains it.

@@ -9,14 +9,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use semel_raft::{
-    BarrierError, Effects, Event as RaftEvent, LogIndex, OpenError, ProposeError, Replica, ReplicaConfig, ReplicaId,
+    BarrierError, Effects, Event as RaftEvent, LogIndex, Message as RaftMessage, OpenError, ProposeError, Replica, ReplicaConfig, ReplicaId,
     StateMachine, StopReason, StoreError, Ticket, WriteBatch, decode_message, encode_message,
+    grants_vote,
 };
 use semel_shard::ShardMachine;
 use semel_workflow::MetadataMachine;
 
 use crate::disk::{DiskError, GroupDisk, SharedDisk};
-use crate::history::ReplicaSeen;
+use crate::history::{Elected, ReplicaSeen};
 use crate::messages::Message;
 use crate::mutant::Mutant;
 use crate::world::{Died, Due, Event, Place, World};
@@ -244,6 +245,9 @@ impl<M: Digested> Host<M> {
         let leads = self.leads(group);
         let Some(seat) = self.seats.get_mut(&group) else { return };
         if leads && !std::mem::replace(&mut seat.led, leads) {
+            let status = seat.replica.as_ref().map(Replica::status);
+            let (term, candidate) = (status.map_or(0, |status| status.term), seat.id.get());
+            world.leaders.insert(Elected { group, term, voter: candidate, candidate });
             world.tally.leaders += 1;
             world.note(self.place, "leads", group, || format!("group {group}"));
         }
@@ -403,8 +407,12 @@ impl<M: Digested> Host<M> {
         }
     }
 
-    fn send(&self, world: &mut World, messages: Vec<(u64, semel_raft::Message)>) {
+    fn send(&self, world: &mut World, messages: Vec<(u64, RaftMessage)>) {
         for (group, message) in messages {
+            if grants_vote(&message) {
+                let RaftMessage { term, from: voter, to: candidate, .. } = message;
+                world.votes.insert(Elected { group, term, voter, candidate });
+            }
             let to = ReplicaId::new(message.to).and_then(|to| self.directory.get(&(group, to)));
             if let Some(to) = to {
                 world.send(self.place, *to, Message::Raft { group, bytes: encode_message(&message) });

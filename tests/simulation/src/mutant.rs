@@ -85,7 +85,7 @@ mutants! {
     /// A disk.
     TornBatchKept: "a batch torn by a crash is kept in part", caught by replicas_agree | no_replica_stops_by_itself;
     /// A replica.
-    VoteForgotten: "a vote is cast before it is on disk", caught by replicas_agree | nothing_acknowledged_is_lost | no_replica_stops_by_itself;
+    VoteForgotten: "a vote is cast before it is on disk", caught by one_vote_a_term | one_leader_a_term | replicas_agree | nothing_acknowledged_is_lost | no_replica_stops_by_itself;
     /// A node.
     EmptiedVolumeJoinsAgain: "a node with an emptied volume comes back as who it was", caught by nothing_acknowledged_is_lost | replicas_agree | no_replica_stops_by_itself;
 }

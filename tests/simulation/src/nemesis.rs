@@ -260,8 +260,10 @@ impl Cluster {
         self.world.after(after, Event::Fault(Fault::MakeRoom(place)));
     }
 
-    fn start_later(&mut self, place: Place) {
-        let after = self.world.chance.between(50_000..=5_000_000);
+    pub(crate) fn start_later(&mut self, place: Place) {
+        // Now and then at once: what was on its way to it still arrives.
+        let longest = *self.world.chance.pick(&[20_000, 500_000, 5_000_000]);
+        let after = self.world.chance.between(1_000..=longest);
         self.world.after(after, Event::Fault(Fault::Start(place)));
     }
 

@@ -79,6 +79,8 @@ pub(crate) fn history(cluster: &mut Cluster) -> History {
         calls,
         scans: Some(std::mem::take(&mut cluster.world.scans)),
         acknowledged: std::mem::take(&mut cluster.world.acknowledged),
+        votes: std::mem::take(&mut cluster.world.votes),
+        leaders: std::mem::take(&mut cluster.world.leaders),
         replicas: replicas_seen,
         alarms: std::mem::take(&mut cluster.world.alarms),
         at_rest,

@@ -1,12 +1,12 @@
 //! What surrounds the processes: time, the network between them, chance, death, and the record of what happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use semel_workflow::Pinned;
 
 use crate::chance::Chance;
-use crate::history::{Acknowledged, Moment, Scan};
+use crate::history::{Acknowledged, Elected, Moment, Scan};
 use crate::messages::{CallId, Message};
 use crate::mutant::Mutant;
 use crate::network::{Delivery, Network};
@@ -93,6 +93,8 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     pub(crate) scans: Vec<Scan>,
     pub(crate) acknowledged: Vec<Acknowledged>,
+    pub(crate) votes: BTreeSet<Elected>,
+    pub(crate) leaders: BTreeSet<Elected>,
     /// What identifications searched for, by call.
     pub(crate) probes: BTreeMap<CallId, Pinned>,
     /// What a replica stopped for without being given a reason by a fault.
@@ -116,6 +118,8 @@ impl World {
             trace: Trace::new(detail),
             scans: Vec::new(),
             acknowledged: Vec::new(),
+            votes: BTreeSet::new(),
+            leaders: BTreeSet::new(),
             probes: BTreeMap::new(),
             alarms: Vec::new(),
             mutant,
