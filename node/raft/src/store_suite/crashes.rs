@@ -33,6 +33,9 @@ pub struct DiskWrite {
 ///
 /// After a crash its rows must be those after some number of the writes, in their order: at least as many as were
 /// acknowledged as safe, no part of another, and none that was lost in an earlier crash. It must take further writes then.
+///
+/// A simulated disk makes each write and, where asked, syncs; to crash, it makes the write that is begun, without a sync, and
+/// forgets what is not synced but for the first few writes of it. Storage of a process is killed and opened again.
 pub trait CrashingDisk {
     /// The rows of one group.
     type Group: Store;
