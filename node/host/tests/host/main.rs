@@ -5,3 +5,7 @@ mod counter;
 mod cluster;
 mod failures;
 mod rows;
+
+mod disk;
+
+mod torn_log;

@@ -192,5 +192,5 @@ fn damage_before_the_end_of_the_log_is_refused() {
     bytes[middle] ^= 1;
     fs::write(&log, bytes).expect("writable");
     let error = Database::open(folder.path(), &[COUNTERS]).expect_err("damaged");
-    assert!(matches!(error, OpenDatabaseError::Rows { .. }), "{error}");
+    assert!(matches!(error, OpenDatabaseError::Damaged { .. }), "{error}");
 }
