@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::child::{FOLDER, child};
 use crate::counter::{Counter, Folders, Node, POISON, add_group, count_of, open_database, replica, start_all};
 use bytes::Bytes;
 use semel_raft::{BarrierError, LogIndex, ProposeError, Store, Table, WriteBatch, rows};
@@ -9,7 +10,7 @@ use semel_raft_host::{
     AddGroupError, Database, Discard, Durability, GroupStatus, GroupStore, HostHandle, LoopbackTransport, Publisher,
 };
 
-fn stopped(status: &GroupStatus) -> Option<&str> {
+pub(crate) fn stopped(status: &GroupStatus) -> Option<&str> {
     match status {
         GroupStatus::Running(_) => None,
         GroupStatus::Stopped { reason } => Some(reason),
@@ -104,26 +105,13 @@ async fn a_damaged_entry_stops_the_replica_that_has_to_send_it_and_the_others_ca
     assert!(nodes[2].read(1, b"key-9").await >= 1, "the other two elect a leader and catch up");
 }
 
-/// The processes that these tests kill or limit are this same test, started again with the folder in the environment.
-const FOLDER: &str = "SEMEL_RAFT_HOST_TEST_FOLDER";
-
-fn child(test: &str, folder: &std::path::Path, shell: &str) -> std::process::Command {
-    let mut command = std::process::Command::new("sh");
-    let executable = std::env::current_exe().expect("a test has a file");
-    command.arg("-c").arg(format!("{shell} exec \"$0\" \"$@\"")).arg(executable);
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(FOLDER, folder);
-    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-    command.stderr(std::process::Stdio::piped());
-    command
-}
-
 /// Tells the parent that a key was acknowledged; past the test harness, which holds back what tests print.
-fn report_acknowledged(key: &str) {
+pub(crate) fn report_acknowledged(key: &str) {
     use std::io::Write;
     std::io::stderr().write_all(format!("acknowledged {key}\n").as_bytes()).expect("the parent reads");
 }
 
-fn acknowledged(line: &str) -> Option<String> {
+pub(crate) fn acknowledged(line: &str) -> Option<String> {
     line.strip_prefix("acknowledged ").map(str::to_owned)
 }
 

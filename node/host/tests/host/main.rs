@@ -1,5 +1,6 @@
 //! The host against real files, threads and processes; one binary, since each links RocksDB.
 
+mod child;
 mod counter;
 
 mod cluster;
@@ -8,4 +9,5 @@ mod rows;
 
 mod disk;
 
+mod killed;
 mod torn_log;
