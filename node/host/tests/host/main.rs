@@ -9,5 +9,6 @@ mod rows;
 
 mod disk;
 
+mod failing_disk;
 mod killed;
 mod torn_log;
