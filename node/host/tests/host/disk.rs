@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+use crate::child;
 use semel_raft::store_suite::{DiskWrite, TABLES, TALLIES};
 use semel_raft::{Store, Table, WriteBatch};
 use semel_raft_host::{Database, Durability, OpenDatabaseError, WriteError};
@@ -18,7 +20,7 @@ pub(crate) fn temporary_folder() -> tempfile::TempDir {
 }
 
 pub(crate) fn open(folder: &Path) -> Result<Arc<Database>, OpenDatabaseError> {
-    Database::open(folder, &[TALLIES])
+    child::open(folder, &[TALLIES])
 }
 
 pub(crate) fn write(database: &Database, write: &DiskWrite) -> Result<(), WriteError> {

@@ -4,13 +4,12 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use bytes::Bytes;
 use nix::libc;
 use semel_raft::ProposeError;
 
-use crate::child::{FOLDER, child};
+use crate::child::{FOLDER, child, run, shell};
 use crate::counter::{Folders, start_all};
 use crate::disk::{last_number, numbered, open, write};
 use crate::failures::{acknowledged, report_acknowledged, stopped};
@@ -24,19 +23,13 @@ impl SmallDisk {
     /// Returns `None` where this process may not mount.
     fn mount() -> Option<Self> {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let mount =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=48m", "semel-test"]).arg(folder.path()).output();
-        match mount {
-            Ok(output) if output.status.success() => Some(Self { folder }),
-            Ok(output) => {
-                println!("skipped: no file system can be mounted: {}", String::from_utf8_lossy(&output.stderr).trim());
-                None
-            }
-            Err(error) => {
-                println!("skipped: no file system can be mounted: {error}");
-                None
-            }
+        let mount = "exec mount -t tmpfs -o size=48m semel-test \"$0\"";
+        let output = run(&mut shell(mount, folder.path().as_os_str()));
+        if output.status.success() {
+            return Some(Self { folder });
         }
+        println!("skipped: no file system can be mounted: {}", String::from_utf8_lossy(&output.stderr).trim());
+        None
     }
 
     fn path(&self) -> &Path {
@@ -53,9 +46,9 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(self.folder.path()).status();
+        let output = run(&mut shell("exec umount \"$0\"", self.folder.path().as_os_str()));
         // The folder goes next, and cannot while it is mounted on; a test that fails already must not panic again.
-        if !unmounted.is_ok_and(|status| status.success()) {
+        if !output.status.success() {
             println!("{} stays mounted", self.folder.path().display());
         }
     }
@@ -142,7 +135,7 @@ fn write_until_syncs_break(folder: &Path) {
 
 /// Runs the test as a process of its own, which lets its syncs fail. Returns `false` where it may not.
 fn run_apart(test: &str, folder: &Path) -> bool {
-    let output = child(test, folder, "").output().expect("starts");
+    let output = run(&mut child(test, folder, ""));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let skipped = said.lines().filter_map(acknowledged).find(|said| said.starts_with("skipped"));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::child::{FOLDER, child};
+use crate::child::{self, FOLDER, child, run};
 use crate::counter::{Counter, Folders, Node, POISON, add_group, count_of, open_database, replica, start_all};
 use bytes::Bytes;
 use semel_raft::{BarrierError, LogIndex, ProposeError, Store, Table, WriteBatch, rows};
@@ -151,10 +151,9 @@ async fn what_was_acknowledged_survives_sigkill_at_any_write() {
     let folders = Folders::new();
     let mut all = Vec::new();
     for kill_after in [1, 40, 7, 150, 90, 23] {
-        let mut process =
-            child("failures::what_was_acknowledged_survives_sigkill_at_any_write", folders.root.path(), "")
-                .spawn()
-                .expect("starts");
+        let mut command =
+            child("failures::what_was_acknowledged_survives_sigkill_at_any_write", folders.root.path(), "");
+        let mut process = child::start(&mut command).expect("starts");
         let lines = BufReader::new(process.stderr.take().expect("piped")).lines();
         let mut seen = 0;
         // What was said before the kill and is read after it counts as well.
@@ -216,7 +215,7 @@ async fn a_full_disk_stops_every_replica_and_acknowledges_nothing() {
     }
     let folders = Folders::new();
     // No file may grow beyond 4,096 blocks of 512 bytes; without the signal, the write itself fails.
-    let output = child(NAME, folders.root.path(), "trap '' XFSZ; ulimit -f 4096;").output().expect("starts");
+    let output = run(&mut child(NAME, folders.root.path(), "trap '' XFSZ; ulimit -f 4096;"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let keys: Vec<_> = said.lines().filter_map(acknowledged).collect();
@@ -230,7 +229,7 @@ async fn a_full_disk_stops_every_replica_and_acknowledges_nothing() {
 
 /// Answers whether the folder is refused as in use.
 fn try_to_open(folder: &std::path::Path) {
-    let error = Database::open(folder, &[]).expect_err("in use");
+    let error = child::open(folder, &[]).expect_err("in use");
     report_acknowledged(&error.to_string());
 }
 
@@ -242,7 +241,7 @@ async fn a_second_process_on_the_same_folder_is_refused() {
     }
     let folders = Folders::new();
     let (nodes, _network) = start_all(folders.root.path(), 1, &[1]).await;
-    let output = child(NAME, &folders.of(0), "").output().expect("starts");
+    let output = run(&mut child(NAME, &folders.of(0), ""));
     let said = String::from_utf8_lossy(&output.stderr);
     let error = said.lines().find_map(acknowledged).unwrap_or_else(|| panic!("{said}"));
     assert_eq!(error, format!("data folder {} is in use by another process", folders.of(0).display()));

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::child::{FOLDER, child};
+use crate::child::{FOLDER, child, start};
 use crate::disk::{open, temporary_folder, write};
 use semel_raft::store_suite::{
     Crash, CrashingDisk, DiskWrite, Survival, TABLES, check_batches_survive_crashes, check_replicas_survive_crashes,
@@ -37,7 +37,7 @@ struct Writer {
 impl Writer {
     fn start(folder: &Path) -> Self {
         let mut command = child("killed::what_sigkill_leaves_at_each_write_is_whole", folder, "");
-        let mut process = command.stdin(Stdio::piped()).spawn().expect("starts");
+        let mut process = start(command.stdin(Stdio::piped())).expect("starts");
         let said = BufReader::new(process.stderr.take().expect("piped"));
         let mut writer = Self { process, said };
         writer.hear(OPENED);
