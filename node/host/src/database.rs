@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use rocksdb::{
-    Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DEFAULT_COLUMN_FAMILY_NAME, Options, ReadOptions, WriteOptions,
+    Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DEFAULT_COLUMN_FAMILY_NAME, ErrorKind, Options, ReadOptions,
+    WriteOptions,
 };
 use semel_raft::{ReplicaId, StoreError, Table, Write, WriteBatch};
 
@@ -16,6 +17,7 @@ use crate::data_folder::DataFolder;
 use crate::database_error::{FoundGroupError, OpenDatabaseError, WriteError};
 use crate::database_options::{BLOCK_CACHE_BYTES, database_options, table_options};
 use crate::group_store::{GroupStore, group_key};
+use crate::write_ahead_log::{LogError, check_logs};
 
 /// Rows of the process itself, not of a group: who it is, and which replicas it holds.
 pub const IDENTITY: Table = Table("identity");
@@ -56,13 +58,17 @@ impl Database {
         }
         let folder = DataFolder::open(path)?;
         let options = database_options();
-        refuse_other_server(&folder, &options, &all)?;
+        // The file that names RocksDB's manifest is created last: without it there is no database yet.
+        if folder.rows().join("CURRENT").exists() {
+            refuse_other_server(&folder, &options, &all)?;
+            refuse_damaged_logs(&folder)?;
+        }
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let mut descriptors: Vec<_> =
             all.iter().map(|table| ColumnFamilyDescriptor::new(table.0, table_options(&cache))).collect();
         descriptors.push(ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, table_options(&cache)));
         let rows = DB::open_cf_descriptors(&options, folder.rows(), descriptors)
-            .map_err(|error| OpenDatabaseError::Rows { path: path.to_owned(), reason: error.into_string() })?;
+            .map_err(|error| open_failed(&folder, error))?;
         Ok(Arc::new(Self { rows, tables: all, failure: OnceLock::new(), founding: Mutex::new(()), folder }))
     }
 
@@ -131,6 +137,19 @@ impl Database {
         batch.append(group, first_rows)?;
         self.write(batch, Durability::Synced)?;
         Ok(replica)
+    }
+
+    /// Writes the changes of several groups, each in its order, as one. While a host runs a group, only the host may.
+    pub fn write_groups<'a>(
+        &self,
+        changes: impl IntoIterator<Item = (u64, &'a WriteBatch)>,
+        durability: Durability,
+    ) -> Result<(), WriteError> {
+        let mut batch = self.batch();
+        for (group, changes) in changes {
+            batch.append(group, changes)?;
+        }
+        self.write(batch, durability)
     }
 
     /// The rows of one group.
@@ -245,17 +264,30 @@ impl DatabaseBatch<'_> {
 }
 
 fn refuse_other_server(folder: &DataFolder, options: &Options, tables: &[Table]) -> Result<(), OpenDatabaseError> {
-    // The file that names RocksDB's manifest is created last: without it there is no database yet.
-    if !folder.rows().join("CURRENT").exists() {
-        return Ok(());
-    }
     let path = folder.path().to_owned();
-    let present = DB::list_cf(options, folder.rows())
-        .map_err(|error| OpenDatabaseError::Rows { path: path.clone(), reason: error.into_string() })?;
+    let present = DB::list_cf(options, folder.rows()).map_err(|error| open_failed(folder, error))?;
     let ours = |name: &String| name == DEFAULT_COLUMN_FAMILY_NAME || tables.iter().any(|table| table.0 == name);
     match present.into_iter().find(|name| !ours(name)) {
         Some(table) => Err(OpenDatabaseError::OtherServer { path, table }),
         None => Ok(()),
+    }
+}
+
+fn refuse_damaged_logs(folder: &DataFolder) -> Result<(), OpenDatabaseError> {
+    check_logs(&folder.rows()).map_err(|error| match error {
+        LogError::Io { path, source } => OpenDatabaseError::Io { action: "read", path, source },
+        LogError::Damaged { .. } => {
+            OpenDatabaseError::Damaged { path: folder.path().to_owned(), reason: error.to_string() }
+        }
+    })
+}
+
+fn open_failed(folder: &DataFolder, error: rocksdb::Error) -> OpenDatabaseError {
+    let path = folder.path().to_owned();
+    if error.kind() == ErrorKind::Corruption {
+        OpenDatabaseError::Damaged { path, reason: error.into_string() }
+    } else {
+        OpenDatabaseError::Rows { path, reason: error.into_string() }
     }
 }
 

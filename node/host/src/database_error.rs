@@ -54,7 +54,18 @@ pub enum OpenDatabaseError {
         /// The answer.
         source: io::Error,
     },
-    /// RocksDB refused, for example because acknowledged rows are damaged.
+    /// What was acknowledged cannot be read any more.
+    #[error(
+        "rows in {path} are damaged: {reason}; check the disk and keep the folder as it is: emptied, with files removed or \
+         from an older copy, it would have forgotten what this server told others"
+    )]
+    Damaged {
+        /// The folder.
+        path: PathBuf,
+        /// Where, and how it was noticed.
+        reason: String,
+    },
+    /// RocksDB refused for another reason, for example because a file cannot be read.
     #[error("open rows in {path}: {reason}")]
     Rows {
         /// The folder.

@@ -23,7 +23,8 @@ pub(crate) fn database_options() -> Options {
     // written, so nobody was told of it. Damage before the end may have hit what was synced, and a replica that forgets
     // a vote or an entry can make its group lose what others were promised, so it must fail to open. Of RocksDB's other
     // modes, point-in-time recovery would drop everything from the damage on without a word, and absolute consistency
-    // would refuse the torn tail of an ordinary power cut. The price: where a file system leaves a hole inside the
+    // would refuse the torn tail of an ordinary power cut. What this mode takes for a torn tail though it is not one is
+    // found by `write_ahead_log`. The price: where a file system leaves a hole inside the
     // unsynced tail, this replica is refused too, and is rebuilt from the others.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     // A log that was closed and then lost, or cut short, is noticed as well.

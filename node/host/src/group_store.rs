@@ -36,9 +36,7 @@ impl GroupStore {
 
     /// Writes a batch of this group alone. While a host runs the group, only the host may.
     pub fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), WriteError> {
-        let mut rows = self.database.batch();
-        rows.append(self.group, batch)?;
-        self.database.write(rows, durability)
+        self.database.write_groups([(self.group, batch)], durability)
     }
 
     fn get_with(&self, table: Table, key: &[u8], options: &ReadOptions) -> Result<Option<Bytes>, StoreError> {

@@ -10,6 +10,7 @@ mod database;
 mod database_options;
 mod database_error;
 mod data_folder;
+mod write_ahead_log;
 mod group_store;
 mod config;
 mod host;

@@ -107,7 +107,10 @@ fn make(rows: &mut Rows, batch: &WriteBatch) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store_suite::{StoreUnderTest, check_store};
+    use crate::store_suite::{
+        Crash, CrashingDisk, DiskWrite, StoreUnderTest, Survival, check_batches_survive_crashes,
+        check_replicas_survive_crashes, check_store,
+    };
 
     const TABLE: Table = Table("rows");
 
@@ -120,6 +123,135 @@ mod tests {
     #[test]
     fn memory_agrees_with_the_model() {
         check_store(&[TABLE, Table("more")], MemoryStore::new);
+    }
+
+    /// Several groups in one store, each under its own prefix of the keys.
+    #[derive(Default)]
+    struct MemoryDisk {
+        store: MemoryStore,
+        crashes: usize,
+        fault: Option<Fault>,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Fault {
+        /// What should be synced is as safe as what is not.
+        NeverSyncs,
+        /// Of a write that is begun, the changes of one group survive.
+        TearsWrites,
+        /// A write that is begun survives those before it.
+        KeepsLaterWrites,
+        /// Ranges are not removed.
+        KeepsRanges,
+    }
+
+    struct Group {
+        store: MemoryStore,
+        group: u64,
+    }
+
+    fn prefixed(group: u64, key: &[u8]) -> Bytes {
+        Bytes::from([&group.to_be_bytes()[..], key].concat())
+    }
+
+    impl Store for Group {
+        fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+            self.store.get(table, &prefixed(self.group, key))
+        }
+
+        fn scan(&self, table: Table, from: &[u8], to: &[u8], rows_max: usize) -> Result<Vec<Row>, StoreError> {
+            let rows = self.store.scan(table, &prefixed(self.group, from), &prefixed(self.group, to), rows_max)?;
+            Ok(rows.into_iter().map(|(key, value)| (key.slice(8..), value)).collect())
+        }
+    }
+
+    fn on_disk(write: &DiskWrite) -> WriteBatch {
+        let mut batch = WriteBatch::default();
+        for (group, changes) in &write.changes {
+            batch.writes.extend(changes.writes.iter().map(|write| match write {
+                Write::Put { table, key, value } => {
+                    Write::Put { table: *table, key: prefixed(*group, key), value: value.clone() }
+                }
+                Write::Delete { table, key } => Write::Delete { table: *table, key: prefixed(*group, key) },
+                Write::DeleteRange { table, from, to } => {
+                    Write::DeleteRange { table: *table, from: prefixed(*group, from), to: prefixed(*group, to) }
+                }
+            }));
+        }
+        batch
+    }
+
+    impl CrashingDisk for MemoryDisk {
+        type Group = Group;
+
+        const CRASH_SPARES_UNSYNCED: bool = false;
+
+        fn write(&mut self, write: &DiskWrite) {
+            let mut batch = on_disk(write);
+            if self.fault == Some(Fault::KeepsRanges) {
+                batch.writes.retain(|write| !matches!(write, Write::DeleteRange { .. }));
+            }
+            self.store.write(&batch);
+            if write.synced && self.fault != Some(Fault::NeverSyncs) {
+                self.store.sync();
+            }
+        }
+
+        fn crash(&mut self, begun: Option<&DiskWrite>) {
+            if let Some(begun) = begun {
+                let mut begun = begun.clone();
+                match self.fault {
+                    Some(Fault::TearsWrites) => begun.changes.truncate(1),
+                    Some(Fault::KeepsLaterWrites) => self.store.crash(),
+                    Some(Fault::NeverSyncs | Fault::KeepsRanges) | None => {}
+                }
+                self.store.write(&on_disk(&begun));
+                if self.fault == Some(Fault::KeepsLaterWrites) {
+                    self.store.sync();
+                }
+            }
+            self.crashes += 1;
+            self.store.crash_keeping(self.crashes % 3);
+        }
+
+        fn group(&self, group: u64) -> Group {
+            Group { store: self.store.clone(), group }
+        }
+    }
+
+    /// Two hundred histories of eight crashes each, after 0 to 9 writes.
+    fn crash_often(check: Check, fault: Option<Fault>) -> Survival {
+        let mut survival = Survival::default();
+        for seed in 0..200 {
+            let crashes: Vec<Crash> = (1..=8)
+                .map(|n| Crash { writes: (seed as usize * 7 + n * n) % 9 + n / 8, in_write: n % 2 == 0 })
+                .collect();
+            survival.add(check(&mut MemoryDisk { fault, ..MemoryDisk::default() }, seed, &crashes));
+        }
+        survival
+    }
+
+    type Check = fn(&mut MemoryDisk, u64, &[Crash]) -> Survival;
+    const CHECKS: [Check; 2] = [check_batches_survive_crashes, check_replicas_survive_crashes];
+
+    #[test]
+    fn batches_and_replicas_survive_crashes() {
+        for check in CHECKS {
+            let survival = crash_often(check, None);
+            assert_eq!(survival.crashes, 1_600);
+            assert!(survival.begun_survivors > 0, "{survival:?}");
+            assert!(survival.unpromised_survivors < survival.unpromised, "{survival:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_loses_or_tears_writes_is_found_out() {
+        for fault in [Fault::NeverSyncs, Fault::TearsWrites, Fault::KeepsLaterWrites, Fault::KeepsRanges] {
+            for check in CHECKS {
+                let found = std::panic::catch_unwind(|| crash_often(check, Some(fault)));
+                assert!(found.is_err(), "{fault:?}");
+            }
+        }
     }
 
     #[test]

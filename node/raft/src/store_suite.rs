@@ -1,5 +1,10 @@
-//! The properties that every [`Store`] must have, checked against an ordered map. Not here: durability, which needs the real
-//! storage to die.
+//! The properties that every [`Store`] must have. Here: what it answers while nothing goes wrong, checked against an ordered
+//! map. What is left of it when its process dies is in [`CrashingDisk`] and the checks that take one.
+
+mod crashes;
+
+mod replicas;
+mod scattered;
 
 use std::collections::BTreeMap;
 
@@ -8,6 +13,15 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::store::{Row, Store, Table, Write, WriteBatch};
+
+pub use crashes::{Crash, CrashingDisk, DiskWrite, Survival};
+pub use replicas::check_replicas_survive_crashes;
+pub use scattered::check_batches_survive_crashes;
+
+/// What the machines of [`check_replicas_survive_crashes`] write.
+pub const TALLIES: Table = Table("tallies");
+/// The tables that a [`CrashingDisk`] must have.
+pub const TABLES: [Table; 3] = [Table::LOG, Table::RAFT, TALLIES];
 
 const CASES: u32 = 96;
 
@@ -53,6 +67,7 @@ pub fn check_store<S: StoreUnderTest>(tables: &[Table], fresh: impl Fn() -> S) {
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
 
+/// The rows of one group.
 type Model = BTreeMap<(Table, Bytes), Bytes>;
 
 #[derive(Debug, Clone)]

@@ -12,6 +12,8 @@ use semel_raft_host::{
 };
 use tokio::sync::watch;
 
+use crate::child;
+
 pub(crate) const COUNTERS: Table = Table("counters");
 pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);
 /// Proposing this makes the machine panic, as raft does over a corrupt log.
@@ -65,7 +67,7 @@ pub(crate) fn host_config() -> HostConfig {
 }
 
 pub(crate) fn open_database(folder: &Path) -> Arc<Database> {
-    Database::open(folder, Counter::TABLES).expect("the folder can be opened")
+    child::open(folder, Counter::TABLES).expect("the folder can be opened")
 }
 
 /// Adds a group whose voters are on the first `voters` nodes.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::child::{self, FOLDER, child, run};
 use crate::counter::{Counter, Folders, Node, POISON, add_group, count_of, open_database, replica, start_all};
 use bytes::Bytes;
 use semel_raft::{BarrierError, LogIndex, ProposeError, Store, Table, WriteBatch, rows};
@@ -9,7 +10,7 @@ use semel_raft_host::{
     AddGroupError, Database, Discard, Durability, GroupStatus, GroupStore, HostHandle, LoopbackTransport, Publisher,
 };
 
-fn stopped(status: &GroupStatus) -> Option<&str> {
+pub(crate) fn stopped(status: &GroupStatus) -> Option<&str> {
     match status {
         GroupStatus::Running(_) => None,
         GroupStatus::Stopped { reason } => Some(reason),
@@ -104,26 +105,13 @@ async fn a_damaged_entry_stops_the_replica_that_has_to_send_it_and_the_others_ca
     assert!(nodes[2].read(1, b"key-9").await >= 1, "the other two elect a leader and catch up");
 }
 
-/// The processes that these tests kill or limit are this same test, started again with the folder in the environment.
-const FOLDER: &str = "SEMEL_RAFT_HOST_TEST_FOLDER";
-
-fn child(test: &str, folder: &std::path::Path, shell: &str) -> std::process::Command {
-    let mut command = std::process::Command::new("sh");
-    let executable = std::env::current_exe().expect("a test has a file");
-    command.arg("-c").arg(format!("{shell} exec \"$0\" \"$@\"")).arg(executable);
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(FOLDER, folder);
-    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-    command.stderr(std::process::Stdio::piped());
-    command
-}
-
 /// Tells the parent that a key was acknowledged; past the test harness, which holds back what tests print.
-fn report_acknowledged(key: &str) {
+pub(crate) fn report_acknowledged(key: &str) {
     use std::io::Write;
     std::io::stderr().write_all(format!("acknowledged {key}\n").as_bytes()).expect("the parent reads");
 }
 
-fn acknowledged(line: &str) -> Option<String> {
+pub(crate) fn acknowledged(line: &str) -> Option<String> {
     line.strip_prefix("acknowledged ").map(str::to_owned)
 }
 
@@ -163,10 +151,9 @@ async fn what_was_acknowledged_survives_sigkill_at_any_write() {
     let folders = Folders::new();
     let mut all = Vec::new();
     for kill_after in [1, 40, 7, 150, 90, 23] {
-        let mut process =
-            child("failures::what_was_acknowledged_survives_sigkill_at_any_write", folders.root.path(), "")
-                .spawn()
-                .expect("starts");
+        let mut command =
+            child("failures::what_was_acknowledged_survives_sigkill_at_any_write", folders.root.path(), "");
+        let mut process = child::start(&mut command).expect("starts");
         let lines = BufReader::new(process.stderr.take().expect("piped")).lines();
         let mut seen = 0;
         // What was said before the kill and is read after it counts as well.
@@ -228,7 +215,7 @@ async fn a_full_disk_stops_every_replica_and_acknowledges_nothing() {
     }
     let folders = Folders::new();
     // No file may grow beyond 4,096 blocks of 512 bytes; without the signal, the write itself fails.
-    let output = child(NAME, folders.root.path(), "trap '' XFSZ; ulimit -f 4096;").output().expect("starts");
+    let output = run(&mut child(NAME, folders.root.path(), "trap '' XFSZ; ulimit -f 4096;"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let keys: Vec<_> = said.lines().filter_map(acknowledged).collect();
@@ -242,7 +229,7 @@ async fn a_full_disk_stops_every_replica_and_acknowledges_nothing() {
 
 /// Answers whether the folder is refused as in use.
 fn try_to_open(folder: &std::path::Path) {
-    let error = Database::open(folder, &[]).expect_err("in use");
+    let error = child::open(folder, &[]).expect_err("in use");
     report_acknowledged(&error.to_string());
 }
 
@@ -254,7 +241,7 @@ async fn a_second_process_on_the_same_folder_is_refused() {
     }
     let folders = Folders::new();
     let (nodes, _network) = start_all(folders.root.path(), 1, &[1]).await;
-    let output = child(NAME, &folders.of(0), "").output().expect("starts");
+    let output = run(&mut child(NAME, &folders.of(0), ""));
     let said = String::from_utf8_lossy(&output.stderr);
     let error = said.lines().find_map(acknowledged).unwrap_or_else(|| panic!("{said}"));
     assert_eq!(error, format!("data folder {} is in use by another process", folders.of(0).display()));

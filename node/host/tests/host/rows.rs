@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::child;
 use crate::counter::{COUNTERS, open_database};
 use semel_raft::store_suite::{StoreUnderTest, check_store};
 use semel_raft::{Row, Store, StoreError, Table, WriteBatch};
@@ -113,7 +114,7 @@ fn identity_survives_reopening() {
 fn a_folder_in_use_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let first = open_database(folder.path());
-    let error = Database::open(folder.path(), &[COUNTERS]).expect_err("in use");
+    let error = child::open(folder.path(), &[COUNTERS]).expect_err("in use");
     assert!(matches!(&error, OpenDatabaseError::Locked { path } if path == folder.path()), "{error}");
     drop(first);
     open_database(folder.path());
@@ -124,7 +125,7 @@ fn a_file_is_not_a_folder() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("file");
     fs::write(&file, b"text").expect("writable");
-    let error = Database::open(&file, &[]).expect_err("not a folder");
+    let error = child::open(&file, &[]).expect_err("not a folder");
     assert!(matches!(error, OpenDatabaseError::NotAFolder { .. }), "{error}");
 }
 
@@ -133,7 +134,7 @@ fn a_newer_format_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     drop(open_database(folder.path()));
     fs::write(folder.path().join("FORMAT"), "semel data folder, format 2\n").expect("writable");
-    let error = Database::open(folder.path(), &[COUNTERS]).expect_err("newer");
+    let error = child::open(folder.path(), &[COUNTERS]).expect_err("newer");
     assert!(matches!(error, OpenDatabaseError::NewerFormat { found: 2, supported: 1, .. }), "{error}");
 }
 
@@ -143,11 +144,11 @@ fn rows_without_a_known_format_are_refused() {
     drop(open_database(folder.path()));
     for damage in [&b"something else"[..], &b"\xff\xff"[..], &b"semel data folder, format 0\n"[..]] {
         fs::write(folder.path().join("FORMAT"), damage).expect("writable");
-        let error = Database::open(folder.path(), &[COUNTERS]).expect_err("unknown");
+        let error = child::open(folder.path(), &[COUNTERS]).expect_err("unknown");
         assert!(matches!(error, OpenDatabaseError::UnknownFormat { .. }), "{error}");
     }
     fs::remove_file(folder.path().join("FORMAT")).expect("removable");
-    let error = Database::open(folder.path(), &[COUNTERS]).expect_err("unknown");
+    let error = child::open(folder.path(), &[COUNTERS]).expect_err("unknown");
     assert!(matches!(error, OpenDatabaseError::UnknownFormat { .. }), "{error}");
 }
 
@@ -155,7 +156,7 @@ fn rows_without_a_known_format_are_refused() {
 fn the_folder_of_another_kind_of_server_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     drop(open_database(folder.path()));
-    let error = Database::open(folder.path(), &[Table("galleries")]).expect_err("other tables");
+    let error = child::open(folder.path(), &[Table("galleries")]).expect_err("other tables");
     assert!(matches!(&error, OpenDatabaseError::OtherServer { table, .. } if table == COUNTERS.0), "{error}");
 }
 
@@ -191,6 +192,6 @@ fn damage_before_the_end_of_the_log_is_refused() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&log, bytes).expect("writable");
-    let error = Database::open(folder.path(), &[COUNTERS]).expect_err("damaged");
-    assert!(matches!(error, OpenDatabaseError::Rows { .. }), "{error}");
+    let error = child::open(folder.path(), &[COUNTERS]).expect_err("damaged");
+    assert!(matches!(error, OpenDatabaseError::Damaged { .. }), "{error}");
 }
