@@ -24,7 +24,8 @@ impl Protocol {
         assert_eq!(seen, Searched::AfterStage, "drivers refuse an answer of the home shard from before the stage");
         let enrolment = cluster.of_mut(mate);
         let waits = enrolment.pending && enrolment.round == verdict.round;
-        if !waits && !(self.is(Mutant::LastSettleWins) && enrolment.settled().is_some()) {
+        let replaces = self.is(Mutant::LastSettleWins) && enrolment.settled().is_some();
+        if !waits && !replaces {
             return;
         }
         if enrolment.verdict_first.is_none_or(|first| first.round < verdict.round) {
@@ -33,7 +34,7 @@ impl Protocol {
         enrolment.verdict = Some(verdict);
         enrolment.pending = false;
         for other in verdict.candidates.iter() {
-            cluster.oblige(Obligation { duty: Duty::OpenCase, enrolment: mate, other });
+            cluster.owed.add(Obligation { duty: Duty::OpenCase, enrolment: mate, other });
         }
     }
 
@@ -48,7 +49,7 @@ impl Protocol {
         let cases = std::mem::take(&mut enrolment.cases_open);
         enrolment.cases_moot = enrolment.cases_moot.union(cases);
         for other in cases.iter() {
-            cluster.oblige(Obligation { duty: Duty::MootCase, enrolment: mate, other });
+            cluster.owed.add(Obligation { duty: Duty::MootCase, enrolment: mate, other });
         }
     }
 
@@ -72,12 +73,12 @@ impl Protocol {
         let (is_new, moot) = (case.opened_by.is_empty(), case.moot);
         case.opened_by = case.opened_by.with(opened_by);
         if is_new && self.links_cases() {
-            cluster.oblige(Obligation { duty: Duty::LinkCase, enrolment: opened_by, other: candidate });
-            cluster.oblige(Obligation { duty: Duty::LinkCase, enrolment: candidate, other: opened_by });
+            cluster.owed.add(Obligation { duty: Duty::LinkCase, enrolment: opened_by, other: candidate });
+            cluster.owed.add(Obligation { duty: Duty::LinkCase, enrolment: candidate, other: opened_by });
         }
         // The opener was told that the case is moot before its verdict named the candidate, so it could not weigh it then.
         if let Some(withdrawn) = moot.filter(|withdrawn| *withdrawn != opened_by) {
-            cluster.oblige(Obligation { duty: Duty::NoteMoot, enrolment: opened_by, other: withdrawn });
+            cluster.owed.add(Obligation { duty: Duty::NoteMoot, enrolment: opened_by, other: withdrawn });
         }
     }
 
@@ -89,7 +90,7 @@ impl Protocol {
             if self.is(Mutant::MootnessUntold) {
                 return;
             }
-            cluster.oblige(Obligation { duty: Duty::NoteMoot, enrolment: other, other: withdrawn });
+            cluster.owed.add(Obligation { duty: Duty::NoteMoot, enrolment: other, other: withdrawn });
         }
     }
 
@@ -112,8 +113,7 @@ impl Protocol {
     /// Those that a search of the shard sees, whose catalogue has taken in its log up to this entry.
     pub(crate) fn visible(&self, cluster: &Cluster, shard: Shard, up_to: LogIndex) -> MateSet {
         let reached = |index: Option<LogIndex>| index.is_some_and(|index| index <= up_to);
-        let is_visible =
-            |enrolment: &Enrolment| reached(enrolment.staged_at) && !reached(enrolment.withdrawn_at);
+        let is_visible = |enrolment: &Enrolment| reached(enrolment.staged_at) && !reached(enrolment.withdrawn_at);
         self.mates().filter(|mate| self.home(*mate) == shard && is_visible(cluster.of(*mate))).collect()
     }
 }
@@ -126,7 +126,7 @@ fn link_case(cluster: &mut Cluster, mate: Mate, other: Mate) {
     }
     if enrolment.withdrawn_at.is_some() {
         enrolment.cases_moot = enrolment.cases_moot.with(other);
-        cluster.oblige(Obligation { duty: Duty::MootCase, enrolment: mate, other });
+        cluster.owed.add(Obligation { duty: Duty::MootCase, enrolment: mate, other });
     } else {
         enrolment.cases_open = enrolment.cases_open.with(other);
     }

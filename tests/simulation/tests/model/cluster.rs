@@ -2,7 +2,7 @@
 
 use crate::driver::{DRIVERS_MAX, Driver, Verdict};
 use crate::names::{LogIndex, MATES_MAX, Mate, MateSet, SHARDS_MAX, Shard};
-use crate::obligation::{Obligation, Obligations};
+use crate::obligation::Obligations;
 
 /// The whole cluster at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,8 +13,6 @@ pub(crate) struct Cluster {
     pub(crate) cases: [[Case; MATES_MAX]; MATES_MAX],
     /// Committed and not discharged yet.
     pub(crate) owed: Obligations,
-    /// Of these, those that were acknowledged to whoever carries them out.
-    pub(crate) acknowledged: Obligations,
     /// By shard: whether a partition keeps everybody away from it.
     pub(crate) unreachable: [bool; SHARDS_MAX],
     /// The faults that may still come.
@@ -60,6 +58,8 @@ pub(crate) struct Case {
 pub(crate) struct Faults {
     /// Drivers that die, or give up.
     pub(crate) drivers_lost: u8,
+    /// Receipts that are lost.
+    pub(crate) receipts_lost: u8,
     /// Sweeps that resume what another driver is at.
     pub(crate) drivers_raced: u8,
     /// Shards that become unreachable.
@@ -86,12 +86,6 @@ impl Cluster {
     pub(crate) fn withdrawals_acknowledged(&self) -> MateSet {
         let mates = (0..MATES_MAX as u8).map(Mate);
         mates.filter(|mate| self.of(*mate).withdrawal_acknowledged).collect()
-    }
-
-    /// Commits an obligation. One that was acknowledged before and is owed anew is to be delivered anew.
-    pub(crate) fn oblige(&mut self, obligation: Obligation) {
-        self.owed.add(obligation);
-        self.acknowledged.remove(obligation);
     }
 }
 

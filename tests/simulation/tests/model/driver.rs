@@ -20,7 +20,7 @@ pub(crate) enum Driver {
     Searching(Search),
     /// It has sent the settle and waits for the home shard's receipt.
     Settling(Verdict),
-    /// It was lost after it had sent the settle, which may yet arrive, any number of times, or never.
+    /// It was lost after it had sent the settle, which may yet arrive, or never.
     Adrift(Verdict),
 }
 

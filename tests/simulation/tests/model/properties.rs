@@ -15,7 +15,10 @@ pub(crate) const ONE_CASE_PER_PAIR: &str = "a pair has one case";
 pub(crate) const EVERY_CANDIDATE_HAS_A_CASE: &str = "a candidate whose case is owed no longer has one";
 pub(crate) const WITHDRAWN_IS_NEVER_A_CANDIDATE: &str =
     "no search lists an enrolment whose withdrawal was acknowledged before it began";
-pub(crate) const PROGRESS: &str = "where only disturbances are left, everything is finished";
+pub(crate) const PROGRESS: &str = "left undisturbed, everything is finished";
+
+/// More steps than any model needs from any state to its end.
+const STEPS_TO_END_MAX: usize = 100;
 
 /// The properties of a model of this size, under these faults.
 pub(crate) fn of(protocol: &Protocol) -> Vec<Property<Protocol>> {
@@ -38,31 +41,40 @@ pub(crate) fn of(protocol: &Protocol) -> Vec<Property<Protocol>> {
         }),
     ];
     if protocol.faults.drivers_raced > 0 {
-        properties.push(Property::sometimes("two drivers come to different verdicts", |_: &Protocol, cluster: &Cluster| {
-            cluster.enrolments.iter().any(has_a_driver_of_another_mind)
-        }));
+        properties
+            .push(Property::sometimes("two drivers come to different verdicts", |_: &Protocol, cluster: &Cluster| {
+                cluster.enrolments.iter().any(has_a_driver_of_another_mind)
+            }));
     }
     if protocol.faults.drivers_lost > 0 {
-        properties.push(Property::sometimes("a settle of a lost driver changes nothing any more", |_: &Protocol, cluster: &Cluster| {
-            cluster.enrolments.iter().any(|enrolment| {
-                enrolment.verdict.is_some() && enrolment.drivers.iter().any(|driver| matches!(driver, Driver::Adrift(_)))
-            })
-        }));
+        properties.push(Property::sometimes(
+            "a settle of a lost driver changes nothing any more",
+            |_: &Protocol, cluster: &Cluster| {
+                cluster.enrolments.iter().any(|enrolment| {
+                    enrolment.verdict.is_some()
+                        && enrolment.drivers.iter().any(|driver| matches!(driver, Driver::Adrift(_)))
+                })
+            },
+        ));
     }
     if protocol.faults.shards_cut > 0 {
-        properties.push(Property::sometimes("a search waits for a silent shard alone", |protocol: &Protocol, cluster: &Cluster| {
-            cluster.enrolments.iter().flat_map(|enrolment| &enrolment.drivers).any(|driver| match driver {
-                Driver::Searching(search) => protocol
-                    .shards()
-                    .all(|shard| search.answers[shard.index()].is_some() == cluster.reaches(shard)),
-                Driver::Gone | Driver::Staging | Driver::Settling(_) | Driver::Adrift(_) => false,
-            })
-        }));
+        properties.push(Property::sometimes(
+            "a search waits for a silent shard alone",
+            |protocol: &Protocol, cluster: &Cluster| {
+                cluster.enrolments.iter().flat_map(|enrolment| &enrolment.drivers).any(|driver| match driver {
+                    Driver::Searching(search) => {
+                        protocol.shards().all(|shard| search.answers[shard.index()].is_some() == cluster.reaches(shard))
+                    }
+                    Driver::Gone | Driver::Staging | Driver::Settling(_) | Driver::Adrift(_) => false,
+                })
+            },
+        ));
     }
     if !protocol.withdrawable.is_empty() {
-        properties.push(Property::sometimes("a candidate is withdrawn and its finder settled anew", |_: &Protocol, cluster: &Cluster| {
-            verdicts(cluster).any(|verdict| verdict.round > 1)
-        }));
+        properties.push(Property::sometimes(
+            "a candidate is withdrawn and its finder settled anew",
+            |_: &Protocol, cluster: &Cluster| verdicts(cluster).any(|verdict| verdict.round > 1),
+        ));
         properties.push(Property::sometimes("a withdrawn mate is not found", |_: &Protocol, cluster: &Cluster| {
             verdicts(cluster).any(|verdict| !verdict.withdrawn_before.is_empty())
         }));
@@ -75,9 +87,8 @@ fn no_missed_duplicate(protocol: &Protocol, cluster: &Cluster) -> bool {
 }
 
 fn silence_is_never_unique(protocol: &Protocol, cluster: &Cluster) -> bool {
-    let is_covered = |verdict: &Verdict| {
-        protocol.shards().all(|shard| verdict.coverage[shard.index()] == Searched::AfterStage)
-    };
+    let is_covered =
+        |verdict: &Verdict| protocol.shards().all(|shard| verdict.coverage[shard.index()] == Searched::AfterStage);
     verdicts(cluster).all(|verdict| !verdict.candidates.is_empty() || is_covered(verdict))
 }
 
@@ -104,27 +115,28 @@ fn withdrawn_is_never_a_candidate(_: &Protocol, cluster: &Cluster) -> bool {
     verdicts(cluster).all(|verdict| !verdict.candidates.meets(verdict.withdrawn_before))
 }
 
-/// Where nothing is left that happens sooner or later, every enrolment is staged and settled or withdrawn, nothing is
-/// owed, and every possible duplicate has a candidate that somebody can look at.
+/// Whatever has happened, steps alone lead to an end at which every enrolment is settled or withdrawn, nothing is owed,
+/// and every possible duplicate has a case that somebody can look at. Where no step is left, the state is that end.
 fn progress(protocol: &Protocol, cluster: &Cluster) -> bool {
-    let is_finished = |mate: Mate| {
-        let enrolment = cluster.of(mate);
-        let is_live = |candidate: Mate| cluster.of(candidate).withdrawn_at.is_none();
-        let has_work = |verdict: &Verdict| verdict.candidates.is_empty() || verdict.candidates.iter().any(is_live);
-        enrolment.withdrawn_at.is_some() || enrolment.settled().is_some_and(has_work)
-    };
-    (cluster.owed.is_empty() && protocol.mates().all(is_finished)) || takes_a_step(protocol, cluster)
+    let mut end = *cluster;
+    let mut steps = Vec::new();
+    for _ in 0..STEPS_TO_END_MAX {
+        protocol.steps(&end, &mut steps);
+        let Some(step) = steps.drain(..).next() else { return is_finished(protocol, &end) };
+        protocol.act(&mut end, step);
+    }
+    false
 }
 
-/// Whether some step leads to another state. What arrives again does not.
-fn takes_a_step(protocol: &Protocol, cluster: &Cluster) -> bool {
-    let mut steps = Vec::new();
-    protocol.steps(cluster, &mut steps);
-    steps.into_iter().any(|step| {
-        let mut next = *cluster;
-        protocol.act(&mut next, step);
-        next != *cluster
-    })
+/// While cases are not linked, nobody is withdrawn, and every case can be looked at.
+fn is_finished(protocol: &Protocol, cluster: &Cluster) -> bool {
+    let withdrawn = |mate: Mate| cluster.of(mate).withdrawn_at.is_some();
+    let is_finished = |enrolment: &Enrolment| {
+        let has_work = !protocol.links_cases() || enrolment.cases_open.iter().any(|other| !withdrawn(other));
+        let is_settled = enrolment.settled().is_some_and(|verdict| verdict.candidates.is_empty() || has_work);
+        is_settled || enrolment.withdrawn_at.is_some()
+    };
+    cluster.owed.is_empty() && protocol.mates().all(|mate| is_finished(cluster.of(mate)))
 }
 
 /// Two mates that are settled and not withdrawn.

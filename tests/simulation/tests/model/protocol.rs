@@ -2,12 +2,12 @@
 
 use stateright::{Model, Property};
 
+use crate::action::Action;
 use crate::cluster::{Cluster, Enrolment, Faults};
 use crate::driver::{DRIVERS_MAX, Driver, Search};
 use crate::names::{MATES_MAX, Mate, MateSet, SHARDS_MAX, Shard};
 use crate::obligation::Obligations;
 use crate::properties;
-use crate::steps::Action;
 
 /// A model to be checked.
 #[derive(Debug, Clone)]
@@ -35,7 +35,7 @@ pub(crate) enum Mutant {
     SilenceIsAbsence,
     /// A settle replaces what is recorded.
     LastSettleWins,
-    /// An obligation is discharged though nobody acknowledged it.
+    /// An obligation is discharged and its command never delivered.
     DischargesUndelivered,
     /// The case of a pair has the opener's id first.
     OrderedCaseKeys,
@@ -98,7 +98,6 @@ impl Model for Protocol {
             enrolments,
             cases: Default::default(),
             owed: Obligations::default(),
-            acknowledged: Obligations::default(),
             unreachable: [false; SHARDS_MAX],
             faults: self.faults,
         }]
