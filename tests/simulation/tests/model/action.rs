@@ -2,8 +2,9 @@
 //!
 //! A message that is late is an action not taken yet. An answer counts from the moment at which the shard searched, so
 //! asking, searching and answering are one action, taken at any moment after the search began; a search that is lost
-//! has changed nothing. A command and its receipt are one action too: what a driver does with a receipt it may as well do
-//! later. A receipt that is lost, however, is asked for again: the command then arrives twice, with anything in between.
+//! has changed nothing. A command and its receipt are one action too: what a driver does with a receipt it may as well
+//! do later. A receipt that is lost, however, is asked for again: the command then arrives twice, with anything in
+//! between.
 
 use crate::cluster::Cluster;
 use crate::driver::{Answer, Driver, Search, Searched};

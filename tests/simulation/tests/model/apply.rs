@@ -1,6 +1,6 @@
 //! What a shard does with a command: the handlers of `semel-shard` without their rows.
 //!
-//! Every handler looks at what is recorded before it changes anything, so that a command may arrive any number of times.
+//! Every handler looks at what is recorded before it changes anything, so that a command may arrive more than once.
 
 use crate::cluster::{Cluster, Enrolment};
 use crate::driver::{Searched, Verdict};
@@ -76,7 +76,7 @@ impl Protocol {
             cluster.owed.add(Obligation { duty: Duty::LinkCase, enrolment: opened_by, other: candidate });
             cluster.owed.add(Obligation { duty: Duty::LinkCase, enrolment: candidate, other: opened_by });
         }
-        // The opener was told that the case is moot before its verdict named the candidate, so it could not weigh it then.
+        // The opener was told that the case is moot before its verdict named the candidate: it could not weigh it then.
         if let Some(withdrawn) = moot.filter(|withdrawn| *withdrawn != opened_by) {
             cluster.owed.add(Obligation { duty: Duty::NoteMoot, enrolment: opened_by, other: withdrawn });
         }
