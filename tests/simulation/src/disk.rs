@@ -184,3 +184,85 @@ impl Store for GroupDisk {
         Ok(range(rows, from, to).take(rows_max).map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use semel_raft::store_suite::{
+        Crash, CrashingDisk, DiskWrite, StoreUnderTest, TABLES, check_batches_survive_crashes,
+        check_replicas_survive_crashes, check_store,
+    };
+
+    use super::*;
+
+    impl StoreUnderTest for GroupDisk {
+        fn write(&self, batch: &WriteBatch) {
+            self.disk.borrow_mut().write([(self.group, batch)]).expect("the disk has room");
+        }
+    }
+
+    /// A disk that keeps a part of what it may lose, another one each time.
+    #[derive(Default)]
+    struct Crashing {
+        disk: SharedDisk,
+        crashes: usize,
+    }
+
+    impl CrashingDisk for Crashing {
+        type Group = GroupDisk;
+
+        const CRASH_SPARES_UNSYNCED: bool = false;
+
+        fn write(&mut self, write: &DiskWrite) {
+            let mut disk = self.disk.borrow_mut();
+            disk.write(write.changes.iter().map(|(group, batch)| (*group, batch))).expect("the disk has room");
+            if write.synced {
+                disk.sync().expect("no sync was made to fail");
+            }
+        }
+
+        fn crash(&mut self, begun: Option<&DiskWrite>) {
+            if let Some(begun) = begun {
+                self.write(&DiskWrite { synced: false, ..begun.clone() });
+            }
+            self.crashes += 1;
+            self.disk.borrow_mut().crash(self.crashes % 3);
+        }
+
+        fn group(&self, group: u64) -> GroupDisk {
+            GroupDisk { disk: self.disk.clone(), group }
+        }
+    }
+
+    fn histories(check: impl Fn(&mut Crashing, u64, &[Crash])) {
+        for seed in 0..60 {
+            // The last crash follows a write, so that the disk is seen to take some after a crash.
+            let crash = |number: u64| {
+                let writes = ((seed * 7 + number * 5) % 10 + number / 7) as usize;
+                Crash { writes, in_write: number.is_multiple_of(2) }
+            };
+            let crashes: Vec<Crash> = (0..8).map(crash).collect();
+            check(&mut Crashing::default(), seed, &crashes);
+        }
+    }
+
+    #[test]
+    fn a_simulated_disk_agrees_with_the_model_of_every_store() {
+        check_store(&TABLES, || GroupDisk { disk: SharedDisk::default(), group: 5 });
+    }
+
+    #[test]
+    fn a_simulated_disk_survives_crashes_as_every_disk_must() {
+        histories(|disk, seed, crashes| {
+            let survival = check_batches_survive_crashes(disk, seed, crashes);
+            assert_eq!(survival.crashes, crashes.len());
+        });
+    }
+
+    #[test]
+    fn replicas_on_a_simulated_disk_keep_what_they_promised() {
+        histories(|disk, seed, crashes| {
+            let survival = check_replicas_survive_crashes(disk, seed, crashes);
+            assert_eq!(survival.crashes, crashes.len());
+        });
+    }
+}

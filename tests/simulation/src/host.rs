@@ -9,8 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use semel_raft::{
-    BarrierError, Effects, Event as RaftEvent, LogIndex, Message as RaftMessage, OpenError, ProposeError, Replica, ReplicaConfig, ReplicaId,
-    StateMachine, StopReason, StoreError, Ticket, WriteBatch, decode_message, encode_message,
+    BarrierError, Effects, Event as RaftEvent, LogIndex, Message as RaftMessage, OpenError, ProposeError, Replica,
+    ReplicaConfig, ReplicaId, StateMachine, StopReason, StoreError, Ticket, WriteBatch, decode_message, encode_message,
     grants_vote,
 };
 use semel_shard::ShardMachine;

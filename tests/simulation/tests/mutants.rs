@@ -1,0 +1,42 @@
+//! A checker that no defect fails checks nothing: every deliberate defect is noticed by a checker that it is meant for, and
+//! every checker notices one.
+
+use std::collections::BTreeSet;
+
+use semel_simulation::batch::seeds_until_caught;
+use semel_simulation::checkers::CHECKERS;
+use semel_simulation::mutant::Mutant;
+
+/// Enough for the rarest.
+const SEEDS_MAX: u64 = 600;
+
+#[test]
+fn every_defect_is_noticed_by_a_checker_that_it_is_meant_for() {
+    // Replicas that panic on a broken log do so on purpose.
+    std::panic::set_hook(Box::new(|_| {}));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let work = || {
+        let mut survivors = Vec::new();
+        loop {
+            let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let Some(mutant) = Mutant::ALL.get(number) else { return survivors };
+            match seeds_until_caught(*mutant, SEEDS_MAX) {
+                Some((seeds, checker)) => println!("{}: {checker} after {seeds} seeds", mutant.name()),
+                None => survivors.push(mutant.name()),
+            }
+        }
+    };
+    let survivors: Vec<&str> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("panics of seeds are caught")).collect()
+    });
+    assert!(survivors.is_empty(), "no checker notices {}", survivors.join(", "));
+}
+
+#[test]
+fn every_checker_is_meant_to_notice_a_defect() {
+    let meant: BTreeSet<&str> = Mutant::ALL.iter().flat_map(|mutant| mutant.caught_by()).copied().collect();
+    let checkers: BTreeSet<&str> = CHECKERS.iter().map(|checker| checker.name).collect();
+    assert_eq!(meant, checkers);
+}
