@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use semel_files::{GalleryDocument, ModalityDocument, PolicyDocument, SpecDocument};
 use semel_proto::v1::gallery_service_client::GalleryServiceClient;
 use semel_proto::v1::{CreateGalleryRequest, Gallery, GetGalleryRequest, ListGalleriesRequest, UpdatePolicyRequest};
 
 use crate::connect::{CallFailed, ClientArguments};
 use crate::exit::{EXIT_CODES, Exit, UsageError};
 use crate::output::{self, Output};
-use crate::policy::{GalleryDocument, ModalityDocument, PolicyDocument, SpecDocument};
 
 /// Creates, shows, lists and governs galleries.
 #[derive(Debug, Args)]
@@ -228,7 +228,10 @@ impl CreateArguments {
 pub(crate) async fn run(arguments: GalleryArguments) -> anyhow::Result<Exit> {
     match arguments.command {
         GalleryCommand::Create(create) => {
-            let request = CreateGalleryRequest { name: create.name.clone(), policy: Some(create.policy()?.to_wire()?) };
+            let request = CreateGalleryRequest {
+                name: create.name.clone(),
+                policy: Some(create.policy()?.to_wire().map_err(UsageError::from)?),
+            };
             let mut client = GalleryServiceClient::new(create.client.connect().await?);
             let answer =
                 client.create_gallery(request).await.map_err(CallFailed::from).context("create the gallery")?;
@@ -258,7 +261,7 @@ async fn run_update(update: UpdateArguments) -> anyhow::Result<Exit> {
     update.rules.apply(&mut policy, update.modality.as_deref())?;
     let request = UpdatePolicyRequest {
         name: update.name,
-        policy: Some(policy.to_wire()?),
+        policy: Some(policy.to_wire().map_err(UsageError::from)?),
         // Whoever changed it meanwhile must not be overwritten.
         expected_version: current.version,
     };

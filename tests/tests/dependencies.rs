@@ -26,14 +26,36 @@ const EDGES: &[(&str, &[&str])] = &[
     ("semel-proto", &[]),
     (
         "semel-node",
-        &["semel-proto", "semel-index", "semel-index-faiss", "semel-raft", "semel-raft-host", "semel-shard"],
+        &[
+            "semel-proto",
+            "semel-node-wire",
+            "semel-index",
+            "semel-index-faiss",
+            "semel-raft",
+            "semel-raft-host",
+            "semel-shard",
+        ],
     ),
-    ("semel-coordinator", &["semel-proto", "semel-index", "semel-raft", "semel-raft-host", "semel-workflow"]),
+    ("semel-node-wire", &["semel-proto", "semel-index", "semel-raft", "semel-shard"]),
+    (
+        "semel-coordinator",
+        &["semel-proto", "semel-coordinator-wire", "semel-index", "semel-raft", "semel-raft-host", "semel-workflow"],
+    ),
+    ("semel-coordinator-wire", &["semel-proto", "semel-index", "semel-raft", "semel-workflow"]),
+    ("semel-files", &["semel-proto"]),
     ("semel-population", &["semel-index"]),
     ("semel-sandbox", &["semel-proto", "semel-node", "semel-coordinator"]),
     (
         "semel-cli",
-        &["semel-proto", "semel-index", "semel-node", "semel-coordinator", "semel-population", "semel-sandbox"],
+        &[
+            "semel-proto",
+            "semel-files",
+            "semel-index",
+            "semel-node",
+            "semel-coordinator",
+            "semel-population",
+            "semel-sandbox",
+        ],
     ),
     ("semel-tests", &["semel-proto", "semel-index", "semel-population", "semel-sandbox"]),
 ];
@@ -138,7 +160,7 @@ fn cores_reach_no_runtime_no_socket_no_database_and_no_faiss() {
     }
 }
 
-/// A walk that found nothing anywhere would pass the test above.
+/// A walk that found nothing anywhere would pass the tests above.
 #[test]
 fn shells_reach_what_cores_may_not() {
     let graph = Graph::resolve(&[]);

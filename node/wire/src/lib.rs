@@ -1,23 +1,46 @@
 //! Between the wire and the node's domain. From the wire everything is checked; a fault names the field.
+//!
+//! Apart from the node itself, so that what decodes bytes of others is reached without a database. Calls and their statuses
+//! live in `semel-node`.
+
+#![forbid(unsafe_code)]
 
 use bytes::Bytes;
 use semel_index::{
     BinaryCodeSpec, ComparisonScore, EnrolmentId, GalleryId, KeyVersion, MISS_BUDGET_PPB_MAX, PolicyVersion,
-    ProbeReference, SearchProbe, ShardCount, ShardId, Slot, Template, TemplateSpec,
+    ProbeReference, SearchProbe, ShardCount, ShardId, ShardSearch, Slot, Template, TemplateSpec,
 };
 use semel_proto::internal::v1 as wire;
 use semel_proto::v1 as public;
 use semel_raft::LogIndex;
 use semel_shard as domain;
 
-use crate::search::ShardAnswers;
-use crate::status::CallError;
+/// A field of a request that breaks its rule. Says nothing of what templates hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct InvalidField {
+    /// The field.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub reason: String,
+}
 
-type Checked<T> = Result<T, CallError>;
+impl InvalidField {
+    /// A field with a reason.
+    pub fn new(field: &'static str, reason: impl ToString) -> Self {
+        Self { field, reason: reason.to_string() }
+    }
+}
 
-pub(crate) fn command(command: wire::Command) -> Checked<domain::Command> {
+type Checked<T> = Result<T, InvalidField>;
+
+/// The command of a request.
+///
+/// # Errors
+/// Names the field that breaks its rule.
+pub fn command(command: wire::Command) -> Checked<domain::Command> {
     use wire::command::Command as Wire;
-    let command = command.command.ok_or_else(|| CallError::invalid("command", "is required"))?;
+    let command = command.command.ok_or_else(|| InvalidField::new("command", "is required"))?;
     Ok(match command {
         Wire::Stage(stage) => domain::Command::Stage(self::stage(stage)?),
         Wire::Settle(settle) => domain::Command::Settle(self::settle(settle)?),
@@ -70,7 +93,7 @@ fn stage(stage: wire::StageCommand) -> Checked<domain::Stage> {
 }
 
 fn settle(settle: wire::SettleCommand) -> Checked<domain::Settle> {
-    let verdict = settle.verdict.ok_or_else(|| CallError::invalid("verdict", "is required"))?;
+    let verdict = settle.verdict.ok_or_else(|| InvalidField::new("verdict", "is required"))?;
     Ok(domain::Settle {
         gallery: gallery(&settle.gallery)?,
         enrolment_id: enrolment_id(&settle.enrolment_id)?,
@@ -78,7 +101,7 @@ fn settle(settle: wire::SettleCommand) -> Checked<domain::Settle> {
         content_digest: content_digest(&settle.content_digest)?,
         verdict: verdict_from(verdict)?,
         shards_count: ShardCount::new(settle.shards_count)
-            .ok_or_else(|| CallError::invalid("shards_count", "is out of range"))?,
+            .ok_or_else(|| InvalidField::new("shards_count", "is out of range"))?,
     })
 }
 
@@ -87,8 +110,8 @@ fn verdict_from(verdict: public::Verdict) -> Checked<domain::Verdict> {
         .ok()
         .and_then(domain::EnrolmentState::from_code)
         .and_then(domain::VerdictKind::from_state)
-        .ok_or_else(|| CallError::invalid("verdict.state", "is not a verdict"))?;
-    let coverage = verdict.coverage.ok_or_else(|| CallError::invalid("verdict.coverage", "is required"))?;
+        .ok_or_else(|| InvalidField::new("verdict.state", "is not a verdict"))?;
+    let coverage = verdict.coverage.ok_or_else(|| InvalidField::new("verdict.coverage", "is required"))?;
     let candidates = verdict.candidates.into_iter().map(|candidate| {
         Ok(domain::Candidate {
             enrolment_id: enrolment_id(&candidate.enrolment_id)?,
@@ -141,20 +164,24 @@ fn canonical_reference_from(reference: wire::CanonicalReference) -> Checked<doma
         slot: slot(reference.modality, reference.position)?,
         spec,
         template: template(&spec, &reference.template)?,
-        quality: quality.map_err(|_| CallError::invalid("quality", "must be 0 to 100"))?,
+        quality: quality.map_err(|_| InvalidField::new("quality", "must be 0 to 100"))?,
         algorithm_id: reference.algorithm_id,
     })
 }
 
-pub(crate) fn probe(probe: wire::SearchProbe) -> Checked<SearchProbe> {
+/// The probe of a request.
+///
+/// # Errors
+/// Names the field that breaks its rule.
+pub fn probe(probe: wire::SearchProbe) -> Checked<SearchProbe> {
     let miss_budget_ppb = probe.miss_budget_ppb;
     // Absence is a fault too: no default here may be looser than what the probe's policy pins.
     if !(1..=MISS_BUDGET_PPB_MAX).contains(&miss_budget_ppb) {
         let reason = format!("is {miss_budget_ppb}, must be 1 to {MISS_BUDGET_PPB_MAX}");
-        return Err(CallError::invalid("miss_budget_ppb", reason));
+        return Err(InvalidField::new("miss_budget_ppb", reason));
     }
     let references = probe.references.into_iter().map(|probe| {
-        let reference = probe.reference.ok_or_else(|| CallError::invalid("reference", "is required"))?;
+        let reference = probe.reference.ok_or_else(|| InvalidField::new("reference", "is required"))?;
         let spec = template_spec(reference.spec.as_ref())?;
         Ok(ProbeReference {
             slot: slot(reference.modality, reference.position)?,
@@ -171,7 +198,7 @@ pub(crate) fn probe(probe: wire::SearchProbe) -> Checked<SearchProbe> {
     let candidates_max = probe.candidates_max as usize;
     if !(1..=domain::CANDIDATES_MAX).contains(&candidates_max) {
         let limit = domain::CANDIDATES_MAX;
-        return Err(CallError::invalid("candidates_max", format!("is {candidates_max}, must be 1 to {limit}")));
+        return Err(InvalidField::new("candidates_max", format!("is {candidates_max}, must be 1 to {limit}")));
     }
     Ok(SearchProbe {
         gallery: gallery(&probe.gallery)?,
@@ -183,20 +210,20 @@ pub(crate) fn probe(probe: wire::SearchProbe) -> Checked<SearchProbe> {
 }
 
 fn gallery(name: &str) -> Checked<GalleryId> {
-    GalleryId::try_from(name).map_err(|error| CallError::invalid("gallery", format!("must be {}", error.rule)))
+    GalleryId::try_from(name).map_err(|error| InvalidField::new("gallery", format!("must be {}", error.rule)))
 }
 
 fn enrolment_id(id: &str) -> Checked<EnrolmentId> {
-    EnrolmentId::try_from(id).map_err(|error| CallError::invalid("enrolment_id", format!("must be {}", error.rule)))
+    EnrolmentId::try_from(id).map_err(|error| InvalidField::new("enrolment_id", format!("must be {}", error.rule)))
 }
 
 fn content_digest(bytes: &[u8]) -> Checked<domain::ContentDigest> {
-    let digest = bytes.try_into().map_err(|_| CallError::invalid("content_digest", "must be 32 bytes"))?;
+    let digest = bytes.try_into().map_err(|_| InvalidField::new("content_digest", "must be 32 bytes"))?;
     Ok(domain::ContentDigest(digest))
 }
 
 fn score(field: &'static str, micros: i32) -> Checked<ComparisonScore> {
-    ComparisonScore::from_micros(micros).ok_or_else(|| CallError::invalid(field, "is outside -1000000 to 1000000"))
+    ComparisonScore::from_micros(micros).ok_or_else(|| InvalidField::new(field, "is outside -1000000 to 1000000"))
 }
 
 /// The numbers on the wire are the stable codes of the domain.
@@ -205,7 +232,7 @@ fn slot(modality: i32, position: i32) -> Checked<Slot> {
     code(modality)
         .zip(code(position))
         .and_then(|(modality, position)| Slot::from_codes(modality, position))
-        .ok_or_else(|| CallError::invalid("position", format!("modality {modality} has no position {position}")))
+        .ok_or_else(|| InvalidField::new("position", format!("modality {modality} has no position {position}")))
 }
 
 fn template_spec(spec: Option<&public::TemplateSpec>) -> Checked<TemplateSpec> {
@@ -219,14 +246,14 @@ fn template_spec(spec: Option<&public::TemplateSpec>) -> Checked<TemplateSpec> {
             shifts_max: code.shifts_max,
             common_bits_min: code.common_bits_min,
         }),
-        None => return Err(CallError::invalid("spec", "is required")),
+        None => return Err(InvalidField::new("spec", "is required")),
     };
-    spec.validate().map_err(|error| CallError::invalid("spec", error))?;
+    spec.validate().map_err(|error| InvalidField::new("spec", error))?;
     Ok(spec)
 }
 
 fn template(spec: &TemplateSpec, bytes: &[u8]) -> Checked<Template> {
-    Template::from_bytes(spec, bytes).map_err(|error| CallError::invalid("template", error))
+    Template::from_bytes(spec, bytes).map_err(|error| InvalidField::new("template", error))
 }
 
 fn provenance_from(provenance: public::Provenance) -> domain::Provenance {
@@ -239,7 +266,8 @@ fn provenance_from(provenance: public::Provenance) -> domain::Provenance {
     }
 }
 
-pub(crate) fn enrolment_receipt(record: &domain::EnrolmentRecord) -> wire::EnrolmentReceipt {
+/// The receipt that holds a record.
+pub fn enrolment_receipt(record: &domain::EnrolmentRecord) -> wire::EnrolmentReceipt {
     wire::EnrolmentReceipt {
         enrolment: Some(enrolment(record)),
         content_digest: Bytes::copy_from_slice(&record.content_digest.0),
@@ -323,7 +351,8 @@ fn comparison_of(slot: Slot, score: ComparisonScore, threshold: ComparisonScore)
     }
 }
 
-pub(crate) fn canonical_reference(reference: &domain::CanonicalReference) -> wire::CanonicalReference {
+/// A reference with its template.
+pub fn canonical_reference(reference: &domain::CanonicalReference) -> wire::CanonicalReference {
     use public::template_spec::Kind;
     let kind = match reference.spec {
         TemplateSpec::Embedding { dimension } => Kind::Embedding(public::EmbeddingSpec { dimension }),
@@ -345,7 +374,8 @@ pub(crate) fn canonical_reference(reference: &domain::CanonicalReference) -> wir
     }
 }
 
-pub(crate) fn refused(refusal: domain::Refusal) -> wire::RefusedReceipt {
+/// The receipt that holds a refusal.
+pub fn refused(refusal: domain::Refusal) -> wire::RefusedReceipt {
     let refusal = match refusal {
         domain::Refusal::OtherContent => wire::Refusal::OtherContent,
         domain::Refusal::NoSuchEnrolment => wire::Refusal::NoSuchEnrolment,
@@ -356,7 +386,8 @@ pub(crate) fn refused(refusal: domain::Refusal) -> wire::RefusedReceipt {
     wire::RefusedReceipt { refusal: refusal.into() }
 }
 
-pub(crate) fn obligation(obligation: &domain::Obligation) -> wire::Obligation {
+/// What a shard owes.
+pub fn obligation(obligation: &domain::Obligation) -> wire::Obligation {
     wire::Obligation {
         id: obligation.id.0,
         gallery: obligation.gallery.to_string(),
@@ -398,7 +429,8 @@ fn owed(command: &domain::Command) -> Option<wire::command::Command> {
     })
 }
 
-pub(crate) fn pending(pending: &domain::PendingEnrolment) -> wire::PendingEnrolment {
+/// An enrolment that waits for a verdict.
+pub fn pending(pending: &domain::PendingEnrolment) -> wire::PendingEnrolment {
     wire::PendingEnrolment {
         gallery: pending.gallery.to_string(),
         enrolment_id: pending.enrolment_id.to_string(),
@@ -407,7 +439,8 @@ pub(crate) fn pending(pending: &domain::PendingEnrolment) -> wire::PendingEnrolm
     }
 }
 
-pub(crate) fn case(case: &domain::Case) -> public::Case {
+/// A case.
+pub fn case(case: &domain::Case) -> public::Case {
     let state = match case.state {
         domain::CaseState::Open => public::CaseState::Open,
         domain::CaseState::Moot { .. } => public::CaseState::Moot,
@@ -424,15 +457,21 @@ pub(crate) fn case(case: &domain::Case) -> public::Case {
     }
 }
 
-pub(crate) fn shard_answer(epoch: u64, answers: &ShardAnswers, probes: &[SearchProbe]) -> wire::ShardAnswer {
-    let answered = answers.answers.iter().zip(probes).map(|(answer, probe)| wire::ProbeAnswer {
+/// What a shard found for each of `probes`, all at one searchable index.
+pub fn shard_answer(
+    epoch: u64,
+    searchable_index: LogIndex,
+    answers: &[ShardSearch],
+    probes: &[SearchProbe],
+) -> wire::ShardAnswer {
+    let answered = answers.iter().zip(probes).map(|(answer, probe)| wire::ProbeAnswer {
         compared: answer.compared,
         not_comparable: answer.not_comparable,
         withdrawn: answer.withdrawn,
         candidates: answer.candidates.iter().map(|found| candidate(found, probe)).collect(),
         candidates_total: answer.candidates_total,
     });
-    wire::ShardAnswer { epoch, searchable_index: answers.searchable_index, probes: answered.collect() }
+    wire::ShardAnswer { epoch, searchable_index: searchable_index.0, probes: answered.collect() }
 }
 
 fn candidate(candidate: &semel_index::Candidate, probe: &SearchProbe) -> public::Candidate {
@@ -459,7 +498,7 @@ mod tests {
         };
         for miss_budget_ppb in [0, 1_000_001, u32::MAX] {
             let error = asked(miss_budget_ppb).expect_err("refused");
-            let message = tonic::Status::from(error).message().to_owned();
+            let message = error.to_string();
             assert!(message.contains("miss_budget_ppb") && message.contains("must be 1 to 1000000"), "{message}");
         }
         for miss_budget_ppb in [1, 1_000_000] {

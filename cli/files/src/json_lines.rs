@@ -9,9 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use semel_proto::v1::{BinaryCode, BiometricReference, Embedding, Modality, Position, Provenance, biometric_reference};
 use serde::Deserialize;
 
-use super::{BadRecord, Record, Records};
-use crate::exit::UsageError;
 use crate::names;
+use crate::records::{BadRecord, Record, Records, UnreadableFile};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,21 +47,16 @@ struct ProvenanceDocument {
     captured_at_ms: i64,
 }
 
-pub(super) fn open(path: &Path, modality: Modality) -> anyhow::Result<Records> {
-    let unreadable = |error| UsageError(format!("{}: {error}", path.display()));
+pub(crate) fn open(path: &Path, modality: Modality) -> Result<Records, UnreadableFile> {
+    let unreadable = |error: std::io::Error| UnreadableFile { file: path.to_owned(), reason: error.to_string() };
     // Read twice: once to know how much there is, so that the time left can be told.
     let count =
         BufReader::new(File::open(path).map_err(unreadable)?).split(b'\n').take_while(Result::is_ok).count() as u64;
     let reader = BufReader::new(File::open(path).map_err(unreadable)?);
-    Ok(Records { count: Some(count), iterator: Box::new(records(reader, path.to_owned(), modality)) })
+    Ok(Records { count: Some(count), ..Records::json_lines(reader, path.to_owned(), modality) })
 }
 
-pub(super) fn standard_input(modality: Modality) -> anyhow::Result<Records> {
-    let reader = BufReader::new(std::io::stdin());
-    Ok(Records { count: None, iterator: Box::new(records(reader, PathBuf::from("-"), modality)) })
-}
-
-fn records(
+pub(crate) fn records(
     reader: impl BufRead + Send,
     file: PathBuf,
     modality: Modality,

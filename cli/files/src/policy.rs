@@ -7,24 +7,40 @@ use semel_proto::v1::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::exit::UsageError;
-use crate::names;
+use crate::names::{self, UnknownName};
 
 /// Scores and thresholds travel in millionths.
 const MICROS: f64 = 1e6;
 
+/// A policy that cannot be meant.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum InvalidPolicy {
+    /// There is no such modality.
+    #[error(transparent)]
+    Modality(#[from] UnknownName),
+    /// A threshold is no score that can be reached.
+    #[error("threshold: {threshold} is not within 0.000001 to 1")]
+    Threshold {
+        /// It.
+        threshold: f64,
+    },
+}
+
 /// A gallery.
 #[derive(Debug, Serialize)]
-pub(crate) struct GalleryDocument {
-    pub(crate) name: String,
-    pub(crate) policy: PolicyDocument,
+pub struct GalleryDocument {
+    /// Its name.
+    pub name: String,
+    /// The policy in force.
+    pub policy: PolicyDocument,
     key_version: u32,
     key_checksum: String,
     created_at_ms: i64,
 }
 
 impl GalleryDocument {
-    pub(crate) fn from_wire(gallery: &Gallery) -> Self {
+    /// The document of what the cluster says.
+    pub fn from_wire(gallery: &Gallery) -> Self {
         Self {
             name: gallery.name.clone(),
             policy: gallery.policy.as_ref().map(PolicyDocument::from_wire).unwrap_or_default(),
@@ -38,34 +54,59 @@ impl GalleryDocument {
 /// A policy. Numbers left out are the cluster's defaults.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct PolicyDocument {
+pub struct PolicyDocument {
     /// Set by the cluster; ignored when read.
-    pub(crate) version: u64,
-    pub(crate) modalities: Vec<ModalityDocument>,
-    pub(crate) miss_budget_ppb: u32,
-    pub(crate) comparable_share_min_ppm: u32,
-    pub(crate) candidates_max: u32,
-    pub(crate) purposes: Vec<String>,
-    pub(crate) identification_allowed: bool,
-    pub(crate) retention_days: u32,
+    pub version: u64,
+    /// How each modality is compared.
+    pub modalities: Vec<ModalityDocument>,
+    /// The share of mates that the index may miss, in parts per 1e9.
+    pub miss_budget_ppb: u32,
+    /// The share of live enrolments that must be comparable, in parts per million.
+    pub comparable_share_min_ppm: u32,
+    /// The longest candidate list.
+    pub candidates_max: u32,
+    /// The purposes that may be named; none = any.
+    pub purposes: Vec<String>,
+    /// Whether searches without an enrolment are allowed.
+    pub identification_allowed: bool,
+    /// For how long enrolments are to be kept; 0 = until withdrawn.
+    pub retention_days: u32,
 }
 
 /// One modality of a policy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct ModalityDocument {
-    pub(crate) modality: String,
-    pub(crate) spec: SpecDocument,
+pub struct ModalityDocument {
+    /// Its name.
+    pub modality: String,
+    /// The shape of its templates.
+    pub spec: SpecDocument,
     /// The review threshold as a score, up to 1.
-    pub(crate) threshold: f64,
+    pub threshold: f64,
 }
 
 /// The shape of a modality's templates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
-pub(crate) enum SpecDocument {
-    Embedding { dimension: u32 },
-    BinaryCode { rows: u32, columns: u32, bits_per_cell: u32, shifts_max: u32, common_bits_min: u32 },
+pub enum SpecDocument {
+    /// An embedding.
+    Embedding {
+        /// Its number of components.
+        dimension: u32,
+    },
+    /// A binary code: see the wire's `BinaryCodeSpec`.
+    BinaryCode {
+        /// Rows of cells.
+        rows: u32,
+        /// Columns of cells; a shift rolls them.
+        columns: u32,
+        /// Bits of one cell.
+        bits_per_cell: u32,
+        /// Columns by which a code may be rolled either way.
+        shifts_max: u32,
+        /// Bits that two masks must share.
+        common_bits_min: u32,
+    },
 }
 
 impl fmt::Display for SpecDocument {
@@ -80,7 +121,8 @@ impl fmt::Display for SpecDocument {
 }
 
 impl PolicyDocument {
-    pub(crate) fn from_wire(policy: &Policy) -> Self {
+    /// The document of what the cluster says.
+    pub fn from_wire(policy: &Policy) -> Self {
         Self {
             version: policy.version,
             modalities: policy.modalities.iter().filter_map(ModalityDocument::from_wire).collect(),
@@ -93,7 +135,11 @@ impl PolicyDocument {
         }
     }
 
-    pub(crate) fn to_wire(&self) -> Result<Policy, UsageError> {
+    /// The policy as the cluster takes it, without its version.
+    ///
+    /// # Errors
+    /// There is no such modality, or a threshold is no score above 0.
+    pub fn to_wire(&self) -> Result<Policy, InvalidPolicy> {
         Ok(Policy {
             version: 0,
             modalities: self.modalities.iter().map(ModalityDocument::to_wire).collect::<Result<_, _>>()?,
@@ -123,10 +169,10 @@ impl ModalityDocument {
         Some(Self { modality: names::modality(policy.modality()), spec, threshold })
     }
 
-    fn to_wire(&self) -> Result<ModalityPolicy, UsageError> {
+    fn to_wire(&self) -> Result<ModalityPolicy, InvalidPolicy> {
         let modality: Modality = names::parse_modality(&self.modality)?;
         if !(self.threshold > 0.0 && self.threshold <= 1.0) {
-            return Err(UsageError(format!("threshold: {} is not within 0.000001 to 1", self.threshold)));
+            return Err(InvalidPolicy::Threshold { threshold: self.threshold });
         }
         let kind = match self.spec {
             SpecDocument::Embedding { dimension } => template_spec::Kind::Embedding(EmbeddingSpec { dimension }),

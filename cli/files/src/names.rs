@@ -2,7 +2,17 @@
 
 use semel_proto::v1::{CaseState, EnrolmentState, Modality, Position, ReplicaRole};
 
-use crate::exit::UsageError;
+/// A word that names nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: `{name}` is not {expected}")]
+pub struct UnknownName {
+    /// What it should name.
+    pub field: &'static str,
+    /// The word.
+    pub name: String,
+    /// What would be right.
+    pub expected: &'static str,
+}
 
 /// `LEFT_EYE` of `POSITION_LEFT_EYE` as `left-eye`.
 fn short(name: &str, prefix: &str) -> String {
@@ -14,41 +24,51 @@ fn long(name: &str, prefix: &str) -> String {
 }
 
 /// `face`, `voice`, `iris`, `fingerprint`.
-pub(crate) fn modality(modality: Modality) -> String {
+pub fn modality(modality: Modality) -> String {
     short(modality.as_str_name(), "MODALITY_")
 }
 
 /// `only`, `left-eye`, `right-thumb`, …
-pub(crate) fn position(position: Position) -> String {
+pub fn position(position: Position) -> String {
     short(position.as_str_name(), "POSITION_")
 }
 
 /// `staged`, `unique`, `possible-duplicate`, …
-pub(crate) fn enrolment_state(state: EnrolmentState) -> String {
+pub fn enrolment_state(state: EnrolmentState) -> String {
     short(state.as_str_name(), "ENROLMENT_STATE_")
 }
 
 /// `open`, `moot`.
-pub(crate) fn case_state(state: CaseState) -> String {
+pub fn case_state(state: CaseState) -> String {
     short(state.as_str_name(), "CASE_STATE_")
 }
 
 /// `leader`, `follower`, …
-pub(crate) fn role(role: ReplicaRole) -> String {
+pub fn role(role: ReplicaRole) -> String {
     short(role.as_str_name(), "REPLICA_ROLE_")
 }
 
 /// The modality of that name.
-pub(crate) fn parse_modality(name: &str) -> Result<Modality, UsageError> {
+///
+/// # Errors
+/// There is none.
+pub fn parse_modality(name: &str) -> Result<Modality, UnknownName> {
     Modality::from_str_name(&long(name, "MODALITY_"))
         .filter(|modality| *modality != Modality::Unspecified)
-        .ok_or_else(|| UsageError(format!("modality: `{name}` is not face, voice, iris or fingerprint")))
+        .ok_or_else(|| unknown("modality", name, "face, voice, iris or fingerprint"))
 }
 
 /// The position of that name.
-pub(crate) fn parse_position(name: &str) -> Result<Position, UsageError> {
+///
+/// # Errors
+/// There is none.
+pub fn parse_position(name: &str) -> Result<Position, UnknownName> {
     Position::from_str_name(&long(name, "POSITION_"))
-        .ok_or_else(|| UsageError(format!("position: `{name}` is not only, left-eye, right-eye, right-thumb, …")))
+        .ok_or_else(|| unknown("position", name, "only, left-eye, right-eye, right-thumb, …"))
+}
+
+fn unknown(field: &'static str, name: &str, expected: &'static str) -> UnknownName {
+    UnknownName { field, name: name.to_owned(), expected }
 }
 
 #[cfg(test)]

@@ -1,5 +1,10 @@
 //! Between the wire and the coordinator's domain. What clients send is passed on unchecked to the core, which validates it;
 //! what nodes send is checked here, and a fault is a defect of the node.
+//!
+//! Apart from the coordinator itself, so that what decodes bytes of others is reached without a database. Calls and their
+//! statuses live in `semel-coordinator`.
+
+#![forbid(unsafe_code)]
 
 use bytes::Bytes;
 use semel_index::{
@@ -11,12 +16,10 @@ use semel_proto::v1 as public;
 use semel_raft::LogIndex;
 use semel_workflow as domain;
 
-use crate::nodes::{ProbeReply, ShardReply};
-
 /// Something a node sent that it never should.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("a node sent {field}: {reason}")]
-pub(crate) struct Garbled {
+pub struct Garbled {
     field: &'static str,
     reason: String,
 }
@@ -29,7 +32,8 @@ type Checked<T> = Result<T, Garbled>;
 
 // From clients.
 
-pub(crate) fn enrolment_request(request: public::EnrolRequest) -> domain::EnrolmentRequest {
+/// What a client asks to enrol, unchecked.
+pub fn enrolment_request(request: public::EnrolRequest) -> domain::EnrolmentRequest {
     domain::EnrolmentRequest {
         gallery: request.gallery,
         enrolment_id: request.enrolment_id,
@@ -43,7 +47,8 @@ pub(crate) fn enrolment_request(request: public::EnrolRequest) -> domain::Enrolm
     }
 }
 
-pub(crate) fn reference_request(reference: public::BiometricReference) -> domain::ReferenceRequest {
+/// A reference as a client sent it, unchecked.
+pub fn reference_request(reference: public::BiometricReference) -> domain::ReferenceRequest {
     use public::biometric_reference::Template as Wire;
     domain::ReferenceRequest {
         modality: reference.modality,
@@ -59,7 +64,8 @@ pub(crate) fn reference_request(reference: public::BiometricReference) -> domain
     }
 }
 
-pub(crate) fn policy_request(policy: public::Policy) -> domain::PolicyRequest {
+/// A policy as a client sent it, unchecked.
+pub fn policy_request(policy: public::Policy) -> domain::PolicyRequest {
     let modalities = policy.modalities.into_iter().map(|modality| domain::ModalityPolicyRequest {
         modality: modality.modality,
         spec: modality.spec.as_ref().and_then(template_spec_from),
@@ -102,7 +108,8 @@ fn provenance_from(provenance: public::Provenance) -> domain::Provenance {
 
 // To nodes.
 
-pub(crate) fn stage(stage: &domain::StageCommand) -> wire::Command {
+/// The command that stages an enrolment.
+pub fn stage(stage: &domain::StageCommand) -> wire::Command {
     use wire::command::Command;
     let command = Command::Stage(wire::StageCommand {
         gallery: stage.gallery.to_string(),
@@ -118,7 +125,8 @@ pub(crate) fn stage(stage: &domain::StageCommand) -> wire::Command {
     wire::Command { command: Some(command) }
 }
 
-pub(crate) fn settle(settle: &domain::SettleCommand) -> wire::Command {
+/// The command that settles one.
+pub fn settle(settle: &domain::SettleCommand) -> wire::Command {
     use wire::command::Command;
     let command = Command::Settle(wire::SettleCommand {
         gallery: settle.gallery.to_string(),
@@ -131,7 +139,8 @@ pub(crate) fn settle(settle: &domain::SettleCommand) -> wire::Command {
     wire::Command { command: Some(command) }
 }
 
-pub(crate) fn probe(probe: &domain::SearchProbe, miss_budget_ppb: u32) -> wire::SearchProbe {
+/// The probe of a search.
+pub fn probe(probe: &domain::SearchProbe, miss_budget_ppb: u32) -> wire::SearchProbe {
     let references = probe.references.iter().map(|reference| wire::ProbeReference {
         reference: Some(canonical_reference(&reference.reference)),
         threshold_micros: reference.threshold.micros(),
@@ -160,7 +169,10 @@ fn canonical_reference(reference: &domain::CanonicalReference) -> wire::Canonica
 // From nodes.
 
 /// A record, from the receipt of a command or a read.
-pub(crate) fn record_from(receipt: wire::EnrolmentReceipt) -> Checked<domain::EnrolmentRecord> {
+///
+/// # Errors
+/// A field is missing or holds what no record has.
+pub fn record_from(receipt: wire::EnrolmentReceipt) -> Checked<domain::EnrolmentRecord> {
     let enrolment = receipt.enrolment.ok_or_else(|| garbled("a receipt", "without an enrolment"))?;
     let state = match enrolment.state() {
         public::EnrolmentState::Unspecified => return Err(garbled("enrolment.state", "unspecified")),
@@ -247,7 +259,10 @@ fn candidate_from(candidate: public::Candidate) -> Checked<domain::Candidate> {
 }
 
 /// The templates of a recorded enrolment.
-pub(crate) fn canonical_reference_from(reference: wire::CanonicalReference) -> Checked<domain::CanonicalReference> {
+///
+/// # Errors
+/// A field is missing, or the template is not of its spec.
+pub fn canonical_reference_from(reference: wire::CanonicalReference) -> Checked<domain::CanonicalReference> {
     let spec = reference.spec.as_ref().and_then(template_spec_from);
     let spec = spec.ok_or_else(|| garbled("a reference", "without a spec"))?;
     Ok(domain::CanonicalReference {
@@ -259,14 +274,23 @@ pub(crate) fn canonical_reference_from(reference: wire::CanonicalReference) -> C
     })
 }
 
-/// A shard's answer to one probe, or in words why there is none.
-pub(crate) fn answered(reply: ShardReply) -> Result<domain::ShardAnswer, String> {
-    shard_answer(reply.shard, reply.outcome?).map_err(|error| error.to_string())
+/// A shard's answer to one probe.
+pub struct ProbeReply {
+    /// The epoch of the shard's configuration.
+    pub epoch: u64,
+    /// What the searched catalogue had taken in.
+    pub searchable_index: u64,
+    /// What was found.
+    pub answer: wire::ProbeAnswer,
 }
 
-fn shard_answer(shard: u32, reply: ProbeReply) -> Checked<domain::ShardAnswer> {
+/// A shard's answer to one probe.
+///
+/// # Errors
+/// Names the field that no node should send.
+pub fn shard_answer(shard: ShardId, reply: ProbeReply) -> Checked<domain::ShardAnswer> {
     Ok(domain::ShardAnswer {
-        shard: ShardId(shard),
+        shard,
         epoch: reply.epoch,
         searchable_index: LogIndex(reply.searchable_index),
         compared: reply.answer.compared,
@@ -278,7 +302,10 @@ fn shard_answer(shard: u32, reply: ProbeReply) -> Checked<domain::ShardAnswer> {
 }
 
 /// What a shard said of a command it refused.
-pub(crate) fn refusal(refused: wire::RefusedReceipt) -> Checked<domain::Refusal> {
+///
+/// # Errors
+/// The refusal is not known.
+pub fn refusal(refused: wire::RefusedReceipt) -> Checked<domain::Refusal> {
     Ok(match refused.refusal() {
         wire::Refusal::Unspecified => return Err(garbled("refusal", "unspecified")),
         wire::Refusal::OtherContent => domain::Refusal::OtherContent,
@@ -289,11 +316,19 @@ pub(crate) fn refusal(refused: wire::RefusedReceipt) -> Checked<domain::Refusal>
     })
 }
 
-pub(crate) fn gallery(name: &str) -> Checked<GalleryId> {
+/// The name of a gallery that a node sent.
+///
+/// # Errors
+/// The name breaks its rule.
+pub fn gallery(name: &str) -> Checked<GalleryId> {
     GalleryId::try_from(name).map_err(|error| garbled("gallery", error))
 }
 
-pub(crate) fn enrolment_id(id: &str) -> Checked<EnrolmentId> {
+/// The id of an enrolment that a node sent.
+///
+/// # Errors
+/// The id breaks its rule.
+pub fn enrolment_id(id: &str) -> Checked<EnrolmentId> {
     EnrolmentId::try_from(id).map_err(|error| garbled("enrolment_id", error))
 }
 
@@ -312,7 +347,8 @@ fn slot(modality: i32, position: i32) -> Checked<Slot> {
 
 // To clients.
 
-pub(crate) fn enrolment(record: &domain::EnrolmentRecord) -> public::Enrolment {
+/// A record as clients see it.
+pub fn enrolment(record: &domain::EnrolmentRecord) -> public::Enrolment {
     let state = match record.state {
         domain::EnrolmentState::Staged => public::EnrolmentState::Staged,
         domain::EnrolmentState::Unique => public::EnrolmentState::Unique,
@@ -360,7 +396,8 @@ fn verdict(verdict: &domain::Verdict) -> public::Verdict {
     }
 }
 
-pub(crate) fn coverage(coverage: &domain::Coverage) -> public::Coverage {
+/// What a search covered.
+pub fn coverage(coverage: &domain::Coverage) -> public::Coverage {
     let shards = coverage.shards.iter().map(|shard| public::ShardCoverage {
         shard: shard.shard.0,
         epoch: shard.epoch,
@@ -372,7 +409,8 @@ pub(crate) fn coverage(coverage: &domain::Coverage) -> public::Coverage {
     public::Coverage { shards: shards.collect(), live: coverage.live, compared: coverage.compared }
 }
 
-pub(crate) fn candidate(candidate: &domain::Candidate) -> public::Candidate {
+/// A candidate.
+pub fn candidate(candidate: &domain::Candidate) -> public::Candidate {
     let comparisons = candidate.comparisons.iter().map(|pair| comparison(pair.slot, pair.score, pair.threshold));
     public::Candidate {
         enrolment_id: candidate.enrolment_id.to_string(),
@@ -381,7 +419,8 @@ pub(crate) fn candidate(candidate: &domain::Candidate) -> public::Candidate {
     }
 }
 
-pub(crate) fn comparison(slot: Slot, score: ComparisonScore, threshold: ComparisonScore) -> public::Comparison {
+/// A comparison.
+pub fn comparison(slot: Slot, score: ComparisonScore, threshold: ComparisonScore) -> public::Comparison {
     public::Comparison {
         modality: i32::from(slot.modality().code()),
         position: i32::from(slot.position().code()),
@@ -400,7 +439,8 @@ fn provenance(provenance: &domain::Provenance) -> public::Provenance {
     }
 }
 
-pub(crate) fn policy(policy: &domain::VersionedPolicy) -> public::Policy {
+/// A policy with its version.
+pub fn policy(policy: &domain::VersionedPolicy) -> public::Policy {
     let rules = &policy.policy;
     let modalities = rules.modalities().iter().map(|modality| public::ModalityPolicy {
         modality: i32::from(modality.modality.code()),
@@ -434,7 +474,8 @@ fn template_spec(spec: &TemplateSpec) -> public::TemplateSpec {
     public::TemplateSpec { kind: Some(kind) }
 }
 
-pub(crate) fn gallery_of(gallery: &domain::GalleryRecord) -> public::Gallery {
+/// A gallery.
+pub fn gallery_of(gallery: &domain::GalleryRecord) -> public::Gallery {
     public::Gallery {
         name: gallery.name.to_string(),
         policy: Some(policy(&gallery.policy)),

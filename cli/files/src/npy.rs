@@ -9,30 +9,48 @@ use std::path::{Path, PathBuf};
 use npyz::{NpyFile, NpyHeader, NpyReader, Order};
 use semel_proto::v1::{BiometricReference, Embedding, Modality, Position, Provenance, biometric_reference};
 
-use super::{BadRecord, FormArguments, Record, Records};
-use crate::exit::UsageError;
 use crate::names;
+use crate::records::{BadRecord, Form, Record, Records, UnreadableFile};
 
 /// Components of an embedding at most; a wider array is something else.
 const COMPONENTS_MAX: u64 = 4_096;
 /// The length of an array's header at most, in bytes; numpy itself refuses more than 10,000.
 const HEADER_BYTES_MAX: usize = 65_536;
 
-pub(super) fn open(path: &Path, form: &FormArguments) -> anyhow::Result<Records> {
-    let fault = |file: &Path, reason: String| UsageError(format!("{}: {reason}", file.display()));
-    let array = File::open(path).map_err(|error| fault(path, error.to_string()))?;
-    let rows = Rows::new(BufReader::new(array)).map_err(|reason| fault(path, reason))?;
+pub(crate) fn open(path: &Path, form: &Form) -> Result<Records, UnreadableFile> {
+    let array = File::open(path).map_err(|error| unreadable(path, error.to_string()))?;
+    let rows = Rows::new(BufReader::new(array)).map_err(|reason| unreadable(path, reason))?;
     let table_path = form.table.clone().unwrap_or_else(|| path.with_extension("csv"));
     let table = File::open(&table_path).map_err(|error| {
-        fault(
+        unreadable(
             &table_path,
             format!("{error}; the table beside the array says which enrolment each row belongs to (--table)"),
         )
     })?;
-    let table =
-        Table::new(BufReader::new(table), table_path.clone(), form).map_err(|reason| fault(&table_path, reason))?;
+    joined((rows, path.to_owned()), (BufReader::new(table), table_path), form)
+}
+
+pub(crate) fn records(
+    (array, array_file): (impl Read + Send + 'static, PathBuf),
+    table: (impl Read + Send + 'static, PathBuf),
+    form: &Form,
+) -> Result<Records, UnreadableFile> {
+    let rows = Rows::new(array).map_err(|reason| unreadable(&array_file, reason))?;
+    joined((rows, array_file), table, form)
+}
+
+fn joined(
+    (rows, array_file): (Rows<impl Read + Send + 'static>, PathBuf),
+    (table, table_file): (impl Read + Send + 'static, PathBuf),
+    form: &Form,
+) -> Result<Records, UnreadableFile> {
+    let table = Table::new(table, table_file.clone(), form).map_err(|reason| unreadable(&table_file, reason))?;
     let count = Some(rows.count);
-    Ok(Records { count, iterator: Box::new(Joined::new(rows, path.to_owned(), table)) })
+    Ok(Records { count, iterator: Box::new(Joined::new(rows, array_file, table)) })
+}
+
+fn unreadable(file: &Path, reason: String) -> UnreadableFile {
+    UnreadableFile { file: file.to_owned(), reason }
 }
 
 /// The rows of an array.
@@ -148,7 +166,7 @@ struct Table<R> {
 }
 
 impl<R: Read> Table<R> {
-    fn new(reader: R, file: PathBuf, form: &FormArguments) -> Result<Self, String> {
+    fn new(reader: R, file: PathBuf, form: &Form) -> Result<Self, String> {
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(reader);
         let heads = reader.headers().map_err(|error| error.to_string())?;
         let columns: HashMap<_, _> = heads.iter().enumerate().map(|(place, head)| (head.to_owned(), place)).collect();
@@ -301,8 +319,8 @@ fn reference(line: Line, values: Vec<f32>) -> BiometricReference {
 mod tests {
     use super::*;
 
-    fn form() -> FormArguments {
-        FormArguments { table: None, id_column: "enrolment_id".to_owned(), modality: Modality::Voice }
+    fn form() -> Form {
+        Form { table: None, id_column: "enrolment_id".to_owned(), modality: Modality::Voice }
     }
 
     /// A version 1 header as numpy writes it, and values counting from 0.
