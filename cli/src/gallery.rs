@@ -143,7 +143,8 @@ impl SpecFlags {
         let spec = match (self.dimension, self.rows, self.columns, self.bits_per_cell) {
             (Some(dimension), ..) => SpecDocument::Embedding { dimension },
             (None, Some(rows), Some(columns), Some(bits_per_cell)) => {
-                let bits = u64::from(rows) * u64::from(columns) * u64::from(bits_per_cell);
+                // A code out of bounds is for the cluster to refuse.
+                let bits = u128::from(rows) * u128::from(columns) * u128::from(bits_per_cell);
                 let quarter = u32::try_from(bits / 4).unwrap_or(u32::MAX).max(1);
                 SpecDocument::BinaryCode {
                     rows,

@@ -79,7 +79,7 @@ pub(crate) fn records(
 }
 
 fn parse(text: &str, modality: Modality) -> Result<Record, String> {
-    let document: Document = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let document: Document = serde_json::from_str(text).map_err(|error| without_value(&error))?;
     let references = document
         .references
         .into_iter()
@@ -97,6 +97,17 @@ fn parse(text: &str, modality: Modality) -> Result<Record, String> {
             captured_at_ms: given.captured_at_ms,
         }),
     })
+}
+
+/// What is wrong with a document, without the value that is: it may be a template, and errors are shown and logged.
+fn without_value(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let kinds = ["invalid type", "invalid value"].into_iter();
+    let shortened = kinds.filter(|kind| text.starts_with(kind)).find_map(|kind| {
+        // What was expected is ours, and comes last.
+        Some(format!("{kind}{}", &text[text.rfind(", expected ")?..]))
+    });
+    shortened.unwrap_or(text)
 }
 
 fn reference(document: ReferenceDocument, modality: Modality) -> Result<BiometricReference, String> {
@@ -169,6 +180,22 @@ mod tests {
         check_bad(r#"{"references": [{"code": "?"}]}"#, "references[0]: code:");
         check_bad(r#"{"references": [{"modality": "gait", "embedding": [1]}]}"#, "`gait`");
         check_bad(r#"{"references": [{"position": "left-ear", "embedding": [1]}]}"#, "`left-ear`");
+    }
+
+    /// A template where another kind of value belongs was once shown whole.
+    #[test]
+    fn an_error_does_not_repeat_the_value_that_is_wrong() {
+        for line in [
+            r#"{"references": [{"embedding": "MTIzNDU2, expected Nzg5"}]}"#,
+            r#"{"references": [{"embedding": ["MTIzNDU2"]}]}"#,
+            r#"{"references": [{"embedding": 0.12345678}]}"#,
+            r#"{"references": [{"code": 12345678}]}"#,
+            r#"{"references": "MTIzNDU2"}"#,
+        ] {
+            let error = read(line)[0].as_ref().err().expect("bad").to_string();
+            assert!(error.contains("invalid type, expected ") && error.contains(" at line 1"), "{error}");
+            assert!(!error.contains("MTIzNDU2") && !error.contains("2345678"), "{error}");
+        }
     }
 
     /// A folder read as a file once gave errors without end.

@@ -16,6 +16,8 @@ use crate::records::{BadRecord, Form, Record, Records, UnreadableFile};
 const COMPONENTS_MAX: u64 = 4_096;
 /// The length of an array's header at most, in bytes; numpy itself refuses more than 10,000.
 const HEADER_BYTES_MAX: usize = 65_536;
+/// How deep brackets nest in a header at most: those of structured arrays, which are refused by name, do no deeper.
+const HEADER_DEPTH_MAX: usize = 4;
 
 pub(crate) fn open(path: &Path, form: &Form) -> Result<Records, UnreadableFile> {
     let array = File::open(path).map_err(|error| unreadable(path, error.to_string()))?;
@@ -110,7 +112,25 @@ fn read_header(reader: &mut impl Read) -> std::io::Result<Vec<u8>> {
     let start = header.len();
     header.resize(start + length, 0);
     reader.read_exact(&mut header[start..])?;
+    // npyz's parser tries every bracket more than once at every depth, and needs stack for each.
+    if depth(&header[start..]) > HEADER_DEPTH_MAX {
+        return Err(fault("the header nests too deep"));
+    }
     Ok(header)
+}
+
+/// How deep brackets nest, those within texts counted as well.
+fn depth(header: &[u8]) -> usize {
+    let (mut depth, mut depth_max) = (0_usize, 0);
+    for byte in header {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth_max = depth_max.max(depth);
+    }
+    depth_max
 }
 
 /// The product of all whole numbers in a header, which are its axes, and of nothing that is zero; `None` if it is beyond
@@ -394,6 +414,18 @@ mod tests {
         assert!(all[0].is_ok());
         let error = all[1].as_ref().err().expect("refused").to_string();
         assert_eq!(error, "people.csv:3: its row in people.npy is cut off");
+    }
+
+    /// A header of brackets within brackets was once parsed in time exponential in their depth, or beyond the end of the stack.
+    #[test]
+    fn a_header_that_nests_deep_is_refused_at_once() {
+        for bracket in ["{", "(", "["] {
+            let error = Rows::new(array(&bracket.repeat(60_000), 0).as_slice()).err().expect("refused");
+            assert!(error.contains("the header nests too deep"), "{error}");
+        }
+        let structured = "{'descr': [('x', '<f4', (2,))], 'fortran_order': False, 'shape': (4, 2), }";
+        let error = Rows::new(array(structured, 8).as_slice()).err().expect("refused");
+        assert!(error.contains("must hold 32-bit floats"), "{error}");
     }
 
     #[test]

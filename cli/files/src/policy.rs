@@ -171,7 +171,9 @@ impl ModalityDocument {
 
     fn to_wire(&self) -> Result<ModalityPolicy, InvalidPolicy> {
         let modality: Modality = names::parse_modality(&self.modality)?;
-        if !(self.threshold > 0.0 && self.threshold <= 1.0) {
+        // Compared as it is sent: what is rounded to zero is no score above it.
+        let micros = (self.threshold * MICROS).round();
+        if !(1.0..=MICROS).contains(&micros) {
             return Err(InvalidPolicy::Threshold { threshold: self.threshold });
         }
         let kind = match self.spec {
@@ -185,7 +187,7 @@ impl ModalityDocument {
             modality: modality.into(),
             spec: Some(TemplateSpec { kind: Some(kind) }),
             // At most a million: checked above.
-            review_threshold_micros: (self.threshold * MICROS).round() as i32,
+            review_threshold_micros: micros as i32,
         })
     }
 }
@@ -218,7 +220,7 @@ mod tests {
     fn what_cannot_be_meant_is_refused_by_name() {
         let unknown = serde_json::from_str::<PolicyDocument>(r#"{"treshold": 0.4}"#).expect_err("unknown field");
         assert!(unknown.to_string().contains("treshold"), "{unknown}");
-        for threshold in ["0", "1.01", "-0.2"] {
+        for threshold in ["0", "0.0000004", "1.01", "-0.2"] {
             let policy: PolicyDocument = serde_json::from_str(&IRIS.replace("0.68", threshold)).expect("well formed");
             let error = policy.to_wire().expect_err("out of range").to_string();
             assert!(error.contains("threshold"), "{error}");

@@ -41,7 +41,7 @@ type Checked<T> = Result<T, InvalidField>;
 pub fn command(command: wire::Command) -> Checked<domain::Command> {
     use wire::command::Command as Wire;
     let command = command.command.ok_or_else(|| InvalidField::new("command", "is required"))?;
-    Ok(match command {
+    let command = match command {
         Wire::Stage(stage) => domain::Command::Stage(self::stage(stage)?),
         Wire::Settle(settle) => domain::Command::Settle(self::settle(settle)?),
         Wire::Withdraw(withdraw) => domain::Command::Withdraw(domain::Withdraw {
@@ -74,7 +74,12 @@ pub fn command(command: wire::Command) -> Checked<domain::Command> {
         Wire::Discharge(discharge) => domain::Command::Discharge(domain::Discharge {
             obligations: discharge.obligations.into_iter().map(domain::ObligationId).collect(),
         }),
-    })
+    };
+    // What the replicas would find malformed when they apply it is refused before it is replicated.
+    match domain::Command::decode(&command.encode()) {
+        Ok(_) => Ok(command),
+        Err(error) => Err(InvalidField::new("command", error)),
+    }
 }
 
 fn stage(stage: wire::StageCommand) -> Checked<domain::Stage> {
@@ -179,6 +184,11 @@ pub fn probe(probe: wire::SearchProbe) -> Checked<SearchProbe> {
     if !(1..=MISS_BUDGET_PPB_MAX).contains(&miss_budget_ppb) {
         let reason = format!("is {miss_budget_ppb}, must be 1 to {MISS_BUDGET_PPB_MAX}");
         return Err(InvalidField::new("miss_budget_ppb", reason));
+    }
+    let found = probe.references.len();
+    if found > domain::REFERENCES_MAX {
+        let reason = format!("has {found} items, must have 0 to {}", domain::REFERENCES_MAX);
+        return Err(InvalidField::new("references", reason));
     }
     let references = probe.references.into_iter().map(|probe| {
         let reference = probe.reference.ok_or_else(|| InvalidField::new("reference", "is required"))?;
@@ -504,5 +514,43 @@ mod tests {
         for miss_budget_ppb in [1, 1_000_000] {
             asked(miss_budget_ppb).expect("permitted");
         }
+    }
+
+    /// Such commands once went through the log, to be found malformed by every replica.
+    #[test]
+    fn a_command_beyond_the_bounds_of_its_fields_is_invalid() {
+        let refused = |command| {
+            let error = command_of(command).expect_err("refused");
+            assert_eq!(error.field, "command");
+            error.reason
+        };
+        let withdraw = |reason: String| {
+            let (gallery, enrolment_id) = ("people".to_owned(), "a".to_owned());
+            wire::command::Command::Withdraw(wire::WithdrawCommand { gallery, enrolment_id, reason })
+        };
+        assert_eq!(refused(withdraw(String::new())), "reason has 0 bytes, must have 1 to 256");
+        command_of(withdraw("asked".to_owned())).expect("within bounds");
+        let link = wire::LinkCaseCommand {
+            gallery: "people".to_owned(),
+            enrolment_id: "a".to_owned(),
+            other_enrolment_id: "a".to_owned(),
+        };
+        assert_eq!(refused(wire::command::Command::LinkCase(link)), "enrolments of the case names the same twice");
+        let discharge = wire::DischargeCommand { obligations: vec![1; 257] };
+        let reason = refused(wire::command::Command::Discharge(discharge));
+        assert_eq!(reason, "obligations has 257 items, must have 0 to 256");
+    }
+
+    fn command_of(command: wire::command::Command) -> Checked<domain::Command> {
+        super::command(wire::Command { command: Some(command) })
+    }
+
+    /// The number of references was once bounded by the size of the request alone.
+    #[test]
+    fn a_probe_of_more_references_than_an_enrolment_has_is_invalid() {
+        let references = vec![wire::ProbeReference::default(); domain::REFERENCES_MAX + 1];
+        let (gallery, candidates_max, miss_budget_ppb) = ("people".to_owned(), 1, 1);
+        let asked = wire::SearchProbe { gallery, candidates_max, miss_budget_ppb, references, ..Default::default() };
+        assert_eq!(probe(asked).expect_err("refused").to_string(), "references: has 17 items, must have 0 to 16");
     }
 }
