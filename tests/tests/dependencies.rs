@@ -57,6 +57,19 @@ const EDGES: &[(&str, &[&str])] = &[
             "semel-sandbox",
         ],
     ),
+    (
+        "semel-fuzz",
+        &[
+            "semel-proto",
+            "semel-files",
+            "semel-node-wire",
+            "semel-coordinator-wire",
+            "semel-index",
+            "semel-raft",
+            "semel-shard",
+            "semel-workflow",
+        ],
+    ),
     ("semel-tests", &["semel-proto", "semel-index", "semel-population", "semel-sandbox"]),
 ];
 
@@ -158,6 +171,16 @@ fn cores_reach_no_runtime_no_socket_no_database_and_no_faiss() {
         let forbidden: Vec<_> = SHELLS_ONLY.iter().filter(|name| reached.contains(**name)).collect();
         assert!(forbidden.is_empty(), "{core} reaches {forbidden:?}");
     }
+}
+
+/// Fuzzing compiles everything it reaches with instrumentation, and runs it millions of times.
+#[test]
+fn the_fuzz_targets_reach_no_database_and_no_faiss() {
+    let graph = Graph::resolve(&[]);
+    let reached = graph.reaches("semel-fuzz");
+    let forbidden: Vec<_> =
+        ["rocksdb", "librocksdb-sys", "faiss", "faiss-sys"].into_iter().filter(|name| reached.contains(name)).collect();
+    assert!(forbidden.is_empty(), "semel-fuzz reaches {forbidden:?}");
 }
 
 /// A walk that found nothing anywhere would pass the tests above.
