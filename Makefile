@@ -92,6 +92,25 @@ tests: first-build ## Unit, integration and documentation tests
 tests-exact: ## The same tests on the build without FAISS
 	@$(call run_tests,$(FLAGS_EXACT))
 
+# What `make fuzz` runs, for how long, and where what it finds stays between two runs.
+TARGET ?= raft_steps
+SECONDS ?= 60
+FUZZ_FOLDER ?= $(CARGO_TARGET_DIR)/fuzz
+FUZZ_CORPUS := tests/fuzz/tests/__fuzz__/$(TARGET)/corpus
+# Coverage as libfuzzer reads it. Naming the platform keeps the flags from build scripts; the folder, from everything else.
+FUZZ_RUSTFLAGS := --cfg fuzzing --cfg fuzzing_libfuzzer -Cpasses=sancov-module \
+  $(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters pc-table trace-compares) -Ccodegen-units=1
+FUZZ_ARGS ?= -max_total_time=$(SECONDS) -max_len=4096 -timeout=20
+
+.PHONY: fuzz
+fuzz: ## Looks for new inputs of one fuzz target: TARGET=raft_steps SECONDS=60 (libfuzzer, on the stable toolchain)
+	@[[ -d '$(FUZZ_CORPUS)' ]] || { echo 'TARGET must be one of:' $$(ls tests/fuzz/tests/__fuzz__) >&2; exit 2; }
+	@mkdir -p '$(FUZZ_FOLDER)/$(TARGET)/found'
+	CARGO_TARGET_DIR='$(FUZZ_FOLDER)' RUSTFLAGS='$(FUZZ_RUSTFLAGS)' \
+	  BOLERO_LIBFUZZER_ARGS='$(FUZZ_FOLDER)/$(TARGET)/found $(CURDIR)/$(FUZZ_CORPUS) $(FUZZ_ARGS) -artifact_prefix=$(FUZZ_FOLDER)/$(TARGET)/' \
+	  cargo test --package semel-fuzz --release --locked --target "$$(rustc -vV | sed -n 's/^host: //p')" --tests \
+	  -- '$(TARGET)' --exact --nocapture
+
 .PHONY: advisories
 advisories: ## Fetches the RustSec database and checks the dependencies against it
 	cargo deny --locked check advisories

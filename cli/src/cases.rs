@@ -1,13 +1,14 @@
 //! `semel cases`: the pairs that somebody must look at.
 
 use clap::Args;
+use semel_files::names;
 use semel_proto::v1::case_service_client::CaseServiceClient;
 use semel_proto::v1::{Case, GetCaseRequest, ListCasesRequest};
 
 use crate::connect::{CallFailed, ClientArguments};
+use crate::document;
 use crate::exit::{EXIT_CODES, Exit};
 use crate::output::{self, Cell, Output, grouped};
-use crate::{document, names};
 
 /// Cases asked for at once.
 const PAGE: u32 = 500;

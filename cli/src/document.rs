@@ -1,11 +1,10 @@
 //! What the cluster answers, as JSON for machines. Templates are in none of it.
 
+use semel_files::names;
 use semel_proto::v1::{
     Candidate, Case, Comparison, Coverage, Enrolment, GetClusterStatusResponse, ReplicaStatus, ShardStatus, Verdict,
 };
 use serde_json::{Value, json};
-
-use crate::names;
 
 pub(crate) fn comparison(comparison: &Comparison) -> Value {
     json!({

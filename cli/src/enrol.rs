@@ -6,16 +6,17 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use semel_files::{BadRecord, Records, names};
 use semel_proto::v1::{EnrolRequest, Enrolment, EnrolmentState};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::connect::{Addresses, ClientArguments};
+use crate::document;
 use crate::exit::{EXIT_CODES, Exit};
 use crate::output::{self, Output, Progress, grouped};
-use crate::records::{BadRecord, FORMS, FormArguments, Records};
-use crate::{document, names};
+use crate::records::{FORMS, FormArguments};
 use stream::{Answer, Bounds, Ending, enrol_all};
 
 /// Records read ahead of the stream.
@@ -177,7 +178,7 @@ pub(crate) async fn run(arguments: EnrolArguments) -> anyhow::Result<Exit> {
     let mut count = Some(0);
     let mut sources = Vec::new();
     for file in &arguments.files {
-        let records = Records::open(file, &arguments.form)?;
+        let records = arguments.form.open(file)?;
         count = count.zip(records.count).map(|(sum, more): (u64, u64)| sum.saturating_add(more));
         sources.push(records);
     }

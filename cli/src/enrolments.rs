@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use clap::Args;
+use semel_files::names;
 use semel_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use semel_proto::v1::{Enrolment, EnrolmentState, GetEnrolmentRequest, WithdrawEnrolmentRequest};
 use tonic::Request;
 
 use crate::connect::{CallFailed, ClientArguments};
+use crate::document;
 use crate::exit::{EXIT_CODES, Exit};
 use crate::output::{self, Cell, Output, grouped};
-use crate::{document, names};
 
 /// What the answer is given beyond the wait asked for.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);

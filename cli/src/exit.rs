@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use semel_files::InvalidPolicy;
+
 use crate::connect::{CallFailed, Unreachable};
 
 /// How a command ended. The numbers are a promise to scripts.
@@ -35,6 +37,12 @@ Exit codes:
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct UsageError(pub(crate) String);
+
+impl From<InvalidPolicy> for UsageError {
+    fn from(error: InvalidPolicy) -> Self {
+        Self(error.to_string())
+    }
+}
 
 impl Exit {
     /// The code for an error, from the first cause that says what kind it is.

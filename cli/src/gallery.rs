@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use semel_files::{GalleryDocument, ModalityDocument, PolicyDocument, SpecDocument};
 use semel_proto::v1::gallery_service_client::GalleryServiceClient;
 use semel_proto::v1::{CreateGalleryRequest, Gallery, GetGalleryRequest, ListGalleriesRequest, UpdatePolicyRequest};
 
 use crate::connect::{CallFailed, ClientArguments};
 use crate::exit::{EXIT_CODES, Exit, UsageError};
 use crate::output::{self, Output};
-use crate::policy::{GalleryDocument, ModalityDocument, PolicyDocument, SpecDocument};
 
 /// Creates, shows, lists and governs galleries.
 #[derive(Debug, Args)]
@@ -143,7 +143,8 @@ impl SpecFlags {
         let spec = match (self.dimension, self.rows, self.columns, self.bits_per_cell) {
             (Some(dimension), ..) => SpecDocument::Embedding { dimension },
             (None, Some(rows), Some(columns), Some(bits_per_cell)) => {
-                let bits = u64::from(rows) * u64::from(columns) * u64::from(bits_per_cell);
+                // A code out of bounds is for the cluster to refuse.
+                let bits = u128::from(rows) * u128::from(columns) * u128::from(bits_per_cell);
                 let quarter = u32::try_from(bits / 4).unwrap_or(u32::MAX).max(1);
                 SpecDocument::BinaryCode {
                     rows,
@@ -228,7 +229,10 @@ impl CreateArguments {
 pub(crate) async fn run(arguments: GalleryArguments) -> anyhow::Result<Exit> {
     match arguments.command {
         GalleryCommand::Create(create) => {
-            let request = CreateGalleryRequest { name: create.name.clone(), policy: Some(create.policy()?.to_wire()?) };
+            let request = CreateGalleryRequest {
+                name: create.name.clone(),
+                policy: Some(create.policy()?.to_wire().map_err(UsageError::from)?),
+            };
             let mut client = GalleryServiceClient::new(create.client.connect().await?);
             let answer =
                 client.create_gallery(request).await.map_err(CallFailed::from).context("create the gallery")?;
@@ -258,7 +262,7 @@ async fn run_update(update: UpdateArguments) -> anyhow::Result<Exit> {
     update.rules.apply(&mut policy, update.modality.as_deref())?;
     let request = UpdatePolicyRequest {
         name: update.name,
-        policy: Some(policy.to_wire()?),
+        policy: Some(policy.to_wire().map_err(UsageError::from)?),
         // Whoever changed it meanwhile must not be overwritten.
         expected_version: current.version,
     };

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use semel_files::{Record, names};
 use semel_proto::v1::identification_service_client::IdentificationServiceClient;
 use semel_proto::v1::{
     CompleteIdentification, IdentifyRequest, IncompleteIdentification, VerifyRequest, VerifyResponse, identify_response,
@@ -10,11 +11,11 @@ use semel_proto::v1::{
 use serde_json::json;
 
 use crate::connect::{CallFailed, ClientArguments};
+use crate::document;
 use crate::enrolments::candidates;
 use crate::exit::{EXIT_CODES, Exit, UsageError};
 use crate::output::{self, Output, grouped};
-use crate::records::{FORMS, FormArguments, Record, Records};
-use crate::{document, names};
+use crate::records::{FORMS, FormArguments};
 
 /// Searches everyone in a gallery for probes, and enrols nobody.
 #[derive(Debug, Args)]
@@ -82,7 +83,7 @@ pub(crate) struct VerifyArguments {
 pub(crate) async fn identify(arguments: IdentifyArguments) -> anyhow::Result<Exit> {
     let mut probes = Vec::new();
     for file in &arguments.files {
-        probes.extend(Records::open(file, &arguments.form)?);
+        probes.extend(arguments.form.open(file)?);
     }
     let output = arguments.client.output;
     let mut client = IdentificationServiceClient::new(arguments.client.connect().await?);
@@ -165,7 +166,7 @@ fn show_incomplete(name: &str, incomplete: &IncompleteIdentification, output: Ou
 
 /// Runs `semel verify`.
 pub(crate) async fn verify(arguments: VerifyArguments) -> anyhow::Result<Exit> {
-    let mut records = Records::open(&arguments.file, &arguments.form)?;
+    let mut records = arguments.form.open(&arguments.file)?;
     let probe = records.next().ok_or_else(|| UsageError(format!("{}: holds no record", arguments.file.display())))?;
     let probe = probe.map_err(|bad| UsageError(bad.to_string()))?;
     let mut client = IdentificationServiceClient::new(arguments.client.connect().await?);

@@ -1,15 +1,12 @@
-//! Enrolments and probes in files: one iterator of records whatever the file's form. Forms live in `npy` and `json_lines`.
-
-mod json_lines;
-mod npy;
+//! The options of commands that read enrolments or probes from files. Reading itself lives in `semel-files`.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use semel_proto::v1::{BiometricReference, EnrolRequest, Modality, Provenance};
+use semel_files::{Form, Records, names};
+use semel_proto::v1::Modality;
 
 use crate::exit::UsageError;
-use crate::names;
 
 /// Explains the forms; shown by every command that reads them.
 pub(crate) const FORMS: &str = "\
@@ -41,69 +38,14 @@ pub(crate) struct FormArguments {
     modality: Modality,
 }
 
+impl FormArguments {
+    /// Opens a file. What is wrong with a record of it is told when that is read.
+    pub(crate) fn open(&self, path: &Path) -> Result<Records, UsageError> {
+        let form = Form { table: self.table.clone(), id_column: self.id_column.clone(), modality: self.modality };
+        Records::open(path, &form).map_err(|error| UsageError(error.to_string()))
+    }
+}
+
 fn parse_modality(name: &str) -> Result<Modality, String> {
     names::parse_modality(name).map_err(|error| error.to_string())
-}
-
-/// One enrolment, or a probe, as a file has it. Templates are personal data: it is never printed.
-pub(crate) struct Record {
-    /// Empty in a probe.
-    pub(crate) enrolment_id: String,
-    pub(crate) subject_id: String,
-    pub(crate) references: Vec<BiometricReference>,
-    pub(crate) provenance: Option<Provenance>,
-}
-
-impl Record {
-    /// The request that enrols it.
-    pub(crate) fn into_request(self, gallery: &str, wait_ms: u32) -> EnrolRequest {
-        EnrolRequest {
-            gallery: gallery.to_owned(),
-            enrolment_id: self.enrolment_id,
-            subject_id: self.subject_id,
-            references: self.references,
-            provenance: self.provenance,
-            wait_ms,
-        }
-    }
-}
-
-/// A record that cannot be read. Those after it can.
-#[derive(Debug, thiserror::Error)]
-#[error("{}:{line}: {reason}", file.display())]
-pub(crate) struct BadRecord {
-    /// The file.
-    pub(crate) file: PathBuf,
-    /// The line of the table or file, from 1.
-    pub(crate) line: u64,
-    /// What is wrong with it.
-    pub(crate) reason: String,
-}
-
-/// The records of a file, in its order.
-pub(crate) struct Records {
-    /// How many lines or rows there are, where that is known without reading all of them.
-    pub(crate) count: Option<u64>,
-    iterator: Box<dyn Iterator<Item = Result<Record, BadRecord>> + Send>,
-}
-
-impl Records {
-    /// Opens a file. What is wrong with the file as a whole is told here; what is wrong with a record, when it is read.
-    pub(crate) fn open(path: &Path, form: &FormArguments) -> anyhow::Result<Self> {
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or("");
-        match extension {
-            "npy" => npy::open(path, form),
-            "jsonl" | "ndjson" => json_lines::open(path, form.modality),
-            _ if path.as_os_str() == "-" => json_lines::standard_input(form.modality),
-            _ => Err(UsageError(format!("{}: must end in .npy or .jsonl", path.display())).into()),
-        }
-    }
-}
-
-impl Iterator for Records {
-    type Item = Result<Record, BadRecord>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.iterator.next()
-    }
 }

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use clap::Args;
+use semel_files::names;
 use semel_proto::v1::cluster_service_client::ClusterServiceClient;
 use semel_proto::v1::{GetClusterStatusRequest, GetClusterStatusResponse, ReplicaRole, ReplicaStatus, ShardStatus};
 
 use crate::connect::{CallFailed, ClientArguments};
+use crate::document;
 use crate::exit::{EXIT_CODES, Exit};
 use crate::output::{self, Cell, Output, grouped};
-use crate::{document, names};
 
 /// Digits of a node's id that tell the nodes of one cluster apart.
 const ID_DIGITS: usize = 8;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use semel_coordinator_wire::{self as convert, Garbled};
 use semel_index::{EnrolmentId, GalleryId, KeyVersion, PolicyVersion, ShardId, shard_of};
 use semel_proto::internal::v1 as wire;
 use semel_workflow::{
@@ -14,7 +15,6 @@ use semel_workflow::{
 };
 use tokio::time::Instant;
 
-use crate::convert::{self, Garbled};
 use crate::front::Front;
 use crate::nodes::{CallError, ShardReply};
 
@@ -212,7 +212,7 @@ impl Front {
 /// What a shard's reply means to the workflow.
 fn searched(reply: ShardReply) -> Event {
     let shard = reply.shard;
-    match convert::answered(reply) {
+    match reply.answer() {
         Ok(answer) => EnrolmentEvent::ShardAnswered(answer),
         Err(reason) => {
             tracing::debug!(shard, reason, "a shard did not answer");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
+use semel_coordinator_wire as convert;
 use semel_index::{EnrolmentId, GalleryId, shard_of};
 use semel_proto::internal::v1 as wire;
 use semel_proto::v1 as public;
@@ -15,7 +16,6 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::convert;
 use crate::drive::OVERLOAD_RETRY_MS;
 use crate::front::Front;
 use crate::nodes::CallError;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use semel_coordinator_wire as convert;
 use semel_index::{GalleryId, KeyVersion, PolicyVersion};
 use semel_proto::v1 as public;
 use semel_proto::v1::gallery_service_server::GalleryService;
@@ -10,7 +11,6 @@ use semel_workflow::{GalleryKey, MetadataCommand, MetadataReceipt, MetadataRefus
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
-use crate::convert;
 use crate::enrolment_service::{answer_by, call_timeout};
 use crate::front::Front;
 use crate::metadata::refused;

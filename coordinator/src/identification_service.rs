@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use semel_coordinator_wire as convert;
 use semel_index::{Comparison, ShardId, compare};
 use semel_proto::v1 as public;
 use semel_proto::v1::identification_service_server::IdentificationService;
@@ -14,7 +15,6 @@ use semel_workflow::{
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use crate::convert;
 use crate::drive::{OVERLOAD_RETRY_MS, ResumeError};
 use crate::enrolment_service::{answer_by, call_timeout, names};
 use crate::front::{CurrentGallery, Front};
@@ -100,7 +100,7 @@ async fn identify(
 /// Takes one shard's reply in; one that cannot be true does not count.
 fn take_in(gather: &mut ScatterGather, reply: ShardReply) {
     let shard = reply.shard;
-    match convert::answered(reply) {
+    match reply.answer() {
         Ok(answer) => {
             if let Err(defect) = gather.answer(answer) {
                 tracing::error!(shard, %defect, "a shard's answer cannot be true and does not count");

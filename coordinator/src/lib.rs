@@ -20,7 +20,6 @@ mod gallery_service;
 mod case_service;
 mod cluster_service;
 mod membership_service;
-mod convert;
 mod status;
 mod clock;
 

@@ -5,10 +5,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use semel_coordinator_wire::ProbeReply;
+use semel_index::ShardId;
 use semel_proto::internal::v1 as wire;
 use semel_proto::internal::v1::shard_service_client::ShardServiceClient;
 use semel_proto::{NO_SUCH_RECORD, NOTHING_PROPOSED};
 use semel_raft_host::ClusterId;
+use semel_workflow::ShardAnswer;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
@@ -64,11 +67,11 @@ pub(crate) struct ShardReply {
     pub(crate) outcome: Result<ProbeReply, String>,
 }
 
-/// A shard's answer to one probe.
-pub(crate) struct ProbeReply {
-    pub(crate) epoch: u64,
-    pub(crate) searchable_index: u64,
-    pub(crate) answer: wire::ProbeAnswer,
+impl ShardReply {
+    /// The shard's answer, or in words why there is none.
+    pub(crate) fn answer(self) -> Result<ShardAnswer, String> {
+        semel_coordinator_wire::shard_answer(ShardId(self.shard), self.outcome?).map_err(|error| error.to_string())
+    }
 }
 
 /// The nodes of the cluster, as callers see them.

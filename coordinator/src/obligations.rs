@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use semel_coordinator_wire as convert;
 use semel_index::ShardId;
 use semel_proto::internal::v1 as wire;
 use semel_workflow::{
@@ -13,7 +14,6 @@ use semel_workflow::{
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::convert;
 use crate::front::Front;
 
 /// Lists of obligations that may wait to be taken in; more are left to the sweep.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use semel_coordinator_wire as convert;
 use semel_index::{EnrolmentId, GalleryId};
 use semel_workflow::{LISTED_PER_SHARD_MAX, Outcome, Sweep, SweepLimits};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::convert;
 use crate::front::Front;
 
 /// How long one shard may take to list what it waits for.

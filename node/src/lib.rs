@@ -14,7 +14,6 @@ mod replicas;
 mod shard_view;
 mod search;
 mod service;
-mod convert;
 mod status;
 
 pub use config::{ENVIRONMENT_PREFIX, NodeConfig};

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use semel_index::{EnrolmentId, GalleryId};
+use semel_node_wire as convert;
 use semel_proto::internal::v1 as wire;
 use semel_proto::internal::v1::shard_result::Outcome;
 use semel_proto::internal::v1::shard_service_server::ShardService;
+use semel_raft::LogIndex;
 use semel_raft_host::ClusterId;
 use semel_shard::{CaseId, CaseSubject, EnrolmentState, Receipt};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use crate::convert;
 use crate::replicas::{HostedShard, Replicas};
 use crate::search::SearchPool;
 use crate::status::CallError;
@@ -100,7 +101,10 @@ impl ShardServer {
             .zip(answers)
             .map(|(hosted, answer)| {
                 let outcome = match answer {
-                    Ok(answers) => Outcome::Answer(convert::shard_answer(hosted.epoch, &answers, &probes)),
+                    Ok(answers) => {
+                        let index = LogIndex(answers.searchable_index);
+                        Outcome::Answer(convert::shard_answer(hosted.epoch, index, &answers.answers, &probes))
+                    }
                     Err(error) => {
                         // The replica said at ERROR why it stopped; every search after that says nothing new.
                         tracing::debug!(shard = hosted.shard.0, %error, "shard not searched");

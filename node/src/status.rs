@@ -1,5 +1,6 @@
 //! Turns what keeps a node from answering into gRPC.
 
+use semel_node_wire::InvalidField;
 use semel_proto::{NO_SUCH_RECORD, NOTHING_PROPOSED, RETRY_AFTER_MS};
 use semel_raft::{BarrierError, ProposeError, StoreError};
 use tonic::metadata::MetadataValue;
@@ -13,8 +14,8 @@ const OVERLOAD_RETRY_MS: u32 = 100;
 /// Why a call to a node has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
-    #[error("{field}: {reason}")]
-    Invalid { field: &'static str, reason: String },
+    #[error("{0}")]
+    Invalid(#[from] InvalidField),
     #[error("this node belongs to another cluster")]
     OtherCluster,
     #[error("shard {0} is not hosted by this node")]
@@ -33,14 +34,14 @@ pub(crate) enum CallError {
 
 impl CallError {
     pub(crate) fn invalid(field: &'static str, reason: impl ToString) -> Self {
-        Self::Invalid { field, reason: reason.to_string() }
+        Self::Invalid(InvalidField::new(field, reason))
     }
 }
 
 impl From<CallError> for Status {
     fn from(error: CallError) -> Self {
         let (code, mark) = match &error {
-            CallError::Invalid { .. } => (Code::InvalidArgument, None),
+            CallError::Invalid(_) => (Code::InvalidArgument, None),
             CallError::OtherCluster => (Code::FailedPrecondition, None),
             CallError::NotHosted(_) => (Code::NotFound, None),
             CallError::NoSuchRecord(_) => (Code::NotFound, Some(NO_SUCH_RECORD)),

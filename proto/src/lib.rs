@@ -1,6 +1,7 @@
 //! The wire contract of Semel, generated from the protos beside it, and nothing else.
 //!
-//! Conversions to domain types live in the shells that serve or call; this crate knows no other crate of the workspace.
+//! Conversions to domain types live beside the shells that serve or call, in `semel-node-wire` and `semel-coordinator-wire`; this
+//! crate knows no other crate of the workspace.
 
 use std::fmt;
 

@@ -26,14 +26,49 @@ const EDGES: &[(&str, &[&str])] = &[
     ("semel-proto", &[]),
     (
         "semel-node",
-        &["semel-proto", "semel-index", "semel-index-faiss", "semel-raft", "semel-raft-host", "semel-shard"],
+        &[
+            "semel-proto",
+            "semel-node-wire",
+            "semel-index",
+            "semel-index-faiss",
+            "semel-raft",
+            "semel-raft-host",
+            "semel-shard",
+        ],
     ),
-    ("semel-coordinator", &["semel-proto", "semel-index", "semel-raft", "semel-raft-host", "semel-workflow"]),
+    ("semel-node-wire", &["semel-proto", "semel-index", "semel-raft", "semel-shard"]),
+    (
+        "semel-coordinator",
+        &["semel-proto", "semel-coordinator-wire", "semel-index", "semel-raft", "semel-raft-host", "semel-workflow"],
+    ),
+    ("semel-coordinator-wire", &["semel-proto", "semel-index", "semel-raft", "semel-workflow"]),
+    ("semel-files", &["semel-proto"]),
     ("semel-population", &["semel-index"]),
     ("semel-sandbox", &["semel-proto", "semel-node", "semel-coordinator"]),
     (
         "semel-cli",
-        &["semel-proto", "semel-index", "semel-node", "semel-coordinator", "semel-population", "semel-sandbox"],
+        &[
+            "semel-proto",
+            "semel-files",
+            "semel-index",
+            "semel-node",
+            "semel-coordinator",
+            "semel-population",
+            "semel-sandbox",
+        ],
+    ),
+    (
+        "semel-fuzz",
+        &[
+            "semel-proto",
+            "semel-files",
+            "semel-node-wire",
+            "semel-coordinator-wire",
+            "semel-index",
+            "semel-raft",
+            "semel-shard",
+            "semel-workflow",
+        ],
     ),
     ("semel-tests", &["semel-proto", "semel-index", "semel-population", "semel-sandbox"]),
 ];
@@ -138,7 +173,17 @@ fn cores_reach_no_runtime_no_socket_no_database_and_no_faiss() {
     }
 }
 
-/// A walk that found nothing anywhere would pass the test above.
+/// Fuzzing compiles everything it reaches with instrumentation, and runs it millions of times.
+#[test]
+fn the_fuzz_targets_reach_no_database_and_no_faiss() {
+    let graph = Graph::resolve(&[]);
+    let reached = graph.reaches("semel-fuzz");
+    let forbidden: Vec<_> =
+        ["rocksdb", "librocksdb-sys", "faiss", "faiss-sys"].into_iter().filter(|name| reached.contains(name)).collect();
+    assert!(forbidden.is_empty(), "semel-fuzz reaches {forbidden:?}");
+}
+
+/// A walk that found nothing anywhere would pass the tests above.
 #[test]
 fn shells_reach_what_cores_may_not() {
     let graph = Graph::resolve(&[]);

@@ -1,7 +1,7 @@
 //! The enrolment workflow: validating, rotating, searching everyone, deciding, settling, and what a cluster knows about itself.
 //!
 //! This crate is a deterministic core: it takes events and returns effects, and has no sockets, files, clocks, threads or
-//! ambient randomness. It does not know the wire (the coordinator's shell converts), nor how a shard applies its commands
+//! ambient randomness. It does not know the wire (`semel-coordinator-wire` converts), nor how a shard applies its commands
 //! (`semel-shard`), nor how templates are compared (`semel-index`).
 
 #![forbid(unsafe_code)]
@@ -37,10 +37,10 @@ pub use gallery::{
 };
 pub use invalid::{Fault, ValidationError};
 pub use metadata::{
-    COMMAND_BYTES_MAX, COORDINATORS_MAX, Cluster, ClusterId, Coordinator, DecodeError, GALLERIES_MAX, GalleryRecord,
-    GalleryRow, METADATA, MetadataChanged, MetadataCommand, MetadataMachine, MetadataReceipt, MetadataRefusal,
-    MetadataRow, MetadataView, NODES_MAX, NodeId, NodeRecord, POLICY_VERSIONS_MAX, REPLICAS_PER_SHARD_MAX,
-    metadata_digest,
+    COMMAND_BYTES_MAX, COORDINATORS_MAX, Cluster, ClusterId, Coordinator, CorruptRow, DecodeError, GALLERIES_MAX,
+    GalleryRecord, GalleryRow, METADATA, MetadataChanged, MetadataCommand, MetadataMachine, MetadataReceipt,
+    MetadataRefusal, MetadataRow, MetadataView, NODES_MAX, NodeId, NodeRecord, POLICY_VERSIONS_MAX,
+    REPLICAS_PER_SHARD_MAX, metadata_digest,
 };
 pub use obligations::{
     DISCHARGED_MAX, DeliveryOutcome, Obligation, ObligationDriver, ObligationEffect, ObligationEvent, ObligationKey,

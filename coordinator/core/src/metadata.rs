@@ -17,7 +17,7 @@ use semel_raft::ReplicaId;
 
 pub use command::{COMMAND_BYTES_MAX, DecodeError, MetadataCommand};
 pub use machine::{METADATA, MetadataChanged, MetadataMachine, MetadataReceipt, MetadataRefusal, metadata_digest};
-pub use row::MetadataRow;
+pub use row::{CorruptRow, MetadataRow};
 pub use view::MetadataView;
 
 use crate::digest::ContentDigestKey;

@@ -126,6 +126,10 @@ fn wrong_field(kind: MessageType, message: &Message) -> Option<&'static str> {
         Some("to")
     } else if passed_on != (message.term == 0) {
         Some("term")
+    } else if kind == MessageType::MsgAppend && (message.index == 0) != (message.log_term == 0) {
+        // Only what is before the log has no term. raft-rs finds the same of what is after its own end, so that entries would
+        // seem to follow on where they do not.
+        Some("log_term")
     } else if !fitting_entries(kind, message) {
         Some("entries")
     } else {
@@ -190,6 +194,9 @@ mod tests {
         assert_eq!(refused(|m| m.entries[1].term = 5), wrong("entries"));
         assert_eq!(refused(|m| m.term = 0), wrong("term"));
         assert_eq!(refused(|m| m.index = u64::MAX), wrong("index"));
+        // Once taken for entries that follow on the log of whoever has a shorter one.
+        assert_eq!(refused(|m| m.log_term = 0), wrong("log_term"));
+        assert_eq!(refused(|m| m.index = 0), wrong("log_term"));
         assert_eq!(refused(|m| m.from = 0), wrong("from"));
         assert_eq!(refused(|m| m.to = 1), wrong("to"));
         for kind in [MessageType::MsgPropose, MessageType::MsgReadIndex] {

@@ -234,6 +234,8 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
                 self.proposals.queue_passed_on(message.entries);
                 return Ok(self.nothing());
             }
+            // Nobody has of this leader what it has not: counted, it would commit what comes there without anybody.
+            MessageType::MsgAppendResponse if leads && message.index > last_index => return Ok(self.nothing()),
             // Its answer goes to its sender, so it cannot be passed on; the sender will ask again.
             MessageType::MsgReadIndex if !leads => return Ok(self.nothing()),
             MessageType::MsgHeartbeat if message.term >= raft.term && message.commit > last_index => {

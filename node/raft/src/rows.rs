@@ -10,6 +10,8 @@
 //!
 //! The key `truncated` is kept free for the index and term before a compacted log.
 
+use std::collections::BTreeSet;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
 
@@ -73,16 +75,31 @@ pub fn decode_hard_state(row: &[u8]) -> Result<HardState, StoreError> {
 /// Reads the configuration.
 ///
 /// # Errors
-/// The row is of another version, not a configuration, or names no voter or one twice.
+/// The row is of another version, not a configuration, or one that no series of changes leads to.
 pub fn decode_conf_state(row: &[u8]) -> Result<ConfState, StoreError> {
     let conf_state: ConfState = decode(Table::RAFT, "configuration", row)?;
-    let mut voters = conf_state.voters.clone();
-    voters.sort_unstable();
-    voters.dedup();
-    if voters.is_empty() || voters.len() != conf_state.voters.len() || voters.contains(&0) {
-        return Err(corrupt(Table::RAFT, format!("configuration with voters {:?}", conf_state.voters)));
+    if !can_be(&conf_state) {
+        let ConfState { voters, learners, voters_outgoing, learners_next, .. } = conf_state;
+        let others = format!("outgoing {voters_outgoing:?}, learners {learners:?} and {learners_next:?}");
+        return Err(corrupt(Table::RAFT, format!("configuration with voters {voters:?}, {others}")));
     }
     Ok(conf_state)
+}
+
+/// Tells whether changes of the configuration can lead to this one. raft-rs panics on any other.
+fn can_be(conf_state: &ConfState) -> bool {
+    let ConfState { voters, learners, voters_outgoing, learners_next, auto_leave } = conf_state;
+    let joint = !voters_outgoing.is_empty();
+    let each_named_once = [voters, learners, voters_outgoing, learners_next].into_iter().all(|replicas| {
+        let distinct: BTreeSet<u64> = replicas.iter().copied().collect();
+        distinct.len() == replicas.len() && !distinct.contains(&0)
+    });
+    each_named_once
+        && !voters.is_empty()
+        && !learners.iter().any(|learner| voters.contains(learner) || voters_outgoing.contains(learner))
+        // Who votes until the change is complete and learns from then on.
+        && learners_next.iter().all(|next| voters_outgoing.contains(next) && !voters.contains(next))
+        && (joint || !auto_leave)
 }
 
 /// Reads the applied index.
@@ -147,4 +164,35 @@ fn at(index: LogIndex, reason: &str) -> StoreError {
 
 fn corrupt(table: Table, reason: String) -> StoreError {
     StoreError { table, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A configuration that contradicts itself once made raft-rs panic while its replica was opened.
+    #[test]
+    fn a_configuration_that_cannot_be_is_refused() {
+        let joint = ConfState {
+            voters: vec![1, 2],
+            learners: vec![4],
+            voters_outgoing: vec![1, 3],
+            learners_next: vec![3],
+            auto_leave: true,
+        };
+        assert_eq!(decode_conf_state(&encode(&joint)).expect("a configuration"), joint);
+        let refused = |change: fn(&mut ConfState)| {
+            let mut conf_state = joint.clone();
+            change(&mut conf_state);
+            decode_conf_state(&encode(&conf_state)).expect_err("refused");
+        };
+        refused(|joint| joint.voters.clear());
+        refused(|joint| joint.voters = vec![1, 1]);
+        refused(|joint| joint.voters_outgoing = vec![0]);
+        refused(|joint| joint.learners = vec![2]);
+        refused(|joint| joint.learners = vec![3]);
+        refused(|joint| joint.learners_next = vec![5]);
+        refused(|joint| joint.learners_next = vec![1]);
+        refused(|joint| joint.voters_outgoing.clear());
+    }
 }

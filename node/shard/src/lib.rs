@@ -2,7 +2,7 @@
 //!
 //! A deterministic core. It does not know how commands reach a log (`semel-raft`), how rows reach a disk
 //! (`semel-raft-host`), how templates are compared (`semel-index`) or who decides a verdict (`semel-workflow`); scores
-//! and verdicts arrive in commands, computed before. Wire types are converted by the node's shell.
+//! and verdicts arrive in commands, computed before. Wire types are converted in `semel-node-wire`.
 
 #![forbid(unsafe_code)]
 
@@ -41,7 +41,7 @@ pub use case::{Case, CaseId, CaseState, CaseSubject};
 pub use command::{Command, ContentDigest, Discharge, LinkCase, MootCase, NoteMoot, OpenCase, Settle, Stage, Withdraw};
 pub use counts::Counts;
 pub use digest::StateDigest;
-pub use encoding::DecodeError;
+pub use encoding::{DecodeError, rewrite_row};
 pub use enrolment::{CanonicalReference, EnrolmentRecord, EnrolmentState, Provenance, ReferenceSummary};
 pub use machine::ShardMachine;
 pub use obligation::{Obligation, ObligationId};

@@ -47,9 +47,13 @@ fn replay_enrolment(
     publish: &mut dyn FnMut(LogIndex, Publication),
 ) -> Result<(), StoreError> {
     let (gallery, enrolment_id) = (references.gallery.clone(), references.enrolment_id.clone());
-    let entry = store.row::<EnrolmentEntry>(&table::enrolment(&gallery, &enrolment_id))?;
-    let entry = entry.expect("references are written with their enrolment");
     let stage_index = references.stage_index;
+    let entry = store.row::<EnrolmentEntry>(&table::enrolment(&gallery, &enrolment_id))?;
+    // They are written together: one of the two rows is damaged.
+    let entry = entry.ok_or_else(|| StoreError {
+        table: table::REFERENCES,
+        reason: format!("references at {stage_index} are of no enrolment"),
+    })?;
     totals.staged_total += 1;
     publish(stage_index, staged_publication(references, *totals));
     if entry.record.state == EnrolmentState::Withdrawn {

@@ -98,6 +98,6 @@ impl Read for &dyn Store {
 }
 
 /// A row that this crate did not write: the replica that meets one stops.
-fn damaged(table: Table, error: &DecodeError) -> StoreError {
+pub(crate) fn damaged(table: Table, error: &DecodeError) -> StoreError {
     StoreError { table, reason: format!("decode row: {error}") }
 }

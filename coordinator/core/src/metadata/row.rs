@@ -62,7 +62,7 @@ pub enum MetadataRow {
 /// A row that does not decode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a metadata row does not decode")]
-pub(crate) struct CorruptRow;
+pub struct CorruptRow;
 
 /// The range of all rows, for scans.
 pub(crate) fn all() -> (Bytes, Bytes) {
@@ -127,7 +127,8 @@ fn range_of(kind: u8) -> (Bytes, Bytes) {
 }
 
 impl MetadataRow {
-    pub(crate) fn key(&self) -> Bytes {
+    /// Where it is kept.
+    pub fn key(&self) -> Bytes {
         match self {
             Self::Cluster(_) => cluster_key(),
             Self::Coordinator(coordinator) => coordinator_key(coordinator.id),
@@ -141,7 +142,7 @@ impl MetadataRow {
     }
 
     /// Version byte ‖ message.
-    pub(crate) fn value(&self) -> Bytes {
+    pub fn value(&self) -> Bytes {
         match self {
             Self::Cluster(cluster) => versioned(&v1::ClusterBytes {
                 cluster_id: cluster.cluster_id.0.to_vec(),
@@ -180,7 +181,11 @@ impl MetadataRow {
         }
     }
 
-    pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<Self, CorruptRow> {
+    /// The row of a key and a value.
+    ///
+    /// # Errors
+    /// The value is of another version, no valid row, or another key's.
+    pub fn decode(key: &[u8], value: &[u8]) -> Result<Self, CorruptRow> {
         let row = Self::decode_kind(*key.first().ok_or(CorruptRow)?, value).ok_or(CorruptRow)?;
         if row.key() == key { Ok(row) } else { Err(CorruptRow) }
     }

@@ -1,10 +1,11 @@
 //! A replica that finds its rows wrong does not open, or stops; the others go on.
 
 use bytes::Bytes;
+use raft::eraftpb::MessageType;
 use semel_raft::memory::MemoryStore;
 use semel_raft::{
-    BarrierError, Event, LogIndex, OpenError, ProposeError, Replica, ReplicaConfig, ReplicaId, StopReason, Table,
-    WriteBatch, bootstrap, rows,
+    BarrierError, Event, LogIndex, Message, OpenError, ProposeError, Replica, ReplicaConfig, ReplicaId, StopReason,
+    Table, WriteBatch, bootstrap, rows,
 };
 
 use crate::counter::Counter;
@@ -113,6 +114,31 @@ fn a_replica_that_lost_its_disk_stops_instead_of_voting_twice() {
     group.start(emptied);
     group.run_until("it learns of its loss", 40, |group| group.node(emptied).stopped().is_some());
     assert!(matches!(group.node(emptied).stopped(), Some(StopReason::LogLost { .. })));
+}
+
+/// A follower that claimed entries beyond its leader's log was once counted for whatever came there, and never sent it.
+#[test]
+fn an_acknowledgement_beyond_the_leaders_log_does_not_count() {
+    let mut group = Simulation::new(25, 3);
+    let leader = group.elect();
+    group.run(10);
+    let others = [(leader + 1) % 3, (leader + 2) % 3];
+    others.into_iter().for_each(|other| group.kill(other));
+    let before = group.node(leader).status();
+    let acknowledgement = Message {
+        msg_type: MessageType::MsgAppendResponse as i32,
+        from: group.members[others[0]].id.get(),
+        to: before.replica.get(),
+        term: before.term,
+        index: before.last_index.0 + 1,
+        ..Message::default()
+    };
+    group.step(leader, Event::Receive(Box::new(acknowledgement)));
+    let ticket = group.propose(leader);
+    group.run(2);
+    let after = group.node(leader).status();
+    assert!(after.last_index > before.last_index && after.commit == before.commit, "{after:?}");
+    assert!(!group.receipts.contains_key(&ticket), "nobody else has it");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use prost::Message;
 use semel_index::{InvalidId, TemplateError};
 
 pub(crate) use command::{decode_command, encode_command};
+pub use row::rewrite_row;
 pub(crate) use row::{StoredRow, decode_row, encode_audit_content, encode_row};
 
 const VERSION: u8 = 1;

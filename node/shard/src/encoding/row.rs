@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 use semel_index::{KeyVersion, PolicyVersion, ShardId};
-use semel_raft::{LogIndex, Table};
+use semel_raft::{LogIndex, StoreError, Table};
 
 use super::command::{command, command_to_v1};
 use super::part;
@@ -15,7 +15,7 @@ use crate::counts::Counts;
 use crate::digest::StateDigest;
 use crate::enrolment::EnrolmentRecord;
 use crate::obligation::Obligation;
-use crate::rows::{EnrolmentEntry, Link, ObligationsCount, ReferencesEntry};
+use crate::rows::{EnrolmentEntry, Link, ObligationsCount, ReferencesEntry, damaged};
 use crate::table;
 use crate::v1::{part as v1_part, row as v1};
 use crate::verdict::Verdict;
@@ -40,6 +40,34 @@ pub(crate) fn encode_row<R: StoredRow>(row: &R) -> Bytes {
 
 pub(crate) fn decode_row<R: StoredRow>(key: &[u8], value: &[u8]) -> Result<R, DecodeError> {
     R::from_v1(key, decode(value)?)
+}
+
+/// Reads a row of any table and writes it again: what a version wrote comes out as it was. For checks of what is stored;
+/// typed reads live in `rows` and `view`.
+///
+/// # Errors
+/// The row is damaged, or of a table that a shard does not have.
+pub fn rewrite_row(table: Table, key: &[u8], value: &[u8]) -> Result<Bytes, StoreError> {
+    let rewritten = match table {
+        table::ENROLMENTS => rewrite::<EnrolmentEntry>(key, value),
+        table::REFERENCES => rewrite::<ReferencesEntry>(key, value),
+        table::VERDICTS => rewrite::<Verdict>(key, value),
+        table::CASES => rewrite::<Case>(key, value),
+        table::LINKS => rewrite::<Link>(key, value),
+        table::OBLIGATIONS => rewrite::<Obligation>(key, value),
+        table::PENDING => rewrite::<PendingEnrolment>(key, value),
+        table::COUNTS if key == table::DIGEST_KEY => rewrite::<StateDigest>(key, value),
+        table::COUNTS if key == table::OBLIGATIONS_COUNT_KEY => rewrite::<ObligationsCount>(key, value),
+        table::COUNTS if key == table::AUDIT_HEAD_KEY => rewrite::<AuditHead>(key, value),
+        table::COUNTS => rewrite::<Counts>(key, value),
+        table::AUDIT => rewrite::<AuditEntry>(key, value),
+        _ => return Err(StoreError { table, reason: "not a table of a shard".to_owned() }),
+    };
+    rewritten.map_err(|error| damaged(table, &error))
+}
+
+fn rewrite<R: StoredRow>(key: &[u8], value: &[u8]) -> Result<Bytes, DecodeError> {
+    decode_row::<R>(key, value).map(|row| encode_row(&row))
 }
 
 fn key_part<T>(part: Option<T>) -> Result<T, DecodeError> {
