@@ -262,17 +262,21 @@ impl Cluster {
         }
     }
 
-    /// Ends every fault: what is broken is mended, what is down is started, what is stopped is started anew.
+    /// Ends every fault: what is down is started, what has stopped is started anew. Whoever still runs goes on as it is, with
+    /// whatever the faults left it in.
     fn heal(&mut self) {
         self.faults = false;
         self.world.deaths = crate::world::Deaths::default();
         self.usual_network = Network::healthy();
         self.world.network = Network::healthy();
         for place in self.places() {
-            self.disk(place).borrow_mut().set_full(false);
+            self.disk(place).borrow_mut().mend();
             self.set_tick(place, TICK_MICROS);
             self.halt(place, 0);
-            self.crash(place);
+            self.set_slow(place, false);
+            if !self.is_whole(place) {
+                self.crash(place);
+            }
             self.start(place);
         }
     }
@@ -301,6 +305,17 @@ impl Cluster {
         match place {
             Place::Node(node) => self.nodes[node].run.is_some(),
             Place::Coordinator(coordinator) => self.coordinators[coordinator].run.is_some(),
+            Place::Client => true,
+        }
+    }
+
+    /// Whether every replica of a process takes part.
+    fn is_whole(&self, place: Place) -> bool {
+        match place {
+            Place::Node(node) => self.nodes[node].run.as_ref().is_some_and(|run| run.host.is_whole()),
+            Place::Coordinator(coordinator) => {
+                self.coordinators[coordinator].run.as_ref().is_some_and(|run| run.host.is_whole())
+            }
             Place::Client => true,
         }
     }
@@ -457,7 +472,7 @@ impl Cluster {
     }
 
     /// A process that died in the middle of a turn is started later.
-    fn bury(&mut self, place: Place, outcome: Option<Result<(), Died>>) {
+    pub(crate) fn bury(&mut self, place: Place, outcome: Option<Result<(), Died>>) {
         if let Some(Err(Died)) = outcome {
             self.crash(place);
             self.start_later(place);

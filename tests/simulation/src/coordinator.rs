@@ -43,6 +43,8 @@ pub(crate) struct Coordinator {
     pub(crate) boots: u64,
     /// What its wall clock is off by, in milliseconds.
     pub(crate) clock_off_ms: i64,
+    /// Its volume was emptied: it is refused, as the others know it as a voter.
+    pub(crate) wiped: bool,
     pub(crate) run: Option<Run>,
 }
 
@@ -105,7 +107,7 @@ impl Coordinator {
         let disk = SharedDisk::default();
         host::found(&disk, METADATA_GROUP, voters);
         let place = Place::Coordinator(number);
-        Self { place, id: voters[number], disk, boots: 0, clock_off_ms: 0, run: None }
+        Self { place, id: voters[number], disk, boots: 0, clock_off_ms: 0, wiped: false, run: None }
     }
 
     /// Starts the process.
@@ -117,6 +119,9 @@ impl Coordinator {
         keys: &KeyRing,
     ) {
         assert!(self.run.is_none(), "a process runs once");
+        if self.wiped {
+            return;
+        }
         self.boots += 1;
         let mut host = Host::new(self.place, self.boots, self.disk.clone());
         let directory = voters.iter().enumerate().map(|(number, voter)| (*voter, Place::Coordinator(number)));
@@ -145,8 +150,16 @@ impl Coordinator {
             drives: BTreeMap::new(),
             identifications: BTreeMap::new(),
             timers: BTreeMap::new(),
-            obligations: ObligationDriver::new(ObligationLimits::default()),
-            sweep: Sweep::new(SweepLimits::default()),
+            obligations: ObligationDriver::new(if world.tight {
+                ObligationLimits { known_max: 8, in_flight_max: 2 }
+            } else {
+                ObligationLimits::default()
+            }),
+            sweep: Sweep::new(if world.tight {
+                SweepLimits { in_flight_max: 3, begun_per_tick_max: 2, ..SweepLimits::default() }
+            } else {
+                SweepLimits::default()
+            }),
             preferred: BTreeMap::new(),
         };
         run.after(world, SWEEP_MICROS, Timer::Sweep);

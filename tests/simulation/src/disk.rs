@@ -103,6 +103,11 @@ impl Disk {
         self.full = full;
     }
 
+    /// Ends whatever is wrong with it.
+    pub(crate) fn mend(&mut self) {
+        (self.full, self.sync_fails, self.unreadable) = (false, false, None);
+    }
+
     pub(crate) fn fail_next_sync(&mut self) {
         self.sync_fails = true;
     }

@@ -135,6 +135,9 @@ impl<M: Digested> Host<M> {
         let mut config = ReplicaConfig::new(id, self.boot, world.seed);
         // Shorter than by default: a run is a minute, and is to see many elections.
         (config.election_ticks, config.heartbeat_ticks) = (10, 3);
+        if world.tight {
+            tighten(&mut config);
+        }
         let replica = Replica::open(config, self.rows(group), machine)?;
         let applied = replica.status().applied;
         self.directory.extend(places.into_iter().map(|(replica, place)| ((group, replica), place)));
@@ -149,6 +152,23 @@ impl<M: Digested> Host<M> {
 
     pub(crate) fn leads(&self, group: u64) -> bool {
         self.replica(group).is_some_and(Replica::leads)
+    }
+
+    /// Asks the replica of a group to hand its leadership to another one of the group, if it leads.
+    pub(crate) fn move_leadership(&mut self, world: &mut World, group: u64) -> Result<(), Died> {
+        let replicas: Vec<ReplicaId> =
+            self.directory.keys().filter(|(of, _)| *of == group).map(|(_, id)| *id).collect();
+        if !self.leads(group) || replicas.is_empty() {
+            return Ok(());
+        }
+        let to = *world.chance.pick(&replicas);
+        world.tally.leadership_moves += 1;
+        self.tell(world, group, RaftEvent::TransferLeadership(to))
+    }
+
+    /// Whether every replica takes part.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.seats.values().all(|seat| seat.replica.is_some())
     }
 
     pub(crate) fn set_slow(&mut self, slow: bool) {
@@ -419,6 +439,14 @@ impl<M: Digested> Host<M> {
             }
         }
     }
+}
+
+/// Bounds that a single enrolment reaches: entries travel and are applied one by one and are read back from disk, and a handful
+/// of callers is too many.
+fn tighten(config: &mut ReplicaConfig) {
+    (config.proposals_pending_max, config.barriers_pending_max, config.barrier_rounds_max) = (6, 6, 1);
+    (config.entry_cache_bytes_max, config.append_bytes_max, config.appends_inflight_max) = (1_000, 600, 2);
+    (config.uncommitted_bytes_max, config.apply_bytes_max) = (3_000, 600);
 }
 
 /// The groups whose replica waits to be told that its effects are carried out.

@@ -40,6 +40,8 @@ enum Kind {
     ClockSkew,
     /// Scans on a node take long.
     SlowScans,
+    /// A leader is asked to hand its leadership over.
+    MoveLeadership,
 }
 
 const KINDS: &[Kind] = &[
@@ -58,6 +60,7 @@ const KINDS: &[Kind] = &[
     Kind::ClockJump,
     Kind::ClockSkew,
     Kind::SlowScans,
+    Kind::MoveLeadership,
 ];
 
 /// Something that happens to the cluster.
@@ -73,7 +76,7 @@ pub(crate) enum Fault {
     Quicken(Place),
     /// A full disk has room again; its process is started anew.
     MakeRoom(Place),
-    /// A node's volume is emptied.
+    /// A volume is emptied.
     Wipe(Place),
 }
 
@@ -83,7 +86,7 @@ pub(crate) struct Mood {
     kinds: Vec<Kind>,
     /// The longest pause between two faults, in microseconds.
     pause_micros_max: u64,
-    /// Whether one node loses its volume.
+    /// Whether one process loses its volume.
     wipes: bool,
 }
 
@@ -103,8 +106,8 @@ impl Cluster {
     pub(crate) fn begin_faults(&mut self, micros: u64) {
         if self.mood.wipes {
             let after = self.world.chance.between(micros / 4..=micros);
-            let node = self.world.chance.below(self.nodes.len() as u64) as usize;
-            self.world.after(after, Event::Fault(Fault::Wipe(Place::Node(node))));
+            let place = *self.world.chance.pick(&self.places());
+            self.world.after(after, Event::Fault(Fault::Wipe(place)));
         }
         if self.world.chance.one_in(3) {
             self.world.deaths.one_in = *self.world.chance.pick(&[500, 2_000, 10_000]);
@@ -127,19 +130,28 @@ impl Cluster {
             Fault::MendNetwork => self.world.network = self.usual_network.clone(),
             Fault::Quicken(place) => self.set_slow(place, false),
             Fault::MakeRoom(place) => {
+                if !self.faults {
+                    return;
+                }
                 self.disk(place).borrow_mut().set_full(false);
                 self.crash(place);
                 self.start(place);
             }
-            Fault::Wipe(Place::Node(node)) if self.faults => {
-                self.world.note(Place::Node(node), "volume wiped", 0, String::new);
+            Fault::Wipe(place) => {
+                if !self.faults {
+                    return;
+                }
+                self.world.note(place, "volume wiped", 0, String::new);
                 self.world.tally.wipes += 1;
-                self.crash(Place::Node(node));
-                self.nodes[node].disk.borrow_mut().wipe();
-                self.nodes[node].wiped = true;
-                self.start_later(Place::Node(node));
+                self.crash(place);
+                self.disk(place).borrow_mut().wipe();
+                match place {
+                    Place::Node(node) => self.nodes[node].wiped = true,
+                    Place::Coordinator(coordinator) => self.coordinators[coordinator].wiped = true,
+                    Place::Client => {}
+                }
+                self.start_later(place);
             }
-            Fault::Wipe(_) => {}
         }
     }
 
@@ -233,6 +245,24 @@ impl Cluster {
                 let tick_micros = self.world.chance.between(20_000..=120_000);
                 self.set_tick(place, tick_micros);
             }
+            Kind::MoveLeadership => {
+                let group = self.world.chance.below(u64::from(self.shards.get()));
+                for place in places {
+                    let world = &mut self.world;
+                    let died = match place {
+                        Place::Node(node) => {
+                            let run = self.nodes[node].run.as_mut();
+                            run.map(|run| run.host.move_leadership(world, group))
+                        }
+                        Place::Coordinator(coordinator) => {
+                            let run = self.coordinators[coordinator].run.as_mut();
+                            run.map(|run| run.host.move_leadership(world, crate::coordinator::METADATA_GROUP))
+                        }
+                        Place::Client => None,
+                    };
+                    self.bury(place, died);
+                }
+            }
             Kind::SlowScans => {
                 if let Place::Node(node) = place
                     && let Some(run) = &mut self.nodes[node].run
@@ -267,7 +297,7 @@ impl Cluster {
         self.world.after(after, Event::Fault(Fault::Start(place)));
     }
 
-    fn set_slow(&mut self, place: Place, slow: bool) {
+    pub(crate) fn set_slow(&mut self, place: Place, slow: bool) {
         fn set<M: Digested>(host: &mut Host<M>, slow: bool) {
             host.set_slow(slow);
         }

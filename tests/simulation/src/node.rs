@@ -294,6 +294,8 @@ impl Run {
                     let (at, shard, stage_index) = (world.moment(), record.shard, record.stage_index.0);
                     world.acknowledged.push(Acknowledged { at, shard, stage_index });
                 }
+                world.tally.overloads +=
+                    u64::from(receipt.as_ref().is_err_and(|error| *error == ProposeError::TooManyPending));
                 let answer = receipt.map(answered).map_err(refused);
                 self.answer(world, caller, call, answer);
             }

@@ -74,6 +74,10 @@ tally! {
     clocks_skewed: "clocks running fast or slow",
     /// Node volumes emptied.
     wipes: "volumes wiped",
+    /// Asked of leaders.
+    leadership_moves: "leaderships to be handed over",
+    /// Refused to a caller.
+    overloads: "calls refused for want of room",
     /// In any group.
     leaders: "leaders elected",
     /// Put in force.

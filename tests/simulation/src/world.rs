@@ -100,6 +100,8 @@ pub(crate) struct World {
     /// What a replica stopped for without being given a reason by a fault.
     pub(crate) alarms: Vec<String>,
     pub(crate) mutant: Option<Mutant>,
+    /// Whether queues, caches and batches are so small that everything meets its bound.
+    pub(crate) tight: bool,
     queue: BTreeMap<(u64, u64), Event>,
     queued: u64,
     moments: u64,
@@ -123,6 +125,7 @@ impl World {
             probes: BTreeMap::new(),
             alarms: Vec::new(),
             mutant,
+            tight: Chance::new(seed, 4).one_in(3),
             queue: BTreeMap::new(),
             queued: 0,
             moments: 0,
