@@ -17,6 +17,8 @@ export PATH := $(PATH):$(SEMEL_TOOLS)/bin
 FLAGS := --workspace --release --locked
 # The same workspace without FAISS: every sealed segment is scanned exactly.
 FLAGS_EXACT := $(FLAGS) --exclude semel-index-faiss --no-default-features
+# The simulation with the deliberate defects of the cores, in a build of its own: nothing else may have them.
+SIMULATION := --package semel-simulation --features mutants --release --locked
 # Empty it (`make build SETUP=`) where the system packages were installed in another way.
 SETUP ?= deploy/setup
 DEMO_ARGS ?=
@@ -47,10 +49,11 @@ build: packages first-build ## Builds everything; the binary is release/semel in
 check: first-build ## The quick look before a commit: formatting and clippy
 	cargo fmt --all --check
 	cargo clippy $(FLAGS) --all-targets -- -D warnings
+	cargo clippy $(SIMULATION) --all-targets -- -D warnings
 
 # The tests come last, so that the last line of the output is their summary.
 .PHONY: test
-test: setup first-build lint check check-exact doc tests ## Every check and every test, as continuous integration runs them
+test: setup first-build lint check check-exact doc mutants tests ## Every check and every test, as continuous integration runs them
 
 # Where `make advisories` leaves its database. A check without network changes its verdict only when that is run again.
 ADVISORY_DATABASES := $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs
@@ -110,6 +113,14 @@ fuzz: ## Looks for new inputs of one fuzz target: TARGET=raft_steps SECONDS=60 (
 	  BOLERO_LIBFUZZER_ARGS='$(FUZZ_FOLDER)/$(TARGET)/found $(CURDIR)/$(FUZZ_CORPUS) $(FUZZ_ARGS) -artifact_prefix=$(FUZZ_FOLDER)/$(TARGET)/' \
 	  cargo test --package semel-fuzz --release --locked --target "$$(rustc -vV | sed -n 's/^host: //p')" --tests \
 	  -- '$(TARGET)' --exact --nocapture
+
+.PHONY: mutants
+mutants: first-build ## Shows that the simulation's checkers notice every deliberate defect
+	cargo test $(SIMULATION) --test mutants -- --nocapture
+
+.PHONY: sim
+sim: first-build ## Simulates the cluster: 200 seeds, SEEDS=n more, SEED=n one; SIM_ARGS=--help for the rest
+	@cargo run --quiet $(SIMULATION) -- $(SIM_ARGS)
 
 .PHONY: advisories
 advisories: ## Fetches the RustSec database and checks the dependencies against it

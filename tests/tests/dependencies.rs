@@ -70,7 +70,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "semel-workflow",
         ],
     ),
-    ("semel-tests", &["semel-proto", "semel-index", "semel-population", "semel-sandbox"]),
+    ("semel-simulation", &["semel-index", "semel-raft", "semel-shard", "semel-workflow"]),
+    ("semel-tests", &["semel-proto", "semel-index", "semel-population", "semel-sandbox", "semel-simulation"]),
 ];
 
 /// What any crate's own tests may use beside its edges: synthetic people.
@@ -88,6 +89,8 @@ struct Graph {
     names: BTreeMap<String, String>,
     members: BTreeMap<String, String>,
     edges: BTreeMap<String, BTreeSet<(Purpose, String)>>,
+    /// The features of the workspace's own crates that are enabled, by the crate's name.
+    features: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Graph {
@@ -114,7 +117,13 @@ impl Graph {
         let edges = items(&metadata["resolve"]["nodes"])
             .map(|node| (text(&node["id"]).to_owned(), items(&node["deps"]).flat_map(purposes).collect()))
             .collect();
-        Self { names, members, edges }
+        let own = items(&metadata["resolve"]["nodes"]).filter(|node| members.values().any(|id| id == text(&node["id"])));
+        let features = own.map(|node| {
+            let enabled = items(&node["features"]).map(|feature| text(feature).to_owned()).collect();
+            (names[text(&node["id"])].clone(), enabled)
+        });
+        let features = features.collect();
+        Self { names, members, edges, features }
     }
 
     /// The names of the crates that `member` uses directly for `purpose`.
@@ -181,6 +190,23 @@ fn the_fuzz_targets_reach_no_database_and_no_faiss() {
     let forbidden: Vec<_> =
         ["rocksdb", "librocksdb-sys", "faiss", "faiss-sys"].into_iter().filter(|name| reached.contains(name)).collect();
     assert!(forbidden.is_empty(), "semel-fuzz reaches {forbidden:?}");
+}
+
+/// The simulation runs the cores and nothing else, so that building it takes no C++ and no seed meets a real clock or socket.
+#[test]
+fn the_simulation_reaches_no_runtime_no_socket_no_database_and_no_faiss() {
+    let graph = Graph::resolve(&[]);
+    let reached = graph.reaches("semel-simulation");
+    let forbidden: Vec<_> = SHELLS_ONLY.iter().filter(|name| reached.contains(**name)).collect();
+    assert!(forbidden.is_empty(), "semel-simulation reaches {forbidden:?}");
+}
+
+/// The deliberate defects of the cores are compiled only where the simulation asks for them.
+#[test]
+fn the_product_is_built_without_deliberate_defects() {
+    let enabled = |features: &[&str]| Graph::resolve(features).features["semel-raft"].contains("mutants");
+    assert!(!enabled(&[]));
+    assert!(enabled(&["--features", "semel-simulation/mutants"]), "the feature has another name now");
 }
 
 /// A walk that found nothing anywhere would pass the tests above.
