@@ -8,7 +8,8 @@ use std::process::Command;
 use serde_json::Value;
 
 /// The crates without sockets, files, clocks, threads or ambient randomness.
-const CORES: &[&str] = &["semel-index", "semel-raft", "semel-shard", "semel-workflow", "semel-population"];
+const CORES: &[&str] =
+    &["semel-index", "semel-raft", "semel-shard", "semel-workflow", "semel-population", "semel-simulation"];
 
 /// What would bring a runtime, a socket, a database or C++ into a core.
 const SHELLS_ONLY: &[&str] =
@@ -35,7 +36,8 @@ const EDGES: &[(&str, &[&str])] = &[
         "semel-cli",
         &["semel-proto", "semel-index", "semel-node", "semel-coordinator", "semel-population", "semel-sandbox"],
     ),
-    ("semel-tests", &["semel-proto", "semel-index", "semel-population", "semel-sandbox"]),
+    ("semel-simulation", &["semel-index"]),
+    ("semel-tests", &["semel-proto", "semel-index", "semel-population", "semel-sandbox", "semel-simulation"]),
 ];
 
 /// What any crate's own tests may use beside its edges: synthetic people.
