@@ -21,8 +21,11 @@ use crate::routes::Routes;
 
 /// How long a connection attempt may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
-/// How long one replica may take over a proposal before another is asked.
-const PROPOSAL_ATTEMPT: Duration = Duration::from_secs(2);
+/// How long one replica may take over a call, at most, before another is asked.
+const ATTEMPT_MAX: Duration = Duration::from_secs(2);
+/// How long it may take, at least, if that much time is left; a call that was given so long and had no answer speaks against
+/// the node, a shorter one does not.
+const ATTEMPT_MIN: Duration = Duration::from_millis(500);
 /// The pause between two rounds over a shard's replicas.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// Probes that travel in one request.
@@ -144,7 +147,7 @@ impl Nodes {
                 if left.is_zero() {
                     break;
                 }
-                let limit = left.min(PROPOSAL_ATTEMPT);
+                let limit = attempt_limit(left);
                 let client = self
                     .client(&address)
                     .map_err(|status| CallError::Refused { shard, reason: status.message().to_owned() })?;
@@ -170,7 +173,7 @@ impl Nodes {
                     _ => {
                         outcome_unknown |= changes_state;
                         // A call cut short by its caller says nothing of the node.
-                        if limit == PROPOSAL_ATTEMPT || status.code() == Code::Unavailable {
+                        if limit >= ATTEMPT_MIN || status.code() == Code::Unavailable {
                             self.routes.suspect(&address);
                         }
                     }
@@ -382,6 +385,11 @@ impl Nodes {
     }
 }
 
+/// How long one replica is given out of what is left of a call: half, so that one that hangs leaves time to ask another.
+fn attempt_limit(left: Duration) -> Duration {
+    (left / 2).clamp(ATTEMPT_MIN, ATTEMPT_MAX).min(left)
+}
+
 fn within<T>(message: T, limit: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(limit);
@@ -422,5 +430,23 @@ fn hand_out(batch: Vec<Job>, response: wire::SearchResponse) {
         }
         // A caller that has gone needs no answer.
         let _ = job.reply.send(replies);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A list of what a shard waits for was once given two seconds in all and two for each replica: while the first replica
+    /// hung, no other was ever asked, and what was left behind stayed there.
+    #[test]
+    fn a_replica_that_hangs_leaves_time_for_two_others() {
+        let mut left = Duration::from_secs(2);
+        for _ in 0..2 {
+            left -= attempt_limit(left);
+            assert!(left >= ATTEMPT_MIN, "{left:?} is left");
+        }
+        assert_eq!(attempt_limit(Duration::from_secs(60)), ATTEMPT_MAX);
+        assert_eq!(attempt_limit(Duration::from_millis(3)), Duration::from_millis(3));
     }
 }

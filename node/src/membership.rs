@@ -175,10 +175,13 @@ fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, Sto
     let sealed: usize = collections.iter().map(|collection| collection.sealed_references).sum();
     let growing: usize = collections.iter().map(|collection| collection.growing_references).sum();
     let memory_bytes: usize = collections.iter().map(|collection| collection.memory_bytes).sum();
+    // Everything about the rows comes from one snapshot: a digest is the digest at the index beside it.
     let snapshot = shard.store.snapshot();
+    let applied = semel_raft::rows::applied(&snapshot)?.0;
     let mut public = public::ReplicaStatus {
         replica: shard.replica.get(),
         searchable_index: moment.searchable_index().0,
+        applied_index: applied,
         digest: semel_shard::digest(&snapshot)?.to_string(),
         references: (sealed + growing) as u64,
         references_sealed: sealed as u64,
@@ -188,8 +191,7 @@ fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, Sto
     let (mut leader_replica, mut commit_index) = (0, 0);
     match status {
         Some(GroupStatus::Running(status)) => {
-            public.applied_index = status.applied.0;
-            public.lag = status.commit.0.saturating_sub(status.applied.0);
+            public.lag = status.commit.0.saturating_sub(applied);
             public.set_role(match status.role {
                 Role::Leader => public::ReplicaRole::Leader,
                 Role::Follower => public::ReplicaRole::Follower,

@@ -112,12 +112,13 @@ impl Graph {
         let names: BTreeMap<String, String> = items(&metadata["packages"])
             .map(|package| (text(&package["id"]).to_owned(), text(&package["name"]).to_owned()))
             .collect();
-        let members =
+        let members: BTreeMap<String, String> =
             items(&metadata["workspace_members"]).map(|id| (names[text(id)].clone(), text(id).to_owned())).collect();
         let edges = items(&metadata["resolve"]["nodes"])
             .map(|node| (text(&node["id"]).to_owned(), items(&node["deps"]).flat_map(purposes).collect()))
             .collect();
-        let own = items(&metadata["resolve"]["nodes"]).filter(|node| members.values().any(|id| id == text(&node["id"])));
+        let own =
+            items(&metadata["resolve"]["nodes"]).filter(|node| members.values().any(|id| id == text(&node["id"])));
         let features = own.map(|node| {
             let enabled = items(&node["features"]).map(|feature| text(feature).to_owned()).collect();
             (names[text(&node["id"])].clone(), enabled)

@@ -9,14 +9,11 @@ use raft_prost::Message as _;
 use crate::cache::EntryCache;
 use crate::failures::OpenError;
 use crate::ids::LogIndex;
-use crate::rows;
+use crate::rows::{self, BEFORE_FIRST};
 use crate::store::{Store, StoreError, Table};
 
 /// Rows asked of the store in one scan.
 const SCAN_ROWS_MAX: usize = 256;
-
-/// The index before the first entry, and its term: logs are not compacted.
-const BEFORE_FIRST: u64 = 0;
 
 /// The log and what else raft-rs restarts from.
 pub(crate) struct ReplicaLog<S> {
@@ -39,10 +36,7 @@ impl<S: Store> ReplicaLog<S> {
             Some(row) => rows::decode_hard_state(&row)?,
             None => HardState::default(),
         };
-        let applied = match store.get(Table::RAFT, rows::APPLIED)? {
-            Some(row) => rows::decode_applied(&row)?,
-            None => LogIndex(BEFORE_FIRST),
-        };
+        let applied = rows::applied(&store)?;
         if hard_state.commit < applied.0 {
             let reason = format!("applied {applied} beyond commit {}", hard_state.commit);
             return Err(OpenError::Corrupt { table: Table::RAFT, reason });

@@ -17,7 +17,7 @@ use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
 
 use crate::ids::LogIndex;
 use crate::mutant::Mutant;
-use crate::store::{StoreError, Table, WriteBatch};
+use crate::store::{Store, StoreError, Table, WriteBatch};
 
 /// The version of the rows written.
 pub const VERSION: u8 = 1;
@@ -27,6 +27,8 @@ pub const HARD_STATE: &[u8] = b"hard_state";
 pub const CONF_STATE: &[u8] = b"conf_state";
 /// The key of the applied index.
 pub const APPLIED: &[u8] = b"applied";
+/// The index before the first entry, and its term: logs are not compacted.
+pub(crate) const BEFORE_FIRST: u64 = 0;
 /// Sorts after every key of the log.
 pub(crate) const LOG_END: &[u8] = &[0xff; 9];
 
@@ -111,6 +113,14 @@ pub fn decode_applied(row: &[u8]) -> Result<LogIndex, StoreError> {
     let bytes =
         payload.try_into().map_err(|_| corrupt(Table::RAFT, format!("applied index of {} bytes", payload.len())))?;
     Ok(LogIndex(u64::from_be_bytes(bytes)))
+}
+
+/// Reads how far `store` is applied; of a snapshot, what all its other rows are the state of.
+///
+/// # Errors
+/// The row cannot be read, is of another version or of another length.
+pub fn applied(store: &dyn Store) -> Result<LogIndex, StoreError> {
+    store.get(Table::RAFT, APPLIED)?.map_or(Ok(LogIndex(BEFORE_FIRST)), |row| decode_applied(&row))
 }
 
 /// Writes the hard state alone.

@@ -1,5 +1,6 @@
 //! What kind of cluster is wanted, and how it comes to life.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,6 +51,16 @@ impl Mode {
     }
 }
 
+/// How one server's process is started where the defaults do not do: in a network of its own, under a tool, within limits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Launch {
+    /// Where it listens; `None` = any free port of 127.0.0.1.
+    pub listen: Option<SocketAddr>,
+    /// What is run in front of the binary, for example `ip netns exec NAME`. It must become the server by `exec`, as signals are
+    /// sent to the process started. `env NAME=VALUE` at its end changes any setting.
+    pub prefix: Vec<String>,
+}
+
 type Change<C> = Arc<dyn Fn(&mut C) + Send + Sync>;
 
 /// Describes a cluster; [`Builder::start`] brings it to life.
@@ -65,6 +76,8 @@ pub struct Builder {
     ready_within: Duration,
     change_node: Vec<Change<NodeConfig>>,
     change_coordinator: Vec<Change<CoordinatorConfig>>,
+    launch_nodes: BTreeMap<usize, Launch>,
+    launch_coordinators: BTreeMap<usize, Launch>,
 }
 
 impl Default for Builder {
@@ -80,6 +93,8 @@ impl Default for Builder {
             ready_within: Duration::from_secs(60),
             change_node: Vec::new(),
             change_coordinator: Vec::new(),
+            launch_nodes: BTreeMap::new(),
+            launch_coordinators: BTreeMap::new(),
         }
         .tick_ms(TICK_MS)
     }
@@ -152,6 +167,18 @@ impl Builder {
         self
     }
 
+    /// How the process of one node is started, counted from 0. Child processes only.
+    pub fn launch_node(mut self, node: usize, launch: Launch) -> Self {
+        self.launch_nodes.insert(node, launch);
+        self
+    }
+
+    /// How the process of one coordinator is started, counted from 0. Child processes only.
+    pub fn launch_coordinator(mut self, coordinator: usize, launch: Launch) -> Self {
+        self.launch_coordinators.insert(coordinator, launch);
+        self
+    }
+
     /// How long [`Builder::start`] and [`Sandbox::wait_ready`] wait for every shard to have a leader. Default 60 s.
     pub fn ready_within(mut self, ready_within: Duration) -> Self {
         self.ready_within = ready_within;
@@ -213,6 +240,23 @@ impl Builder {
         if self.shards == 0 || self.shards > 4_096 {
             return refuse("shards", format!("{} is not within 1 to 4096", self.shards));
         }
+        let launches = [
+            ("launch_node", &self.launch_nodes, self.nodes),
+            ("launch_coordinator", &self.launch_coordinators, self.coordinators),
+        ];
+        for (setting, launches, servers) in launches {
+            if let Some((&number, _)) = launches.last_key_value() {
+                if number >= servers {
+                    return refuse(
+                        setting,
+                        format!("there is no {number}; they are counted from 0 to {}", servers - 1),
+                    );
+                }
+                if self.mode == Mode::InProcess {
+                    return refuse(setting, "needs Mode::ChildProcesses".to_owned());
+                }
+            }
+        }
         Ok(())
     }
 
@@ -231,27 +275,36 @@ impl Builder {
             // One alone needs no list, and may then listen on any port.
             config.voters = if voters.len() == 1 { Vec::new() } else { voters.clone() };
             let settings = Settings::Coordinator(Box::new(config));
-            Server::new(name, settings, self.mode.clone(), folder.to_owned(), address)
+            let prefix = self.launch_coordinators.get(&(id as usize - 1)).map(|launch| launch.prefix.clone());
+            Server::new(name, settings, self.mode.clone(), folder.to_owned(), address, prefix.unwrap_or_default())
         });
         Ok(servers.collect())
     }
 
     /// Voters know each other's addresses before any of them runs, so their ports are chosen here.
     fn coordinator_addresses(&self) -> Result<Vec<SocketAddr>, SandboxError> {
+        let given = |number| self.launch_coordinators.get(&number).and_then(|launch: &Launch| launch.listen);
         if self.coordinators == 1 {
-            return Ok(vec![self.listen]);
+            return Ok(vec![given(0).unwrap_or(self.listen)]);
         }
-        let mut reserved = Vec::new();
+        let (mut addresses, mut reserved) = (Vec::new(), Vec::new());
         for number in 0..self.coordinators {
+            if let Some(address) = given(number) {
+                addresses.push(address);
+                continue;
+            }
             let wanted = if number == 0 { self.listen } else { ANY_PORT };
             let bound = TcpListener::bind(wanted).and_then(|listener| Ok((listener.local_addr()?, listener)));
-            reserved.push(bound.map_err(|source| SandboxError::Listen {
+            let (address, listener) = bound.map_err(|source| SandboxError::Listen {
                 server: format!("coordinator-{}", number + 1),
                 address: wanted,
                 source,
-            })?);
+            })?;
+            addresses.push(address);
+            // Held until all are chosen, so that no two are the same.
+            reserved.push(listener);
         }
-        Ok(reserved.into_iter().map(|(address, _)| address).collect())
+        Ok(addresses)
     }
 
     fn node_servers(&self, folder: &Path, coordinators: &[String]) -> Vec<Server> {
@@ -261,7 +314,10 @@ impl Builder {
             self.change_node.iter().for_each(|change| change(&mut config));
             config.coordinators = coordinators.to_vec();
             config.data = folder.join(&name);
-            Server::new(name, Settings::Node(Box::new(config)), self.mode.clone(), folder.to_owned(), ANY_PORT)
+            let launch = self.launch_nodes.get(&(number - 1)).cloned().unwrap_or_default();
+            let address = launch.listen.unwrap_or(ANY_PORT);
+            let settings = Settings::Node(Box::new(config));
+            Server::new(name, settings, self.mode.clone(), folder.to_owned(), address, launch.prefix)
         });
         servers.collect()
     }
@@ -285,5 +341,7 @@ mod tests {
         check(Sandbox::builder().replicas(2), "replicas").await;
         check(Sandbox::builder().nodes(1), "replicas").await;
         check(Sandbox::builder().shards(0), "shards").await;
+        check(Sandbox::builder().launch_node(3, Launch::default()), "launch_node").await;
+        check(Sandbox::builder().launch_coordinator(0, Launch::default()), "launch_coordinator").await;
     }
 }

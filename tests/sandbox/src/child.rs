@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -15,6 +15,8 @@ use crate::wait::wait_until;
 
 /// How long a process may take to listen.
 const LISTENS_WITHIN: Duration = Duration::from_secs(30);
+/// How long a process that was asked to end may take.
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
 /// Lines of a log that an error shows.
 pub(crate) const LOG_TAIL_LINES: usize = 20;
 
@@ -26,10 +28,10 @@ pub(crate) struct ChildProcess {
 }
 
 impl ChildProcess {
-    /// Starts the process and waits until it says where it listens.
+    /// Starts the process, `command` being the binary behind whatever comes in front of it, and waits until it says where it listens.
     pub(crate) async fn start(
         name: &str,
-        binary: &Path,
+        command: &[String],
         settings: &Settings,
         folder: &Path,
     ) -> Result<(Self, SocketAddr), SandboxError> {
@@ -39,8 +41,9 @@ impl ChildProcess {
             let opened = File::options().create(true).write(true).append(append).truncate(!append).open(path);
             opened.map_err(|source| SandboxError::Io { action: "open", path: path.clone(), source })
         };
-        let mut command = Command::new(binary);
-        command.arg(settings.command()).args(settings.flags()).envs(settings.environment());
+        let (program, arguments) = command.split_first().expect("a command names at least the binary");
+        let mut command = Command::new(program);
+        command.args(arguments).arg(settings.command()).args(settings.flags()).envs(settings.environment());
         // The search pool is the only parallelism: BLAS must not start threads of its own.
         command.env("OPENBLAS_NUM_THREADS", "1");
         command.stdin(Stdio::null()).stdout(open(&out, false)?).stderr(open(&log, true)?);
@@ -72,11 +75,27 @@ impl ChildProcess {
     /// The error that tells how it ended, if it ended by itself.
     pub(crate) fn ended(&mut self) -> Option<SandboxError> {
         let status = self.child.try_wait().ok().flatten()?;
-        Some(SandboxError::Ended {
+        Some(self.ended_with(status))
+    }
+
+    fn ended_with(&self, status: ExitStatus) -> SandboxError {
+        SandboxError::Ended {
             server: self.name.clone(),
             reason: status.to_string(),
             log_tail: tail(&self.log, LOG_TAIL_LINES),
-        })
+        }
+    }
+
+    /// Sends SIGTERM and waits for the end, which must be one without failure.
+    pub(crate) async fn terminate(&mut self) -> Result<(), SandboxError> {
+        self.signal(Signal::SIGTERM)?;
+        let what = format!("{} to end", self.name);
+        let ended = wait_until(&what, ENDS_WITHIN, || {
+            let status = self.child.try_wait().ok().flatten().ok_or("it runs");
+            async move { status }
+        });
+        let status = ended.await?;
+        if status.success() { Ok(()) } else { Err(self.ended_with(status)) }
     }
 
     /// Sends SIGSTOP.

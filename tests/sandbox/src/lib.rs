@@ -1,8 +1,9 @@
 //! A whole cluster on one machine, as a library: for `semel local`, for integrators' tests and for our own.
 //!
 //! Nodes and coordinators run inside this process or as child processes, on free ports and in a temporary folder unless told
-//! otherwise. Servers can be killed, restarted and (as processes) paused; [`wait_until`] waits for conditions instead of
-//! sleeping. When the [`Sandbox`] is dropped, its servers end and a temporary folder is removed.
+//! otherwise. Servers can be killed and restarted, and as processes also paused, ended by SIGTERM and started behind a command of
+//! the caller's ([`Launch`]); [`wait_until`] waits for conditions instead of sleeping. When the [`Sandbox`] is dropped, its servers
+//! end and a temporary folder is removed.
 //!
 //! What is deliberately not here: anything that the servers do. The sandbox speaks to them as every client does.
 //!
@@ -43,7 +44,7 @@ pub mod requests;
 mod wait;
 mod error;
 
-pub use builder::{Builder, Mode};
+pub use builder::{Builder, Launch, Mode};
 pub use error::SandboxError;
 pub use sandbox::Sandbox;
 pub use wait::wait_until;

@@ -210,6 +210,23 @@ impl Sandbox {
         self.node(node)?.lock().await.start().await
     }
 
+    /// Asks a node's process to end (SIGTERM). Returns once it has.
+    ///
+    /// # Errors
+    /// [`SandboxError::NotAProcess`], [`SandboxError::NotRunning`], [`SandboxError::Ended`] if it reports a failure at its end.
+    pub async fn terminate_node(&self, node: usize) -> Result<(), SandboxError> {
+        self.node(node)?.lock().await.terminate().await
+    }
+
+    /// What is run in front of a node's binary from its next start on; see [`Launch::prefix`](crate::Launch::prefix).
+    ///
+    /// # Errors
+    /// [`SandboxError::NoSuchServer`].
+    pub async fn set_node_prefix(&self, node: usize, prefix: Vec<String>) -> Result<(), SandboxError> {
+        self.node(node)?.lock().await.prefix = prefix;
+        Ok(())
+    }
+
     /// Stops a node's process (SIGSTOP): it keeps its connections and answers nothing.
     ///
     /// # Errors
@@ -240,6 +257,23 @@ impl Sandbox {
     /// As there.
     pub async fn restart_coordinator(&self, coordinator: usize) -> Result<(), SandboxError> {
         self.coordinator(coordinator)?.lock().await.start().await
+    }
+
+    /// As [`Self::terminate_node`], for a coordinator.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn terminate_coordinator(&self, coordinator: usize) -> Result<(), SandboxError> {
+        self.coordinator(coordinator)?.lock().await.terminate().await
+    }
+
+    /// As [`Self::set_node_prefix`], for a coordinator.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn set_coordinator_prefix(&self, coordinator: usize, prefix: Vec<String>) -> Result<(), SandboxError> {
+        self.coordinator(coordinator)?.lock().await.prefix = prefix;
+        Ok(())
     }
 
     /// As [`Self::pause_node`], for a coordinator.

@@ -89,14 +89,23 @@ pub(crate) struct Server {
     /// The sandbox's folder, where logs go.
     folder: PathBuf,
     address: SocketAddr,
+    /// What is run in front of the binary.
+    pub(crate) prefix: Vec<String>,
     running: Option<Running>,
     started: Instant,
 }
 
 impl Server {
     /// A server that does not run yet. Port 0 takes a free one at the first start and keeps it.
-    pub(crate) fn new(name: String, settings: Settings, mode: Mode, folder: PathBuf, address: SocketAddr) -> Self {
-        Self { name, settings, mode, folder, address, running: None, started: Instant::now() }
+    pub(crate) fn new(
+        name: String,
+        settings: Settings,
+        mode: Mode,
+        folder: PathBuf,
+        address: SocketAddr,
+        prefix: Vec<String>,
+    ) -> Self {
+        Self { name, settings, mode, folder, address, prefix, running: None, started: Instant::now() }
     }
 
     /// Starts it, and returns once it listens.
@@ -104,20 +113,25 @@ impl Server {
         if self.running.is_some() {
             return Err(SandboxError::AlreadyRunning { server: self.name.clone() });
         }
-        let listener = self.bind().await?;
         self.started = Instant::now();
         let running = match self.mode.clone() {
             Mode::InProcess => {
+                let listener = self.bind().await?;
                 self.address = listener.local_addr().expect("a bound listener has an address");
                 self.settings.listen_on(self.address);
                 let embedded = Embedded::start(&self.name, self.settings.clone(), listener);
                 Running::Embedded(embedded.map_err(|source| SandboxError::Spawn { server: self.name.clone(), source })?)
             }
             Mode::ChildProcesses { binary } => {
-                // Bound to see that the port is free; the process binds it itself.
-                drop(listener);
+                // Bound to see that the port is free; the process binds it itself. Behind a prefix the address may be of another
+                // network than this process's.
+                if self.prefix.is_empty() {
+                    drop(self.bind().await?);
+                }
                 self.settings.listen_on(self.address);
-                let (child, address) = ChildProcess::start(&self.name, &binary, &self.settings, &self.folder).await?;
+                let mut command = self.prefix.clone();
+                command.push(binary.display().to_string());
+                let (child, address) = ChildProcess::start(&self.name, &command, &self.settings, &self.folder).await?;
                 self.address = address;
                 Running::Child(child)
             }
@@ -151,6 +165,17 @@ impl Server {
         let running = self.running.take().ok_or_else(|| SandboxError::NotRunning { server: self.name.clone() })?;
         // Waits for threads or a process to be gone.
         tokio::task::spawn_blocking(move || drop(running)).await.expect("ending a server does not panic");
+        Ok(())
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has.
+    pub(crate) async fn terminate(&mut self) -> Result<(), SandboxError> {
+        match &mut self.running {
+            Some(Running::Child(child)) => child.terminate().await?,
+            Some(Running::Embedded(_)) => return Err(SandboxError::NotAProcess { server: self.name.clone() }),
+            None => return Err(SandboxError::NotRunning { server: self.name.clone() }),
+        }
+        self.running = None;
         Ok(())
     }
 

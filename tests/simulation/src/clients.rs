@@ -220,7 +220,7 @@ impl What {
 
     fn words(&self) -> String {
         match self {
-            Self::Enrol { key, content, .. } => format!("enrol {key} (content {})", content.0),
+            Self::Enrol { key, content, .. } => format!("enrol {key} (content {:016x})", content.0),
             Self::Withdraw { key } => format!("withdraw {key}"),
             Self::Read { key } => format!("read {key}"),
             Self::Identify { gallery, .. } => format!("identify in {gallery}"),

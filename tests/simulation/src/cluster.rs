@@ -13,7 +13,7 @@ use crate::chance::Chance;
 use crate::clients::{Clients, What};
 use crate::coordinator::{Coordinator, KeyRing};
 use crate::disk::SharedDisk;
-use crate::history::{Content, Key, ReplicaSeen};
+use crate::history::{Key, ReplicaSeen};
 use crate::mutant::Mutant;
 use crate::nemesis::Mood;
 use crate::network::Network;
@@ -200,19 +200,19 @@ impl Cluster {
             let key = Key { gallery: name.clone(), enrolment: id(&enrolment) };
             let at = chance.below(micros);
             let captured = *chance.pick(&[Captured::Face, Captured::Face, Captured::Both, Captured::Iris]);
-            self.plan_enrolment(chance, &key, &person, captured, at, number);
+            self.plan_enrolment(chance, &key, &person, captured, at);
             // Often at about the same moment, elsewhere: the same person once more.
             if !chance.one_in(3) {
                 let twin = Key { gallery: name, enrolment: id(&format!("{enrolment}t")) };
                 let within = *chance.pick(&[1, 2_000, 20_000, 100_000, 1_000_000]);
                 let at = at + chance.below(within);
-                self.plan_enrolment(chance, &twin, &person, captured, at, 1_000 + number);
+                self.plan_enrolment(chance, &twin, &person, captured, at);
             }
             if chance.one_in(8) {
                 // The same id for somebody else.
                 let stranger = chance.pick(&persons).clone();
                 let at = at + chance.below(2_000_000);
-                self.plan_enrolment(chance, &key, &stranger, captured, at, 2_000 + number);
+                self.plan_enrolment(chance, &key, &stranger, captured, at);
             }
             self.plan_what_follows(chance, &key, &person, at, micros);
         }
@@ -225,18 +225,12 @@ impl Cluster {
         }
     }
 
-    fn plan_enrolment(
-        &mut self,
-        chance: &mut Chance,
-        key: &Key,
-        person: &Person,
-        captured: Captured,
-        at: u64,
-        content: u64,
-    ) {
+    fn plan_enrolment(&mut self, chance: &mut Chance, key: &Key, person: &Person, captured: Captured, at: u64) {
         let references = person.capture(chance, captured);
+        // Two captures may come out the same: then they are the same content.
+        let content = people::content(&references);
         let request = people::enrolment(&key.gallery, key.enrolment.as_str(), references);
-        let what = What::Enrol { key: key.clone(), content: Content(content), request };
+        let what = What::Enrol { key: key.clone(), content, request };
         let twice = chance.one_in(6);
         if chance.one_in(5) {
             let again = at + chance.below(6_000_000);

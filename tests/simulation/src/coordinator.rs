@@ -129,7 +129,7 @@ impl Coordinator {
         let applied = match seated {
             Ok(applied) => applied,
             Err(error) => {
-                world.alarms.push(format!("{} cannot open its replica: {error}", self.place));
+                world.alarm(format!("{} cannot open its replica: {error}", self.place));
                 return;
             }
         };

@@ -233,6 +233,21 @@ pub struct AtRest {
     pub unfinished: Option<String>,
 }
 
+/// What replicas did, as somebody sees it who looks at them from within.
+#[derive(Debug, Clone, Default)]
+pub struct Watched {
+    /// Every scan.
+    pub scans: Vec<Scan>,
+    /// Every acknowledgement of a stage, in order.
+    pub acknowledged: Vec<Acknowledged>,
+    /// Every vote that one replica gave another.
+    pub votes: BTreeSet<Elected>,
+    /// Every leader.
+    pub leaders: BTreeSet<Elected>,
+    /// What replicas stopped for without a fault that explains it.
+    pub alarms: Vec<String>,
+}
+
 /// Everything that checkers look at.
 #[derive(Debug, Clone)]
 pub struct History {
@@ -240,18 +255,10 @@ pub struct History {
     pub shards: ShardCount,
     /// Every call, in the order in which they were asked.
     pub calls: Vec<Call>,
-    /// Every scan, if the cluster lets itself be watched that closely.
-    pub scans: Option<Vec<Scan>>,
-    /// Every acknowledgement of a shard, in order, if the cluster lets itself be watched that closely.
-    pub acknowledged: Vec<Acknowledged>,
-    /// Every vote that one replica gave another, if the cluster lets itself be watched that closely.
-    pub votes: BTreeSet<Elected>,
-    /// Every leader, if so.
-    pub leaders: BTreeSet<Elected>,
+    /// What can be seen of a cluster only from within.
+    pub watched: Option<Watched>,
     /// Every state of a replica that was looked at.
     pub replicas: Vec<ReplicaSeen>,
-    /// What a replica, or a process, stopped for without a fault that explains it.
-    pub alarms: Vec<String>,
     /// What is on record.
     pub at_rest: AtRest,
     /// Applicant and other: every ordered pair whose score reaches the threshold that the applicant is pinned to.

@@ -267,7 +267,7 @@ impl<M: Digested> Host<M> {
         if leads && !std::mem::replace(&mut seat.led, leads) {
             let status = seat.replica.as_ref().map(Replica::status);
             let (term, candidate) = (status.map_or(0, |status| status.term), seat.id.get());
-            world.leaders.insert(Elected { group, term, voter: candidate, candidate });
+            world.watched.leaders.insert(Elected { group, term, voter: candidate, candidate });
             world.tally.leaders += 1;
             world.note(self.place, "leads", group, || format!("group {group}"));
         }
@@ -401,7 +401,7 @@ impl<M: Digested> Host<M> {
     fn stop(&mut self, world: &mut World, group: u64, (unasked, reason): (bool, String)) {
         world.note(self.place, "stops", group, || format!("the replica of group {group}: {reason}"));
         if unasked {
-            world.alarms.push(format!("{} stopped its replica of group {group}: {reason}", self.place));
+            world.alarm(format!("{} stopped its replica of group {group}: {reason}", self.place));
         } else {
             world.tally.reads_failed += 1;
         }
@@ -431,7 +431,7 @@ impl<M: Digested> Host<M> {
         for (group, message) in messages {
             if grants_vote(&message) {
                 let RaftMessage { term, from: voter, to: candidate, .. } = message;
-                world.votes.insert(Elected { group, term, voter, candidate });
+                world.watched.votes.insert(Elected { group, term, voter, candidate });
             }
             let to = ReplicaId::new(message.to).and_then(|to| self.directory.get(&(group, to)));
             if let Some(to) = to {

@@ -140,7 +140,7 @@ impl Node {
         for placement in &self.assigned {
             if let Err(reason) = run.seat(world, placement, self.node_id, shards, places) {
                 let (place, shard) = (self.place, placement.shard);
-                world.alarms.push(format!("{place} cannot open its replica of shard {shard}: {reason}"));
+                world.alarm(format!("{place} cannot open its replica of shard {shard}: {reason}"));
             }
         }
         self.run = Some(run);
@@ -292,7 +292,7 @@ impl Run {
                 let Some(Waiting::Proposer { caller, call }) = self.waiting.remove(&(group, ticket)) else { return };
                 if let Ok(semel_shard::Receipt::Enrolment { record, .. }) = &receipt {
                     let (at, shard, stage_index) = (world.moment(), record.shard, record.stage_index.0);
-                    world.acknowledged.push(Acknowledged { at, shard, stage_index });
+                    world.watched.acknowledged.push(Acknowledged { at, shard, stage_index });
                 }
                 world.tally.overloads +=
                     u64::from(receipt.as_ref().is_err_and(|error| *error == ProposeError::TooManyPending));
@@ -431,7 +431,7 @@ impl Run {
         let found = match moment.search(std::slice::from_ref(&*search.probe), &|| false) {
             Ok(mut answers) => answers.pop().expect("one probe, one answer"),
             Err(error) => {
-                world.alarms.push(format!("{} group {group}: {error}", self.place));
+                world.alarm(format!("{} group {group}: {error}", self.place));
                 self.answer(world, search.caller, search.call, Err(Refused::NothingDone));
                 return;
             }
@@ -439,7 +439,7 @@ impl Run {
         world.tally.scans += 1;
         let (epoch, searchable_index) = (hosted.epoch, moment.searchable_index());
         let gallery = search.probe.gallery.clone();
-        world.scans.push(Scan {
+        world.watched.scans.push(Scan {
             asked_at: search.asked_at,
             applicant: search.probe.exclude.clone().map(|enrolment| Key { gallery, enrolment }),
             seen: ShardSeen {

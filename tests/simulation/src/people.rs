@@ -7,6 +7,7 @@ use semel_workflow::{
 };
 
 use crate::chance::Chance;
+use crate::history::Content;
 
 const FACE_DIMENSION: u32 = 16;
 const IRIS: BinaryCodeSpec =
@@ -81,6 +82,26 @@ pub(crate) fn policy(face_threshold_micros: i32, candidates_max: u32) -> Policy 
         ..PolicyRequest::default()
     };
     request.validate().expect("a policy within its limits")
+}
+
+/// Names the content of these references: others have another name.
+pub(crate) fn content(references: &[ReferenceRequest]) -> Content {
+    let mut hasher = blake3::Hasher::new();
+    for reference in references {
+        hasher.update(&reference.modality.to_le_bytes()).update(&reference.position.to_le_bytes());
+        match &reference.template {
+            Some(TemplateRequest::Embedding(values)) => {
+                for value in values {
+                    hasher.update(&value.to_le_bytes());
+                }
+            }
+            Some(TemplateRequest::BinaryCode { code, mask }) => {
+                hasher.update(code).update(mask);
+            }
+            None => {}
+        }
+    }
+    Content(u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("a BLAKE3 digest has 32 bytes")))
 }
 
 /// The request to enrol these references.

@@ -77,12 +77,8 @@ pub(crate) fn history(cluster: &mut Cluster) -> History {
     History {
         shards: cluster.shards,
         calls,
-        scans: Some(std::mem::take(&mut cluster.world.scans)),
-        acknowledged: std::mem::take(&mut cluster.world.acknowledged),
-        votes: std::mem::take(&mut cluster.world.votes),
-        leaders: std::mem::take(&mut cluster.world.leaders),
+        watched: Some(std::mem::take(&mut cluster.world.watched)),
         replicas: replicas_seen,
-        alarms: std::mem::take(&mut cluster.world.alarms),
         at_rest,
         reaching,
         saturated_cases_max: semel_shard::SATURATED_CASES_OPENED_MAX,

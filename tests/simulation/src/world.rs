@@ -1,12 +1,12 @@
 //! What surrounds the processes: time, the network between them, chance, death, and the record of what happened.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use semel_workflow::Pinned;
 
 use crate::chance::Chance;
-use crate::history::{Acknowledged, Elected, Moment, Scan};
+use crate::history::{Moment, Watched};
 use crate::messages::{CallId, Message};
 use crate::mutant::Mutant;
 use crate::network::{Delivery, Network};
@@ -91,14 +91,9 @@ pub(crate) struct World {
     pub(crate) deaths: Deaths,
     pub(crate) tally: Tally,
     pub(crate) trace: Trace,
-    pub(crate) scans: Vec<Scan>,
-    pub(crate) acknowledged: Vec<Acknowledged>,
-    pub(crate) votes: BTreeSet<Elected>,
-    pub(crate) leaders: BTreeSet<Elected>,
+    pub(crate) watched: Watched,
     /// What identifications searched for, by call.
     pub(crate) probes: BTreeMap<CallId, Pinned>,
-    /// What a replica stopped for without being given a reason by a fault.
-    pub(crate) alarms: Vec<String>,
     pub(crate) mutant: Option<Mutant>,
     /// Whether queues, caches and batches are so small that everything meets its bound.
     pub(crate) tight: bool,
@@ -118,12 +113,8 @@ impl World {
             deaths: Deaths::default(),
             tally: Tally::default(),
             trace: Trace::new(detail),
-            scans: Vec::new(),
-            acknowledged: Vec::new(),
-            votes: BTreeSet::new(),
-            leaders: BTreeSet::new(),
+            watched: Watched::default(),
             probes: BTreeMap::new(),
-            alarms: Vec::new(),
             mutant,
             tight: Chance::new(seed, 4).one_in(3),
             queue: BTreeMap::new(),
@@ -189,6 +180,11 @@ impl World {
     pub(crate) fn moment(&mut self) -> Moment {
         self.moments += 1;
         Moment(self.moments)
+    }
+
+    /// Notes what no fault explains.
+    pub(crate) fn alarm(&mut self, what: String) {
+        self.watched.alarms.push(what);
     }
 
     /// A number never given before.

@@ -1,7 +1,7 @@
 //! A registry's side: it sends an enrolment until it has a verdict, and keeps what it was told for later.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use semel_proto::v1::case_service_client::CaseServiceClient;
 use semel_proto::v1::enrolment_service_client::EnrolmentServiceClient;
@@ -148,19 +148,23 @@ pub(crate) async fn assert_one_case_per_pair<'a>(
     assert_eq!(counted, expected);
 }
 
-/// Waits until nothing is staged without a verdict and no shard owes another anything.
+/// Waits until nothing is staged without a verdict and no shard owes another anything, by reports of every live node that are newer
+/// than the call: older ones know nothing of what was just done.
 pub(crate) async fn wait_quiet(sandbox: &Sandbox, gallery: &str) -> GetClusterStatusResponse {
+    let begun = Instant::now();
     let quiet = wait_until("a quiet cluster", QUIET_WITHIN, || async {
         sandbox.wait_ready().await.map_err(|error| error.to_string())?;
         let status = sandbox.status().await.map_err(|error| error.to_string())?;
+        let older = |age_ms| Duration::from_millis(age_ms) >= begun.elapsed();
+        let stale = status.nodes.iter().filter(|node| node.live && older(node.last_report_age_ms)).count();
         let counts = status.galleries.iter().find(|counts| counts.gallery == gallery);
         let pending = counts.map_or(0, |counts| counts.pending);
         let owed: u64 = status.shards.iter().map(|shard| shard.obligations).sum();
         let behind = status.shards.iter().flat_map(|shard| &shard.replicas).filter(|replica| replica.lag > 0).count();
-        if pending + owed == 0 && behind == 0 {
+        if pending + owed == 0 && behind == 0 && stale == 0 {
             Ok(status)
         } else {
-            Err(format!("{pending} staged, {owed} owed, {behind} replicas behind"))
+            Err(format!("{pending} staged, {owed} owed, {behind} replicas behind, {stale} reports from before"))
         }
     });
     quiet.await.unwrap_or_else(|error| panic!("{error}"))

@@ -8,9 +8,10 @@ use super::ensure;
 use crate::history::{History, Scan};
 
 pub(super) fn check(history: &History) -> Result<(), String> {
-    let mut scans: Vec<&Scan> = history.scans.iter().flatten().collect();
+    let Some(watched) = &history.watched else { return Ok(()) };
+    let mut scans: Vec<&Scan> = watched.scans.iter().collect();
     scans.sort_by_key(|scan| scan.asked_at);
-    let mut acknowledged = history.acknowledged.iter().peekable();
+    let mut acknowledged = watched.acknowledged.iter().peekable();
     let mut up_to: BTreeMap<ShardId, u64> = BTreeMap::new();
     for scan in scans {
         while let Some(one) = acknowledged.next_if(|one| one.at < scan.asked_at) {

@@ -7,9 +7,9 @@ use super::ensure;
 use crate::history::{History, Key, Moment, Scan};
 
 pub(super) fn check(history: &History) -> Result<(), String> {
-    let Some(scans) = &history.scans else { return Ok(()) };
+    let Some(watched) = &history.watched else { return Ok(()) };
     let mut scans_for: BTreeMap<&Key, Vec<&Scan>> = BTreeMap::new();
-    for scan in scans {
+    for scan in &watched.scans {
         if let Some(applicant) = &scan.applicant {
             scans_for.entry(applicant).or_default().push(scan);
         }

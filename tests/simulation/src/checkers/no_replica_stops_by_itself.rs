@@ -3,5 +3,6 @@
 use crate::history::History;
 
 pub(super) fn check(history: &History) -> Result<(), String> {
-    history.alarms.first().map_or(Ok(()), |alarm| Err(alarm.clone()))
+    let alarm = history.watched.iter().find_map(|watched| watched.alarms.first());
+    alarm.map_or(Ok(()), |alarm| Err(alarm.clone()))
 }

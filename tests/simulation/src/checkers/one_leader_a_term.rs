@@ -7,7 +7,7 @@ use crate::history::History;
 
 pub(super) fn check(history: &History) -> Result<(), String> {
     let mut leads = BTreeMap::new();
-    for leader in &history.leaders {
+    for leader in history.watched.iter().flat_map(|watched| &watched.leaders) {
         let first = *leads.entry((leader.group, leader.term)).or_insert(leader.candidate);
         ensure!(
             first == leader.candidate,

@@ -7,7 +7,7 @@ use crate::history::History;
 
 pub(super) fn check(history: &History) -> Result<(), String> {
     let mut given = BTreeMap::new();
-    for vote in &history.votes {
+    for vote in history.watched.iter().flat_map(|watched| &watched.votes) {
         let first = *given.entry((vote.group, vote.term, vote.voter)).or_insert(vote.candidate);
         ensure!(
             first == vote.candidate,

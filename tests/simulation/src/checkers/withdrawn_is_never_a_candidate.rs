@@ -35,7 +35,7 @@ pub(super) fn check(history: &History) -> Result<(), String> {
             hidden(&key.gallery, &verdict.candidates, *sent, key)?;
         }
     }
-    for scan in history.scans.iter().flatten() {
+    for scan in history.watched.iter().flat_map(|watched| &watched.scans) {
         if let Some(applicant) = &scan.applicant {
             hidden(&applicant.gallery, &scan.candidates, scan.asked_at, applicant)?;
         }

@@ -10,8 +10,10 @@ use crate::history::Key;
 use crate::messages::{CallId, Message, Refused, ShardAnswered, ShardRequest};
 use crate::world::{Place, World};
 
-/// How long one replica may take before another is asked.
-const TRY_MICROS: u64 = 2_000_000;
+/// How long one replica may take, at most, before another is asked.
+const TRY_MICROS_MAX: u64 = 2_000_000;
+/// How long it may take, at least, if that much time is left.
+const TRY_MICROS_MIN: u64 = 500_000;
 /// The pause between two rounds over a shard's replicas.
 const AGAIN_MICROS: u64 = 50_000;
 
@@ -91,7 +93,7 @@ impl Run {
         purpose: Purpose,
         attempt: usize,
     ) {
-        let deadline = world.now + TRY_MICROS;
+        let deadline = world.now + TRY_MICROS_MAX;
         let (tries_left, outcome_unknown) = (1, false);
         self.try_call(
             world,
@@ -112,7 +114,10 @@ impl Run {
         call.tries_left -= 1;
         let number = world.number();
         let (shard, request) = (call.shard, call.request.clone());
-        let limit = TRY_MICROS.min(call.deadline - world.now);
+        let left = call.deadline - world.now;
+        // Half of it, so that one that hangs leaves time to ask another; all of it where no other is asked.
+        let share = if call.tries_left == 0 { left } else { (left / 2).max(TRY_MICROS_MIN) };
+        let limit = share.min(TRY_MICROS_MAX).min(left);
         self.calls.insert(number, call);
         world.send(self.place, to, Message::Ask { call: number, shard, request });
         self.after(world, limit, Timer::CallTry(number));

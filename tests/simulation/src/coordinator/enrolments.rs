@@ -100,7 +100,7 @@ impl Run {
         let miss_budget_ppb = policy.policy.miss_budget_ppb();
         let references = references.iter().map(convert::reference_to_workflow).collect();
         let Ok(pinned) = Pinned::new(policy, record.key_version, references) else {
-            world.alarms.push(format!("{key} does not fit the policy it is pinned to"));
+            world.alarm(format!("{key} does not fit the policy it is pinned to"));
             return;
         };
         let staged = record.is_staged();
@@ -236,7 +236,7 @@ impl Run {
                 EnrolmentEffect::Drain(obligations) => self.found(world, obligations),
                 EnrolmentEffect::AnswerDefective { shard, defect } => {
                     if world.mutant.is_none() {
-                        world.alarms.push(format!("the answer of shard {shard} cannot be true: {defect}"));
+                        world.alarm(format!("the answer of shard {shard} cannot be true: {defect}"));
                     }
                 }
                 EnrolmentEffect::AlarmSaturated { .. } => {}
@@ -280,7 +280,7 @@ impl Run {
             }
             Outcome::Overloaded { .. } => Told::Unavailable("overloaded".to_owned()),
             Outcome::Refused(refusal) => {
-                world.alarms.push(format!("{key} was refused: {refusal}"));
+                world.alarm(format!("{key} was refused: {refusal}"));
                 Told::Unavailable(refusal.to_string())
             }
         };

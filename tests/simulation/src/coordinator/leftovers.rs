@@ -77,9 +77,7 @@ impl Run {
                         self.call(world, shard, request, Purpose::Discharge, DELIVERY_MICROS);
                     }
                     ObligationEffect::Refused { key, refusal } => {
-                        world
-                            .alarms
-                            .push(format!("obligation {} of shard {} is refused: {refusal}", key.id, key.from_shard));
+                        world.alarm(format!("obligation {} of shard {} is refused: {refusal}", key.id, key.from_shard));
                     }
                 }
             }

@@ -285,7 +285,7 @@ impl Run {
                 (answer.candidates, answer.candidates_total) = (Vec::new(), 0);
             }
             if let Err(defect) = identification.gather.answer(answer) {
-                world.alarms.push(format!("the answer of shard {shard} cannot be true: {defect}"));
+                world.alarm(format!("the answer of shard {shard} cannot be true: {defect}"));
             }
         }
         if identification.outstanding > 0 {
