@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use semel_index::{EnrolmentId, GalleryId, KeyVersion, PolicyVersion, ShardCount};
+use semel_index::{KeyVersion, ShardCount};
 use semel_raft::ReplicaId;
 use semel_workflow::{
     Cluster as Founded, ClusterId, Coordinator as Registered, GalleryKey, MetadataCommand, NodeId, Rotations,
@@ -13,12 +13,13 @@ use crate::chance::Chance;
 use crate::clients::{Clients, What};
 use crate::coordinator::{Coordinator, KeyRing};
 use crate::disk::SharedDisk;
-use crate::history::{Key, ReplicaSeen};
+use crate::history::ReplicaSeen;
 use crate::mutant::Mutant;
 use crate::nemesis::Mood;
 use crate::network::Network;
 use crate::node::Node;
-use crate::people::{self, Captured, Person};
+use crate::people;
+use crate::plans::{FACE_THRESHOLD_FIRST, GALLERIES, gallery};
 use crate::trace::Detail;
 use crate::world::{Died, Due, Event, Place, World};
 
@@ -30,10 +31,6 @@ const SET_UP_MICROS: u64 = 60_000_000;
 const REST_MICROS: u64 = 240_000_000;
 /// How often it is looked at meanwhile.
 const LOOK_MICROS: u64 = 250_000;
-
-const GALLERIES: [&str; 2] = ["people", "camp"];
-/// Face thresholds that policies have, in units of 1e-6.
-const THRESHOLDS: [i32; 3] = [620_000, 700_000, 800_000];
 
 /// Everything.
 pub(crate) struct Cluster {
@@ -53,7 +50,7 @@ pub(crate) struct Cluster {
     node_places: Rc<BTreeMap<NodeId, Place>>,
     keys: KeyRing,
     replicas_per_shard: u32,
-    candidates_max: u32,
+    pub(crate) candidates_max: u32,
     pub(crate) replicas_seen: Vec<ReplicaSeen>,
     /// What kept it from getting on.
     pub(crate) unfinished: Option<String>,
@@ -165,7 +162,7 @@ impl Cluster {
         }
         commands.push(MetadataCommand::PlaceShards { nodes: self.nodes.iter().map(|node| node.node_id).collect() });
         for (number, name) in GALLERIES.iter().enumerate() {
-            let policy = people::policy(THRESHOLDS[1], self.candidates_max);
+            let policy = people::policy(FACE_THRESHOLD_FIRST, self.candidates_max);
             let key = GalleryKey::from_secret([number as u8 + 1; 32]);
             let key_checksum = Rotations::generate(&key, KeyVersion(1), &policy).checksum();
             let (name, created_at_ms) = (gallery(name), 0);
@@ -187,73 +184,6 @@ impl Cluster {
             self.start(Place::Node(number));
         }
         Ok(())
-    }
-
-    /// Plans what clients and operators do over so many microseconds.
-    fn plan_lives(&mut self, chance: &mut Chance, micros: u64) {
-        let persons: Vec<Person> = (0..chance.between(8..=24)).map(|_| Person::new(chance)).collect();
-        let enrolments = chance.between(16..=48);
-        for number in 0..enrolments {
-            let person = chance.pick(&persons).clone();
-            let name = gallery(if chance.one_in(6) { GALLERIES[1] } else { GALLERIES[0] });
-            let enrolment = format!("e{:03}", chance.below(enrolments * 40) / 40 * 40 + number);
-            let key = Key { gallery: name.clone(), enrolment: id(&enrolment) };
-            let at = chance.below(micros);
-            let captured = *chance.pick(&[Captured::Face, Captured::Face, Captured::Both, Captured::Iris]);
-            self.plan_enrolment(chance, &key, &person, captured, at);
-            // Often at about the same moment, elsewhere: the same person once more.
-            if !chance.one_in(3) {
-                let twin = Key { gallery: name, enrolment: id(&format!("{enrolment}t")) };
-                let within = *chance.pick(&[1, 2_000, 20_000, 100_000, 1_000_000]);
-                let at = at + chance.below(within);
-                self.plan_enrolment(chance, &twin, &person, captured, at);
-            }
-            if chance.one_in(8) {
-                // The same id for somebody else.
-                let stranger = chance.pick(&persons).clone();
-                let at = at + chance.below(2_000_000);
-                self.plan_enrolment(chance, &key, &stranger, captured, at);
-            }
-            self.plan_what_follows(chance, &key, &person, at, micros);
-        }
-        for _ in 0..chance.between(0..=3) {
-            let policy = people::policy(*chance.pick(&THRESHOLDS), self.candidates_max);
-            let expected: Option<PolicyVersion> = None;
-            let command = MetadataCommand::UpdatePolicy { name: gallery(GALLERIES[0]), policy, expected };
-            let at = chance.below(micros);
-            self.clients.plan(&mut self.world, at, What::Govern { command: Box::new(command) }, false);
-        }
-    }
-
-    fn plan_enrolment(&mut self, chance: &mut Chance, key: &Key, person: &Person, captured: Captured, at: u64) {
-        let references = person.capture(chance, captured);
-        // Two captures may come out the same: then they are the same content.
-        let content = people::content(&references);
-        let request = people::enrolment(&key.gallery, key.enrolment.as_str(), references);
-        let what = What::Enrol { key: key.clone(), content, request };
-        let twice = chance.one_in(6);
-        if chance.one_in(5) {
-            let again = at + chance.below(6_000_000);
-            self.clients.plan(&mut self.world, again, what.clone(), false);
-        }
-        self.clients.plan(&mut self.world, at, what, twice);
-    }
-
-    fn plan_what_follows(&mut self, chance: &mut Chance, key: &Key, person: &Person, at: u64, micros: u64) {
-        if chance.one_in(6) {
-            let at = at + chance.below(micros);
-            self.clients.plan(&mut self.world, at, What::Withdraw { key: key.clone() }, false);
-        }
-        for _ in 0..chance.below(3) {
-            let at = at + chance.below(5_000_000);
-            self.clients.plan(&mut self.world, at, What::Read { key: key.clone() }, false);
-        }
-        if chance.one_in(4) {
-            let references = person.capture(chance, Captured::Both);
-            let what = What::Identify { gallery: key.gallery.clone(), references };
-            let at = at + chance.below(5_000_000);
-            self.clients.plan(&mut self.world, at, what, false);
-        }
     }
 
     /// Ends every fault: what is down is started, what has stopped is started anew. Whoever still runs goes on as it is, with
@@ -418,15 +348,17 @@ impl Cluster {
             Event::Client(step) => self.clients.step(&mut self.world, step),
             Event::Arrive { from, to, message } => {
                 if to == Place::Client {
-                    self.clients.receive(&mut self.world, message);
+                    self.clients.receive(&mut self.world, *message);
                 } else if let Some(wait) = self.halted(to) {
                     self.world.after(wait, Event::Arrive { from, to, message });
                 } else {
                     let world = &mut self.world;
                     let outcome = match to {
-                        Place::Node(node) => self.nodes[node].run.as_mut().map(|run| run.receive(world, from, message)),
+                        Place::Node(node) => {
+                            self.nodes[node].run.as_mut().map(|run| run.receive(world, from, *message))
+                        }
                         Place::Coordinator(coordinator) => {
-                            self.coordinators[coordinator].run.as_mut().map(|run| run.receive(world, from, message))
+                            self.coordinators[coordinator].run.as_mut().map(|run| run.receive(world, from, *message))
                         }
                         Place::Client => None,
                     };
@@ -489,12 +421,4 @@ fn node_id(number: usize) -> NodeId {
     let mut bytes = [0; 16];
     bytes[15] = number as u8 + 1;
     NodeId(bytes)
-}
-
-fn gallery(name: &str) -> GalleryId {
-    GalleryId::try_from(name).expect("a valid name")
-}
-
-fn id(enrolment: &str) -> EnrolmentId {
-    EnrolmentId::try_from(enrolment).expect("a valid id")
 }

@@ -5,7 +5,7 @@
 //!
 //! - `world` is what surrounds the processes: time, network, chance, death. `disk` is what survives them.
 //! - `host` runs replicas as a process does; `node` and `coordinator` are the two kinds of process; `clients` ask.
-//! - `nemesis` knows the faults, `cluster` puts everything together, `rest` reads what is on record at the end.
+//! - `plans` says what they ask, `nemesis` knows the faults, `cluster` puts everything together, `rest` reads what is on record at the end.
 //! - [`history`] is what happened, [`checkers`] judge it, [`mutant`] holds the defects that test the checkers.
 
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ pub mod history;
 // A run.
 mod cluster;
 mod nemesis;
+mod plans;
 mod rest;
 
 // What takes part in it.

@@ -1,30 +1,27 @@
-//! A storage node: replicas of shards, the view of each, and what coordinators ask of them.
+//! A storage node: replicas of shards, the view of each, and what coordinators ask of them. How a search goes lives in
+//! `search`.
+
+mod search;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use semel_index::{CatalogueConfig, ComparisonScore, ProbeReference, SealJob, SearchProbe, ShardCount, ShardId};
+use semel_index::{CatalogueConfig, SealJob, SearchProbe, ShardCount, ShardId};
 use semel_raft::{Event as RaftEvent, LogIndex, ProposeError, ReplicaId, Ticket};
 use semel_shard::{Publication, SearchView, ShardMachine};
 use semel_workflow::{NodeId, ShardPlacement};
 
 use crate::disk::{GroupDisk, SharedDisk};
-use crate::history::{Acknowledged, Key, Moment, Scan, ShardSeen};
+use crate::history::{Acknowledged, Key, Moment};
 use crate::host::{self, Host, Out};
 use crate::messages::{CallId, Message, Refused, ShardAnswered, ShardRequest};
 use crate::mutant::Mutant;
 use crate::world::{Died, Due, Event, Place, World};
 
-/// How long a shard's barrier and catalogue may take before its coordinator asks another replica.
-const CURRENT_WITHIN_MICROS: u64 = 1_000_000;
 /// Items that a list holds.
 const ITEMS_MAX: usize = 1_000;
 /// Obligations that one answer carries; the rest are found by listing.
 const OBLIGATIONS_ANSWERED_MAX: usize = 64;
-/// How long a scan takes, in microseconds.
-const SCAN_MICROS: (u64, u64) = (100, 8_000);
-/// How long one takes on a busy node.
-const SLOW_SCAN_MICROS: (u64, u64) = (50_000, 900_000);
 /// How long sealing a segment takes, in microseconds.
 const SEAL_MICROS: (u64, u64) = (1_000, 2_000_000);
 /// References that close a growing segment: few, so that runs see many.
@@ -222,14 +219,7 @@ impl Run {
                 self.barrier(world, group, Current::Read { caller, call, key, with_templates })
             }
             ShardRequest::Search { probe, miss_budget_ppb } => {
-                let mut probe = index_probe(&probe, miss_budget_ppb);
-                if world.has(Mutant::ThresholdLowered) {
-                    for reference in &mut probe.references {
-                        let lowered = ComparisonScore::from_micros(reference.threshold.micros() - 100_000);
-                        reference.threshold = lowered.expect("in range");
-                    }
-                }
-                let probe = Arc::new(probe);
+                let probe = Arc::new(search::index_probe(world, &probe, miss_budget_ppb));
                 let search = Search { caller, call, asked_at: world.moment(), probe };
                 self.search(world, group, search)
             }
@@ -250,22 +240,6 @@ impl Run {
     fn barrier(&mut self, world: &mut World, group: u64, current: Current) -> Result<(), Died> {
         let ticket = self.wait(world, group, Waiting::Reader(current));
         self.host.tell(world, group, RaftEvent::Barrier { ticket })
-    }
-
-    fn search(&mut self, world: &mut World, group: u64, search: Search) -> Result<(), Died> {
-        let hosted = self.shards.get_mut(&group).expect("checked by the caller");
-        if world.has(Mutant::BarrierSkipped) {
-            self.scan(world, group, search, None);
-            return Ok(());
-        }
-        let joined = hosted.scanning.last_key_value().map(|(_, moment)| moment.clone());
-        if world.has(Mutant::ScanJoinedLate) && joined.is_some() {
-            self.scan(world, group, search, joined);
-            return Ok(());
-        }
-        let (call, caller) = (search.call, search.caller);
-        self.after(world, CURRENT_WITHIN_MICROS, Timer::GiveUp { group, call, caller });
-        self.barrier(world, group, Current::Search(search))
     }
 
     /// Acts upon what turns gave, until they give nothing more.
@@ -345,26 +319,6 @@ impl Run {
         self.reached(world, group);
     }
 
-    /// Begins what waited for the view to be current.
-    fn reached(&mut self, world: &mut World, group: u64) {
-        let Some(hosted) = self.shards.get_mut(&group) else { return };
-        let mut searchable = hosted.view.moment().searchable_index();
-        if world.has(Mutant::BarrierOfAppliedIndex) {
-            searchable = self.host.replica(group).map_or(searchable, |replica| replica.status().applied);
-        }
-        let ready: Vec<Current> =
-            hosted.behind.extract_if(.., |(index, _)| *index <= searchable).map(|(_, current)| current).collect();
-        for current in ready {
-            match current {
-                Current::Read { caller, call, key, with_templates } => {
-                    let answer = self.read(group, &key, with_templates);
-                    self.answer(world, caller, call, answer);
-                }
-                Current::Search(search) => self.scan(world, group, search, None),
-            }
-        }
-    }
-
     fn read(&self, group: u64, key: &Key, with_templates: bool) -> Result<ShardAnswered, Refused> {
         let rows = self.host.rows(group);
         let record = semel_shard::enrolment(&rows, &key.gallery, &key.enrolment).map_err(|_| Refused::NothingDone)?;
@@ -385,16 +339,6 @@ impl Run {
         Ok(ShardAnswered::Pending { enrolments, obligations })
     }
 
-    /// Pins a moment and begins to scan it.
-    fn scan(&mut self, world: &mut World, group: u64, search: Search, joined: Option<semel_shard::SearchMoment>) {
-        let hosted = self.shards.get_mut(&group).expect("seated");
-        let moment = joined.unwrap_or_else(|| hosted.view.moment());
-        hosted.scanning.insert(search.call, moment);
-        let (least, most) = if self.busy { SLOW_SCAN_MICROS } else { SCAN_MICROS };
-        let micros = world.chance.between(least..=most);
-        self.after(world, micros, Timer::Scanned { group, search });
-    }
-
     fn timer(&mut self, world: &mut World, number: u64) {
         match self.timers.remove(&number) {
             Some(Timer::GiveUp { group, call, caller }) => self.give_up(world, group, call, caller),
@@ -407,55 +351,6 @@ impl Run {
             }
             None => {}
         }
-    }
-
-    fn give_up(&mut self, world: &mut World, group: u64, call: CallId, caller: Place) {
-        let Some(hosted) = self.shards.get_mut(&group) else { return };
-        let is_it = |current: &Current| current.call() == call && current.caller() == caller;
-        let behind = hosted.behind.extract_if(.., |(_, current)| is_it(current)).count();
-        let waiting = self.waiting.iter().find_map(|(key, waiting)| match waiting {
-            Waiting::Reader(current) if is_it(current) => Some(*key),
-            Waiting::Reader(_) | Waiting::Proposer { .. } => None,
-        });
-        if let Some(key) = waiting {
-            self.waiting.remove(&key);
-        }
-        if behind > 0 || waiting.is_some() {
-            self.answer(world, caller, call, Err(Refused::NothingDone));
-        }
-    }
-
-    fn scanned(&mut self, world: &mut World, group: u64, search: &Search) {
-        let Some(hosted) = self.shards.get_mut(&group) else { return };
-        let Some(moment) = hosted.scanning.remove(&search.call) else { return };
-        let found = match moment.search(std::slice::from_ref(&*search.probe), &|| false) {
-            Ok(mut answers) => answers.pop().expect("one probe, one answer"),
-            Err(error) => {
-                world.alarm(format!("{} group {group}: {error}", self.place));
-                self.answer(world, search.caller, search.call, Err(Refused::NothingDone));
-                return;
-            }
-        };
-        world.tally.scans += 1;
-        let (epoch, searchable_index) = (hosted.epoch, moment.searchable_index());
-        let gallery = search.probe.gallery.clone();
-        world.watched.scans.push(Scan {
-            asked_at: search.asked_at,
-            applicant: search.probe.exclude.clone().map(|enrolment| Key { gallery, enrolment }),
-            seen: ShardSeen {
-                shard: ShardId(u32::try_from(group).expect("a shard")),
-                searchable_index: searchable_index.0,
-                compared: found.compared,
-                not_comparable: found.not_comparable,
-                withdrawn: found.withdrawn,
-            },
-            candidates: found.candidates.iter().map(|candidate| candidate.enrolment_id.clone()).collect(),
-        });
-        let (place, total) = (self.place, found.candidates_total);
-        world.note(place, "scanned", group, || {
-            format!("shard {group} for {:?}: {total} candidates up to {searchable_index}", search.probe.exclude)
-        });
-        self.answer(world, search.caller, search.call, Ok(ShardAnswered::Searched { epoch, searchable_index, found }));
     }
 
     fn seal(&mut self, world: &mut World, group: u64) {
@@ -509,22 +404,5 @@ fn refused(error: ProposeError) -> Refused {
         | ProposeError::TooLarge { .. }
         | ProposeError::Stopped => Refused::NothingDone,
         ProposeError::Unknown => Refused::OutcomeUnknown,
-    }
-}
-
-fn index_probe(probe: &semel_workflow::SearchProbe, miss_budget_ppb: u32) -> SearchProbe {
-    let reference = |one: &semel_workflow::ProbeReference| ProbeReference {
-        slot: one.reference.slot,
-        spec: one.reference.spec,
-        template: one.reference.template.clone(),
-        threshold: one.threshold,
-        miss_budget_ppb,
-    };
-    SearchProbe {
-        gallery: probe.gallery.clone(),
-        key_version: probe.key_version,
-        references: probe.references.iter().map(reference).collect(),
-        exclude: probe.exclude.clone(),
-        candidates_max: probe.candidates_max,
     }
 }

@@ -49,7 +49,7 @@ impl fmt::Display for Place {
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A message arrives.
-    Arrive { from: Place, to: Place, message: Message },
+    Arrive { from: Place, to: Place, message: Box<Message> },
     /// Something that a run of a process began is due; nothing if that run has ended.
     Due { at: Place, boot: u64, what: Due },
     /// The next fault, or the end of one.
@@ -145,6 +145,7 @@ impl World {
     /// Sends a message. It may be lost, repeated, or overtaken by later ones.
     pub(crate) fn send(&mut self, from: Place, to: Place, message: Message) {
         self.tally.messages += 1;
+        let message = Box::new(message);
         match self.network.deliver(&mut self.chance, from, to) {
             Delivery::Lost => self.tally.messages_lost += 1,
             Delivery::Once(delay) => self.after(delay, Event::Arrive { from, to, message }),

@@ -84,14 +84,20 @@ impl Run {
                 self.govern(world, Governing { client, call, deadline, command: *command })
             }
             ClientRequest::Read(gallery, enrolment) => {
-                let Some(shards) = self.shards() else { return Ok(self.not_ready(world, client, call)) };
+                let Some(shards) = self.shards() else {
+                    self.not_ready(world, client, call);
+                    return Ok(());
+                };
                 let shard = shard_of(&gallery, &enrolment, shards);
                 let request = ShardRequest::Read { gallery, enrolment, with_templates: false };
                 self.call(world, shard, request, Purpose::Read { client, call }, WAIT_MICROS);
                 Ok(())
             }
             ClientRequest::Withdraw(gallery, enrolment) => {
-                let Some(shards) = self.shards() else { return Ok(self.not_ready(world, client, call)) };
+                let Some(shards) = self.shards() else {
+                    self.not_ready(world, client, call);
+                    return Ok(());
+                };
                 let shard = shard_of(&gallery, &enrolment, shards);
                 let reason = "asked for".to_owned();
                 let command = Command::Withdraw(Withdraw { gallery, enrolment_id: enrolment, reason });
