@@ -6,6 +6,7 @@
 mod a_candidate_reaches_its_threshold;
 mod a_read_never_goes_back;
 mod a_search_sees_what_was_acknowledged;
+mod an_enrolment_pins_the_policy_in_force;
 mod an_identification_finds_every_mate;
 mod coverage_is_what_was_searched;
 mod every_candidate_has_a_case;
@@ -69,6 +70,7 @@ pub const CHECKERS: &[Checker] = checkers![
     every_candidate_has_a_case,
     same_request_same_answer,
     a_read_never_goes_back,
+    an_enrolment_pins_the_policy_in_force,
     withdrawn_is_never_a_candidate,
     an_identification_finds_every_mate,
     no_replica_stops_by_itself,

@@ -7,7 +7,7 @@ use semel_index::{EnrolmentId, GalleryId};
 use semel_workflow::{EnrolmentRequest, MetadataCommand, ReferenceRequest};
 
 use crate::chance::Chance;
-use crate::history::{Asked, Call, Content, Key, Told};
+use crate::history::{Asked, Call, Content, Key, PolicyTold, Told};
 use crate::messages::{CallId, ClientRequest, Message};
 use crate::world::{Event, Place, World};
 
@@ -58,6 +58,7 @@ pub(crate) struct Clients {
     tasks: Vec<Task>,
     open: BTreeMap<CallId, Open>,
     pub(crate) calls: Vec<Call>,
+    pub(crate) policies: Vec<PolicyTold>,
     /// The calls of identifications, to tell what they should have found.
     pub(crate) identifications: BTreeMap<CallId, usize>,
 }
@@ -65,8 +66,9 @@ pub(crate) struct Clients {
 impl Clients {
     pub(crate) fn new(seed: u64, coordinators: usize) -> Self {
         let chance = Chance::new(seed, 2);
-        let (tasks, open, calls, identifications) = (Vec::new(), BTreeMap::new(), Vec::new(), BTreeMap::new());
-        Self { chance, coordinators, tasks, open, calls, identifications }
+        let (tasks, open, identifications) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        let (calls, policies) = (Vec::new(), Vec::new());
+        Self { chance, coordinators, tasks, open, calls, policies, identifications }
     }
 
     /// Plans a request so many microseconds from now.
@@ -169,8 +171,11 @@ impl Clients {
     pub(crate) fn receive(&mut self, world: &mut World, message: Message) {
         match message {
             Message::Response { call, told } => self.told(world, call, told),
-            Message::Governed { call, done } => {
+            Message::Governed { call, done, policy } => {
                 let Some(Open { task, .. }) = self.open.remove(&call) else { return };
+                if let Some((gallery, version)) = policy {
+                    self.policies.push(PolicyTold { told_at: world.moment(), gallery, version });
+                }
                 self.tasks[task].done |= done;
                 self.again(world, task);
             }

@@ -279,6 +279,7 @@ pub(crate) fn record_seen(record: &workflow::EnrolmentRecord) -> RecordSeen {
         },
         shard: record.shard,
         stage_index: record.stage_index.0,
+        policy_version: record.policy_version.0,
         verdict: record.verdict.as_ref().map(verdict_seen),
         case_ids: record.case_ids.iter().cloned().collect(),
     }

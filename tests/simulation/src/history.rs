@@ -87,6 +87,8 @@ pub struct RecordSeen {
     pub shard: ShardId,
     /// The log index of its stage.
     pub stage_index: u64,
+    /// The version of its gallery's policy that it is pinned to.
+    pub policy_version: u64,
     /// The latest verdict, if there is one.
     pub verdict: Option<VerdictSeen>,
     /// Its cases, in hexadecimal. Listed up to a bound.
@@ -168,15 +170,26 @@ pub struct Scan {
     pub candidates: Vec<EnrolmentId>,
 }
 
-/// A command about an enrolment that a shard applied and acknowledged.
+/// An enrolment's record that left its shard, as the receipt of a command or because it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Acknowledged {
-    /// When the receipt left the replica.
+    /// When it left the replica.
     pub at: Moment,
     /// The shard.
     pub shard: ShardId,
     /// The log index of the enrolment's stage, which every search that begins later must have seen.
     pub stage_index: u64,
+}
+
+/// A policy whose being in force was told to whoever put it there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyTold {
+    /// When that was told.
+    pub told_at: Moment,
+    /// The gallery.
+    pub gallery: GalleryId,
+    /// The version in force then.
+    pub version: u64,
 }
 
 /// A vote that left a replica, or a replica that leads.
@@ -238,7 +251,7 @@ pub struct AtRest {
 pub struct Watched {
     /// Every scan.
     pub scans: Vec<Scan>,
-    /// Every acknowledgement of a stage, in order.
+    /// Every record that left its shard, in order.
     pub acknowledged: Vec<Acknowledged>,
     /// Every vote that one replica gave another.
     pub votes: BTreeSet<Elected>,
@@ -255,6 +268,8 @@ pub struct History {
     pub shards: ShardCount,
     /// Every call, in the order in which they were asked.
     pub calls: Vec<Call>,
+    /// Every policy that an operator was told to be in force, in order.
+    pub policies: Vec<PolicyTold>,
     /// What can be seen of a cluster only from within.
     pub watched: Option<Watched>,
     /// Every state of a replica that was looked at.

@@ -27,8 +27,8 @@ pub(crate) enum Message {
     Request { call: CallId, wait: u64, request: ClientRequest },
     /// The coordinator answers.
     Response { call: CallId, told: Told },
-    /// It answers an operator.
-    Governed { call: CallId, done: bool },
+    /// It answers an operator: whether the command is done, and which policy is in force if it was about one.
+    Governed { call: CallId, done: bool, policy: Option<(GalleryId, u64)> },
 }
 
 /// What a coordinator asks of a replica of a shard.

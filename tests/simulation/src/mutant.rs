@@ -41,7 +41,7 @@ macro_rules! mutants {
 
 mutants! {
     /// A coordinator.
-    SearchBeforeStage: "shards are searched before the stage is acknowledged", caught by no_missed_duplicate;
+    SearchBeforeStage: "shards are searched before the stage is acknowledged", caught by no_missed_duplicate | coverage_is_what_was_searched;
     /// A node.
     BarrierSkipped: "a scan does not wait for a read barrier", caught by a_search_sees_what_was_acknowledged | no_missed_duplicate;
     /// A replica.
@@ -54,6 +54,8 @@ mutants! {
     BarrierOfAppliedIndex: "a barrier waits for what raft has applied, not for what the catalogue has", caught by a_search_sees_what_was_acknowledged | no_missed_duplicate;
     /// A node.
     ReadWithoutBarrier: "a read does not wait for a read barrier", caught by a_read_never_goes_back;
+    /// A coordinator.
+    PolicyReadWithoutBarrier: "a gallery's policy is read without a barrier of the coordinators' group", caught by an_enrolment_pins_the_policy_in_force;
     /// A node.
     ThresholdLowered: "a shard lists candidates below the threshold", caught by a_candidate_reaches_its_threshold;
     /// A node.
@@ -109,6 +111,7 @@ impl Mutant {
             | Self::ScanJoinedLate
             | Self::BarrierOfAppliedIndex
             | Self::ReadWithoutBarrier
+            | Self::PolicyReadWithoutBarrier
             | Self::ThresholdLowered
             | Self::WithdrawalIgnored
             | Self::SilenceTakenForAbsence

@@ -212,7 +212,7 @@ impl Run {
             ShardRequest::Read { gallery, enrolment, with_templates } => {
                 let key = Key { gallery, enrolment };
                 if world.has(Mutant::ReadWithoutBarrier) {
-                    let answer = self.read(group, &key, with_templates);
+                    let answer = self.read(world, group, &key, with_templates);
                     self.answer(world, caller, call, answer);
                     return Ok(());
                 }
@@ -265,8 +265,7 @@ impl Run {
             Out::Receipt { group, ticket, receipt } => {
                 let Some(Waiting::Proposer { caller, call }) = self.waiting.remove(&(group, ticket)) else { return };
                 if let Ok(semel_shard::Receipt::Enrolment { record, .. }) = &receipt {
-                    let (at, shard, stage_index) = (world.moment(), record.shard, record.stage_index.0);
-                    world.watched.acknowledged.push(Acknowledged { at, shard, stage_index });
+                    acknowledge(world, record);
                 }
                 world.tally.overloads +=
                     u64::from(receipt.as_ref().is_err_and(|error| *error == ProposeError::TooManyPending));
@@ -319,10 +318,11 @@ impl Run {
         self.reached(world, group);
     }
 
-    fn read(&self, group: u64, key: &Key, with_templates: bool) -> Result<ShardAnswered, Refused> {
+    fn read(&self, world: &mut World, group: u64, key: &Key, with_templates: bool) -> Result<ShardAnswered, Refused> {
         let rows = self.host.rows(group);
         let record = semel_shard::enrolment(&rows, &key.gallery, &key.enrolment).map_err(|_| Refused::NothingDone)?;
         let Some(record) = record else { return Ok(ShardAnswered::NoSuchRecord) };
+        acknowledge(world, &record);
         let references = if with_templates {
             let references = semel_shard::references(&rows, &key.gallery, &key.enrolment);
             references.map_err(|_| Refused::NothingDone)?.unwrap_or_default()
@@ -384,6 +384,12 @@ impl Current {
             Self::Read { call, .. } | Self::Search(Search { call, .. }) => *call,
         }
     }
+}
+
+/// Notes that a record leaves its shard.
+fn acknowledge(world: &mut World, record: &semel_shard::EnrolmentRecord) {
+    let (at, shard, stage_index) = (world.moment(), record.shard, record.stage_index.0);
+    world.watched.acknowledged.push(Acknowledged { at, shard, stage_index });
 }
 
 fn answered(receipt: semel_shard::Receipt) -> ShardAnswered {

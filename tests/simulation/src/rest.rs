@@ -77,6 +77,7 @@ pub(crate) fn history(cluster: &mut Cluster) -> History {
     History {
         shards: cluster.shards,
         calls,
+        policies: std::mem::take(&mut cluster.clients.policies),
         watched: Some(std::mem::take(&mut cluster.world.watched)),
         replicas: replicas_seen,
         at_rest,

@@ -105,6 +105,7 @@ fn history(cluster: &Cluster, at_rest: AtRest) -> History {
     History {
         shards: ShardCount::new(SHARDS).expect("there are shards"),
         calls,
+        policies: Vec::new(),
         watched: None,
         replicas: cluster.watched().clone(),
         at_rest,

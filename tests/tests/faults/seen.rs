@@ -27,6 +27,7 @@ pub(crate) fn record(enrolment: &Enrolment) -> RecordSeen {
         state: state(enrolment.state()),
         shard: ShardId(enrolment.shard),
         stage_index: enrolment.stage_index,
+        policy_version: enrolment.policy_version,
         verdict: enrolment.verdict.as_ref().map(verdict),
         case_ids: enrolment.case_ids.iter().cloned().collect(),
     }

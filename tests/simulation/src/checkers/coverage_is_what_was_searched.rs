@@ -1,7 +1,9 @@
 //! Every part of a verdict's coverage is a search that the shard made for that enrolment, and that search began after the
-//! enrolment's home shard had it on record.
+//! enrolment's home shard had acknowledged its stage.
 
 use std::collections::BTreeMap;
+
+use semel_index::ShardId;
 
 use super::ensure;
 use crate::history::{History, Key, Moment, Scan};
@@ -14,18 +16,18 @@ pub(super) fn check(history: &History) -> Result<(), String> {
             scans_for.entry(applicant).or_default().push(scan);
         }
     }
-    let mut first_asked: BTreeMap<&Key, Moment> = BTreeMap::new();
-    for call in &history.calls {
-        if let crate::history::Asked::Enrol(key, _) = &call.asked {
-            first_asked.entry(key).or_insert(call.asked_at);
-        }
+    let mut staged: BTreeMap<(ShardId, u64), Moment> = BTreeMap::new();
+    for one in &watched.acknowledged {
+        staged.entry((one.shard, one.stage_index)).or_insert(one.at);
     }
     for (key, verdict) in history.verdicts_recorded() {
+        let record = history.at_rest.enrolments.get(key).map(|(record, _)| (record.shard, record.stage_index));
+        let staged = record.and_then(|stage| staged.get(&stage).copied());
         for part in &verdict.coverage {
             let made = scans_for.get(key).into_iter().flatten().filter(|scan| scan.seen == *part);
             let begun = made.map(|scan| scan.asked_at).max();
             ensure!(begun.is_some(), "no search of {} for {key} gave {part:?}", part.shard);
-            ensure!(begun >= first_asked.get(key).copied(), "{key} was searched for before anybody sent it");
+            ensure!(begun > staged, "{key} was searched for in {} before its stage was acknowledged", part.shard);
         }
     }
     Ok(())

@@ -113,6 +113,11 @@ impl Run {
     }
 
     pub(super) fn ask_metadata(&mut self, world: &mut World, asker: Asker) -> Result<(), Died> {
+        if world.has(Mutant::PolicyReadWithoutBarrier) && self.shards().is_some() {
+            self.behind.push((LogIndex(0), asker));
+            self.metadata_reached(world);
+            return Ok(());
+        }
         let ticket = Self::ticket(world);
         self.asking.insert(ticket, asker);
         self.tell_metadata(world, RaftEvent::Barrier { ticket })
@@ -161,7 +166,7 @@ impl Run {
             self.respond(world, client, call, Told::Unavailable("the replica has stopped".to_owned()));
         }
         for governing in std::mem::take(&mut self.governing).into_values() {
-            self.respond_to_operator(world, &governing, false);
+            self.respond_to_operator(world, &governing, false, None);
         }
     }
 
@@ -196,20 +201,29 @@ impl Run {
         let Some(governing) = self.governing.remove(&ticket) else { return };
         match receipt {
             Ok(receipt) => {
-                let put_in_force = matches!(&receipt, MetadataReceipt::Gallery(_));
-                world.tally.policies += u64::from(put_in_force);
-                self.respond_to_operator(world, &governing, true);
+                let policy = match receipt {
+                    MetadataReceipt::Gallery(record) => Some((record.name, record.policy.version.0)),
+                    MetadataReceipt::Cluster(_) | MetadataReceipt::Done | MetadataReceipt::Refused(_) => None,
+                };
+                world.tally.policies += u64::from(policy.is_some());
+                self.respond_to_operator(world, &governing, true, policy);
             }
             Err(_) if world.now + AGAIN_MICROS < governing.deadline => {
                 self.after(world, AGAIN_MICROS, Timer::GovernAgain(Box::new(governing)));
             }
-            Err(_) => self.respond_to_operator(world, &governing, false),
+            Err(_) => self.respond_to_operator(world, &governing, false, None),
         }
     }
 
-    fn respond_to_operator(&self, world: &mut World, governing: &Governing, done: bool) {
+    fn respond_to_operator(
+        &self,
+        world: &mut World,
+        governing: &Governing,
+        done: bool,
+        policy: Option<(GalleryId, u64)>,
+    ) {
         let Governing { client, call, .. } = *governing;
-        world.send(self.place, client, Message::Governed { call, done });
+        world.send(self.place, client, Message::Governed { call, done, policy });
     }
 
     pub(super) fn read(&mut self, world: &mut World, client: Place, call: CallId, ended: Ended) {

@@ -45,7 +45,7 @@ impl Run {
         for current in ready {
             match current {
                 Current::Read { caller, call, key, with_templates } => {
-                    let answer = self.read(group, &key, with_templates);
+                    let answer = self.read(world, group, &key, with_templates);
                     self.answer(world, caller, call, answer);
                 }
                 Current::Search(search) => self.scan(world, group, search, None),
