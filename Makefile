@@ -98,7 +98,7 @@ tests-exact: ## The same tests on the build without FAISS
 # What `make fuzz` runs, for how long, and where what it finds stays between two runs.
 TARGET ?= raft_steps
 SECONDS ?= 60
-FUZZ_FOLDER ?= $(CARGO_TARGET_DIR)/fuzz
+FUZZ_FOLDER ?= $(HOME)/.cache/semel/fuzz
 FUZZ_CORPUS := tests/fuzz/tests/__fuzz__/$(TARGET)/corpus
 # Coverage as libfuzzer reads it. Naming the platform keeps the flags from build scripts; the folder, from everything else.
 FUZZ_RUSTFLAGS := --cfg fuzzing --cfg fuzzing_libfuzzer -Cpasses=sancov-module \
@@ -120,7 +120,7 @@ mutants: first-build ## Shows that the simulation's checkers notice every delibe
 
 .PHONY: sim
 sim: first-build ## Simulates the cluster: 200 seeds, SEEDS=n more, SEED=n one; SIM_ARGS=--help for the rest
-	@cargo run --quiet $(SIMULATION) -- $(SIM_ARGS)
+	@cargo run $(SIMULATION) -- $(SIM_ARGS)
 
 .PHONY: advisories
 advisories: ## Fetches the RustSec database and checks the dependencies against it

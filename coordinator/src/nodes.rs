@@ -23,9 +23,10 @@ use crate::routes::Routes;
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// How long one replica may take over a call, at most, before another is asked.
 const ATTEMPT_MAX: Duration = Duration::from_secs(2);
-/// How long it may take, at least, if that much time is left; a call that was given so long and had no answer speaks against
-/// the node, a shorter one does not.
+/// How long it may take, at least, if that much time is left.
 const ATTEMPT_MIN: Duration = Duration::from_millis(500);
+/// A call that was given so long and had no answer speaks against the node; a shorter one may have been cut by its caller.
+const ATTEMPT_TELLING: Duration = Duration::from_secs(1);
 /// The pause between two rounds over a shard's replicas.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// Probes that travel in one request.
@@ -173,7 +174,7 @@ impl Nodes {
                     _ => {
                         outcome_unknown |= changes_state;
                         // A call cut short by its caller says nothing of the node.
-                        if limit >= ATTEMPT_MIN || status.code() == Code::Unavailable {
+                        if limit >= ATTEMPT_TELLING || status.code() == Code::Unavailable {
                             self.routes.suspect(&address);
                         }
                     }

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 const BLOCK_BYTES: usize = 32 << 10;
 const HEADER_BYTES: usize = 7;
+const CHECKSUM_BYTES: usize = 4;
 /// A whole write, or the first, a middle or the last piece of one. RocksDB knows more kinds, which these options never make.
 const KINDS: std::ops::RangeInclusive<u8> = 1..=4;
 
@@ -93,8 +94,10 @@ fn check_block(block: &[u8]) -> Result<Option<usize>, (usize, Damage)> {
         let rest = &block[offset..];
         let (length, kind) = (usize::from(u16::from_le_bytes([rest[4], rest[5]])), rest[6]);
         if length == 0 && kind == 0 {
-            let zeros = rest.iter().all(|byte| *byte == 0);
-            return if zeros { Ok(Some(offset)) } else { Err((offset, Damage::Zeros)) };
+            // The last write may have reached the disk up to the middle of its header's checksum.
+            let written = rest[..CHECKSUM_BYTES].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            let zeros = rest[written..].iter().all(|byte| *byte == 0);
+            return if zeros { Ok(Some(offset + written)) } else { Err((offset, Damage::Zeros)) };
         }
         if !KINDS.contains(&kind) {
             return Err((offset, Damage::Kind { kind }));

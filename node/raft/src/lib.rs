@@ -40,7 +40,7 @@ pub use event::{BarrierError, Effects, Event, ProposeError};
 pub use failures::{OpenError, StopReason};
 pub use ids::{LogIndex, ReplicaId, Ticket};
 pub use machine::{Applied, State, StateMachine};
-pub use message::{DecodeMessageError, Message, decode_message, encode_message, grants_vote};
+pub use message::{DecodeMessageError, Message, decode_message, encode_message, votes_for};
 pub use replica::{Replica, bootstrap};
 pub use status::{FollowerProgress, ReplicaStatus, Role};
 pub use store::{Row, Store, StoreError, Table, Write, WriteBatch};

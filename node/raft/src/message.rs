@@ -43,9 +43,15 @@ pub enum DecodeMessageError {
     },
 }
 
-/// Tells whether a message grants its addressee a vote in its term. For those who watch a group.
-pub fn grants_vote(message: &Message) -> bool {
-    message.msg_type == MessageType::MsgRequestVoteResponse as i32 && !message.reject
+/// Returns whom the sender of a message votes for in its term: the addressee, or itself where it asks for votes. `None` if the
+/// message tells of no vote. For those who watch a group.
+pub fn votes_for(message: &Message) -> Option<u64> {
+    if message.msg_type == MessageType::MsgRequestVote as i32 {
+        Some(message.from)
+    } else {
+        let grants = message.msg_type == MessageType::MsgRequestVoteResponse as i32 && !message.reject;
+        grants.then_some(message.to)
+    }
 }
 
 /// Returns the bytes of a message.

@@ -20,20 +20,19 @@ pub enum Mutant {
 #[cfg(feature = "mutants")]
 thread_local! {
     static CHOSEN: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+    static DRAWN: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
 }
 
 /// Chooses the defect that everything on this thread has from now on.
 #[cfg(feature = "mutants")]
 pub fn choose(mutant: Option<Mutant>) {
     CHOSEN.set(mutant);
+    DRAWN.set(0);
 }
 
 /// A number that is another one each time, as a clock's would be.
 #[cfg(feature = "mutants")]
 pub fn draw() -> i64 {
-    thread_local! {
-        static DRAWN: std::cell::Cell<i64> = const { std::cell::Cell::new(0) };
-    }
     DRAWN.set(DRAWN.get() + 1);
     DRAWN.get()
 }

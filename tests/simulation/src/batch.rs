@@ -26,6 +26,9 @@ const SEEDS_TOGETHER: u64 = 20;
 pub struct Outcome {
     /// Seeds that were run, now or before the batch was interrupted.
     pub seeds: u64,
+    /// Those of them that were run before.
+    #[serde(default)]
+    pub resumed: u64,
     /// What they did and suffered.
     pub tally: Tally,
     /// What they cost, in microseconds of one core.
@@ -80,6 +83,7 @@ pub fn run(
     let mut all = Outcome::default();
     parts.iter().for_each(|part| all.add(&part.outcome));
     each(all.seeds);
+    let resumed = all.seeds;
     let file = progress.map(|path| OpenOptions::new().create(true).append(true).open(path)).transpose()?;
     let shared = Mutex::new((all, file));
     let next = AtomicU64::new(seeds.start);
@@ -110,7 +114,13 @@ pub fn run(
         let threads: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(work)).collect();
         threads.into_iter().try_for_each(|thread| thread.join().expect("a seed that panics is caught"))
     })?;
-    let (mut all, _) = shared.into_inner().expect("no thread panics while it holds this");
+    let (mut all, file) = shared.into_inner().expect("no thread panics while it holds this");
+    // The batch is complete: the next one starts anew.
+    drop(file);
+    if let Some(path) = progress {
+        std::fs::remove_file(path)?;
+    }
+    all.resumed = resumed;
     all.failed.sort();
     Ok(all)
 }
@@ -125,14 +135,20 @@ pub fn run_seed(seed: u64, mutant: Option<Mutant>, detail: Detail) -> Run {
     })
 }
 
-/// Runs seeds with a defect until one of its checkers notices it. Returns how many that took and which checker it was; `None` if
+/// Runs seeds with a defect until one of `checkers` notices it. Returns how many that took and which checker it was; `None` if
 /// none of `seeds_max` is enough.
-pub fn seeds_until_caught(mutant: Mutant, seeds_max: u64) -> Option<(u64, &'static str)> {
+pub fn seeds_until_caught(mutant: Mutant, checkers: &[&'static str], seeds_max: u64) -> Option<(u64, &'static str)> {
     (0..seeds_max).find_map(|seed| {
         let run = run_seed(seed, Some(mutant), Detail::Digest);
-        let caught = run.violations.iter().find(|violation| mutant.caught_by().contains(&violation.checker))?;
+        let caught = run.violations.iter().find(|violation| checkers.contains(&violation.checker))?;
         Some((seed + 1, caught.checker))
     })
+}
+
+/// Finds a defect that this checker itself notices, among those that it is meant for, and how many seeds that took.
+pub fn defect_noticed_by(checker: &'static str, seeds_max: u64) -> Option<(Mutant, u64)> {
+    let meant = Mutant::ALL.iter().filter(|mutant| mutant.caught_by().contains(&checker));
+    meant.copied().find_map(|mutant| Some((mutant, seeds_until_caught(mutant, &[checker], seeds_max)?.0)))
 }
 
 fn read_progress(path: &Path, seeds: &Range<u64>) -> io::Result<Vec<Part>> {

@@ -179,6 +179,8 @@ pub struct Acknowledged {
     pub shard: ShardId,
     /// The log index of the enrolment's stage, which every search that begins later must have seen.
     pub stage_index: u64,
+    /// The round that the record is in.
+    pub round: u32,
 }
 
 /// A policy whose being in force was told to whoever put it there.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use semel_raft::{
     BarrierError, Effects, Event as RaftEvent, LogIndex, Message as RaftMessage, OpenError, ProposeError, Replica,
     ReplicaConfig, ReplicaId, StateMachine, StopReason, StoreError, Ticket, WriteBatch, decode_message, encode_message,
-    grants_vote,
+    votes_for,
 };
 use semel_shard::ShardMachine;
 use semel_workflow::MetadataMachine;
@@ -64,7 +64,8 @@ impl Digested for MetadataMachine {
 
 struct Seat<M: StateMachine> {
     id: ReplicaId,
-    led: bool,
+    /// The term that it led when last looked at.
+    led: Option<u64>,
     /// `None` once stopped.
     replica: Option<Replica<GroupDisk, M>>,
     published: LogIndex,
@@ -141,7 +142,7 @@ impl<M: Digested> Host<M> {
         let replica = Replica::open(config, self.rows(group), machine)?;
         let applied = replica.status().applied;
         self.directory.extend(places.into_iter().map(|(replica, place)| ((group, replica), place)));
-        self.seats.insert(group, Seat { id, led: false, replica: Some(replica), published: applied });
+        self.seats.insert(group, Seat { id, led: None, replica: Some(replica), published: applied });
         self.stirred.insert(group);
         Ok(applied)
     }
@@ -262,16 +263,18 @@ impl<M: Digested> Host<M> {
     }
 
     fn follow_leadership(&mut self, world: &mut World, group: u64) {
-        let leads = self.leads(group);
         let Some(seat) = self.seats.get_mut(&group) else { return };
-        if leads && !std::mem::replace(&mut seat.led, leads) {
-            let status = seat.replica.as_ref().map(Replica::status);
-            let (term, candidate) = (status.map_or(0, |status| status.term), seat.id.get());
+        let leads = seat.replica.as_ref().filter(|replica| replica.leads());
+        let term = leads.map(|replica| replica.status().term);
+        if let Some(term) = term
+            && seat.led != Some(term)
+        {
+            let candidate = seat.id.get();
             world.watched.leaders.insert(Elected { group, term, voter: candidate, candidate });
             world.tally.leaders += 1;
-            world.note(self.place, "leads", group, || format!("group {group}"));
+            world.note(self.place, "leads", group, || format!("group {group} in term {term}"));
         }
-        seat.led = leads;
+        seat.led = term;
     }
 
     /// Begins to write a stage; what has nothing to write is done at once.
@@ -429,8 +432,8 @@ impl<M: Digested> Host<M> {
 
     fn send(&self, world: &mut World, messages: Vec<(u64, RaftMessage)>) {
         for (group, message) in messages {
-            if grants_vote(&message) {
-                let RaftMessage { term, from: voter, to: candidate, .. } = message;
+            if let Some(candidate) = votes_for(&message) {
+                let (term, voter) = (message.term, message.from);
                 world.watched.votes.insert(Elected { group, term, voter, candidate });
             }
             let to = ReplicaId::new(message.to).and_then(|to| self.directory.get(&(group, to)));

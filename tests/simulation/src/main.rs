@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use semel_simulation::batch::{self, Outcome};
+use semel_simulation::checkers::CHECKERS;
 use semel_simulation::mutant::Mutant;
 use semel_simulation::{Detail, Run};
 
@@ -40,7 +41,7 @@ struct Options {
     /// Threads; one per core by default.
     #[arg(long, env = "SIM_THREADS")]
     threads: Option<usize>,
-    /// Runs the deliberate defects instead, each until a checker notices it, and prints the table.
+    /// Runs the deliberate defects instead, each until a checker notices it, and prints which did.
     #[arg(long)]
     mutants: bool,
     /// Gives the seed this defect.
@@ -130,6 +131,9 @@ fn report(outcome: &Outcome) {
         seconds(outcome.simulated_micros),
         outcome.core_micros as f64 / 1e6 / outcome.seeds.max(1) as f64
     );
+    if outcome.resumed > 0 {
+        println!("{} of them were run before this batch was interrupted", outcome.resumed);
+    }
     for (seed, violations) in outcome.failed.iter().take(FAILED_SHOWN_MAX) {
         println!("SEED={seed} make sim      # {}", violations.join("; "));
     }
@@ -148,7 +152,7 @@ fn mutants() -> ExitCode {
     println!("|---|---|---|---|");
     let mut survived = 0;
     for mutant in Mutant::ALL {
-        let (caught_by, seeds) = match batch::seeds_until_caught(*mutant, MUTANT_SEEDS_MAX) {
+        let (caught_by, seeds) = match batch::seeds_until_caught(*mutant, mutant.caught_by(), MUTANT_SEEDS_MAX) {
             Some((seeds, checker)) => (checker, seeds.to_string()),
             None => {
                 survived += 1;
@@ -157,10 +161,21 @@ fn mutants() -> ExitCode {
         };
         println!("| {} | {} | `{caught_by}` | {seeds} |", mutant.name(), mutant.words());
     }
-    if survived == 0 {
+    println!("\n| checker | a defect that it notices by itself | seeds |");
+    println!("|---|---|---|");
+    let mut blind = 0;
+    for checker in CHECKERS {
+        let noticed = batch::defect_noticed_by(checker.name, MUTANT_SEEDS_MAX);
+        blind += u32::from(noticed.is_none());
+        let (defect, seeds) = noticed.map_or(("none", 0), |(mutant, seeds)| (mutant.name(), seeds));
+        println!("| `{}` | {defect} | {seeds} |", checker.name);
+    }
+    if survived + blind == 0 {
         return ExitCode::SUCCESS;
     }
-    println!("\n{survived} defects survived; those inside the cores need a build with the feature `mutants`");
+    println!(
+        "\n{blind} checkers notice nothing and {survived} defects survived; those inside the cores need a build with the feature `mutants`"
+    );
     ExitCode::FAILURE
 }
 

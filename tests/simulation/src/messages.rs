@@ -55,6 +55,8 @@ pub(crate) enum ShardAnswered {
 pub(crate) enum Refused {
     /// Nothing was changed: another replica may do.
     NothingDone,
+    /// Nothing was changed: too much waits.
+    Overloaded,
     /// A command may or may not be applied later.
     OutcomeUnknown,
 }

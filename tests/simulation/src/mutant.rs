@@ -65,7 +65,7 @@ mutants! {
     /// A coordinator and a shard.
     CoverageIncomplete: "a verdict that lacks a shard is recorded", caught by silence_is_never_unique;
     /// A coordinator.
-    MergeDropsShard: "the candidates of one shard are left out of the merge", caught by no_missed_duplicate;
+    MergeDropsShard: "the candidates of one shard are left out of the merge", caught by no_missed_duplicate | coverage_is_what_was_searched;
     /// A coordinator.
     IdentificationDropsShard: "an identification leaves one shard's candidates out", caught by an_identification_finds_every_mate;
     /// A shard.
@@ -81,7 +81,7 @@ mutants! {
     /// A shard.
     ClockInApply: "what a command does depends on when it is applied", caught by replicas_agree;
     /// A process.
-    ApplyWithoutPersist: "what is acknowledged is never synced", caught by nothing_acknowledged_is_lost | no_replica_stops_by_itself;
+    ApplyWithoutPersist: "what is acknowledged is never synced", caught by no_replica_stops_by_itself;
     /// A process.
     AdvanceBeforeSync: "votes and acknowledgements leave before the write is safe", caught by nothing_acknowledged_is_lost | replicas_agree | no_replica_stops_by_itself;
     /// A disk.

@@ -388,8 +388,8 @@ impl Current {
 
 /// Notes that a record leaves its shard.
 fn acknowledge(world: &mut World, record: &semel_shard::EnrolmentRecord) {
-    let (at, shard, stage_index) = (world.moment(), record.shard, record.stage_index.0);
-    world.watched.acknowledged.push(Acknowledged { at, shard, stage_index });
+    let (at, shard, stage_index, round) = (world.moment(), record.shard, record.stage_index.0, record.round);
+    world.watched.acknowledged.push(Acknowledged { at, shard, stage_index, round });
 }
 
 fn answered(receipt: semel_shard::Receipt) -> ShardAnswered {
@@ -405,10 +405,8 @@ fn answered(receipt: semel_shard::Receipt) -> ShardAnswered {
 
 fn refused(error: ProposeError) -> Refused {
     match error {
-        ProposeError::NoLeader
-        | ProposeError::TooManyPending
-        | ProposeError::TooLarge { .. }
-        | ProposeError::Stopped => Refused::NothingDone,
+        ProposeError::NoLeader | ProposeError::TooLarge { .. } | ProposeError::Stopped => Refused::NothingDone,
+        ProposeError::TooManyPending => Refused::Overloaded,
         ProposeError::Unknown => Refused::OutcomeUnknown,
     }
 }

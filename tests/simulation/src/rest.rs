@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use semel_index::{Comparison, EnrolmentId, GalleryId, ShardId, compare, shard_of};
-use semel_raft::LogIndex;
+use semel_raft::{LogIndex, StoreError};
 use semel_shard::{CanonicalReference, Case, CaseSubject};
 use semel_workflow::{MetadataMachine, Pinned};
 
@@ -24,17 +24,23 @@ pub(crate) fn what_is_left(cluster: &Cluster) -> Option<String> {
         if applied.len() != 1 {
             return Some(format!("replicas of shard {shard} are at {applied:?}"));
         }
-        let (_, _, rows) = replicas(cluster, shard).next()?;
-        let pending = semel_shard::pending(&rows, 1).ok()?;
-        if let Some(pending) = pending.first() {
-            return Some(format!("{} of shard {shard} waits for its verdict", pending.enrolment_id));
-        }
-        let obligations = semel_shard::obligations_count(&rows).ok()?;
-        if obligations > 0 {
-            return Some(format!("shard {shard} has {obligations} obligations"));
+        let left = replicas(cluster, shard).next().map_or(Ok(None), |(_, _, rows)| waits_in(&rows));
+        match left {
+            Ok(None) => {}
+            Ok(Some(what)) => return Some(format!("in shard {shard}, {what}")),
+            Err(error) => return Some(format!("shard {shard}: {error}")),
         }
     }
     None
+}
+
+/// What a shard waits for, if it waits.
+fn waits_in(rows: &GroupDisk) -> Result<Option<String>, StoreError> {
+    if let Some(pending) = semel_shard::pending(rows, 1)?.first() {
+        return Ok(Some(format!("{} waits for its verdict", pending.enrolment_id)));
+    }
+    let obligations = semel_shard::obligations_count(rows)?;
+    Ok((obligations > 0).then(|| format!("{obligations} obligations wait")))
 }
 
 /// The replicas of a shard that run, by node, with how far they are.
@@ -55,6 +61,9 @@ pub(crate) fn history(cluster: &mut Cluster) -> History {
     let mut enrolled = BTreeMap::new();
     for key in cluster.clients.enrolments().into_keys() {
         if let Some(one) = read_enrolment(cluster, &key) {
+            if one.pinned.is_none() {
+                cluster.world.alarm(format!("{key} is pinned to a policy that it does not fit, or that nobody knows"));
+            }
             enrolled.insert(key, one);
         }
     }

@@ -1,9 +1,7 @@
 //! A checker that no defect fails checks nothing: every deliberate defect is noticed by a checker that it is meant for, and
 //! every checker notices one.
 
-use std::collections::BTreeSet;
-
-use semel_simulation::batch::seeds_until_caught;
+use semel_simulation::batch::{defect_noticed_by, seeds_until_caught};
 use semel_simulation::checkers::CHECKERS;
 use semel_simulation::mutant::Mutant;
 
@@ -21,7 +19,7 @@ fn every_defect_is_noticed_by_a_checker_that_it_is_meant_for() {
         loop {
             let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let Some(mutant) = Mutant::ALL.get(number) else { return survivors };
-            match seeds_until_caught(*mutant, SEEDS_MAX) {
+            match seeds_until_caught(*mutant, mutant.caught_by(), SEEDS_MAX) {
                 Some((seeds, checker)) => println!("{}: {checker} after {seeds} seeds", mutant.name()),
                 None => survivors.push(mutant.name()),
             }
@@ -35,8 +33,12 @@ fn every_defect_is_noticed_by_a_checker_that_it_is_meant_for() {
 }
 
 #[test]
-fn every_checker_is_meant_to_notice_a_defect() {
-    let meant: BTreeSet<&str> = Mutant::ALL.iter().flat_map(|mutant| mutant.caught_by()).copied().collect();
-    let checkers: BTreeSet<&str> = CHECKERS.iter().map(|checker| checker.name).collect();
-    assert_eq!(meant, checkers);
+fn every_checker_notices_a_defect_by_itself() {
+    std::panic::set_hook(Box::new(|_| {}));
+    for checker in CHECKERS {
+        match defect_noticed_by(checker.name, SEEDS_MAX) {
+            Some((mutant, seeds)) => println!("{}: notices {} after {seeds} seeds", checker.name, mutant.name()),
+            None => panic!("no defect that {} is meant for fails it", checker.name),
+        }
+    }
 }

@@ -26,7 +26,8 @@ pub(super) fn open(transition: &mut Transition<'_>, open: &OpenCase) -> Result<A
 
 fn case_id(open: &OpenCase, subject: &CaseSubject) -> CaseId {
     if Mutant::CaseOfOrderedPair.is_chosen() && open.opened_by > open.candidate {
-        return CaseSubject::Cluster(open.opened_by.clone()).case_id(&open.gallery);
+        let ordered = CaseSubject::Pair { smaller: open.opened_by.clone(), larger: open.candidate.clone() };
+        return ordered.case_id(&open.gallery);
     }
     subject.case_id(&open.gallery)
 }

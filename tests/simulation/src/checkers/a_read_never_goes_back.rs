@@ -34,26 +34,24 @@ pub(super) fn check(history: &History) -> Result<(), String> {
             Told::AlreadyExists | Told::Candidates { .. } | Told::Unavailable(_) => {}
         }
     }
-    other_content_is_told(history)
+    other_content_was_sent(history)
 }
 
-/// Whoever sends another content after an acknowledgement is told so.
-fn other_content_is_told(history: &History) -> Result<(), String> {
-    let mut first: BTreeMap<&Key, (Moment, Content)> = BTreeMap::new();
-    for told in history.records_told() {
-        if let Some(content) = told.content {
-            let known = first.entry(told.key).or_insert((told.told_at, content));
-            *known = (*known).min((told.told_at, content));
+/// A request is refused as another content only if another content was sent before.
+fn other_content_was_sent(history: &History) -> Result<(), String> {
+    let mut sent: BTreeMap<&Key, Vec<(Moment, Content)>> = BTreeMap::new();
+    for call in &history.calls {
+        if let Asked::Enrol(key, content) = &call.asked {
+            sent.entry(key).or_default().push((call.asked_at, *content));
         }
     }
     for call in &history.calls {
-        let (Asked::Enrol(key, content), Some((_, told))) = (&call.asked, &call.told) else { continue };
-        let Some((since, known)) = first.get(key) else { continue };
-        let same = known == content;
-        ensure!(
-            *told != Told::AlreadyExists || !same || *since > call.asked_at,
-            "{key} was acknowledged, and the same request then refused as another"
-        );
+        let (Asked::Enrol(key, content), Some((told_at, Told::AlreadyExists))) = (&call.asked, &call.told) else {
+            continue;
+        };
+        let other = sent[key].iter().any(|(asked_at, other)| other != content && asked_at < told_at);
+        ensure!(other, "{key} was refused as taken by other content, which nobody had sent");
+        ensure!(history.at_rest.enrolments.contains_key(key), "{key} was said to exist and is not on record");
     }
     Ok(())
 }

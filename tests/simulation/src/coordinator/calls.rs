@@ -47,6 +47,8 @@ pub(super) struct ShardCall {
     next: usize,
     /// Whether some try may have changed the shard.
     outcome_unknown: bool,
+    /// Whether some replica had too much waiting.
+    overloaded: bool,
 }
 
 /// How a call ended.
@@ -66,6 +68,7 @@ pub(super) enum Ended {
     /// Without an answer.
     Failed {
         outcome_unknown: bool,
+        overloaded: bool,
     },
 }
 
@@ -80,8 +83,9 @@ impl Run {
         within: u64,
     ) {
         let deadline = world.now + within;
-        let (tries_left, next, outcome_unknown) = (u32::MAX, 0, false);
-        self.try_call(world, ShardCall { shard, request, purpose, deadline, tries_left, next, outcome_unknown });
+        let (tries_left, next, outcome_unknown, overloaded) = (u32::MAX, 0, false, false);
+        let call = ShardCall { shard, request, purpose, deadline, tries_left, next, outcome_unknown, overloaded };
+        self.try_call(world, call);
     }
 
     /// Asks one replica once; `attempt` turns the choice.
@@ -94,11 +98,9 @@ impl Run {
         attempt: usize,
     ) {
         let deadline = world.now + TRY_MICROS_MAX;
-        let (tries_left, outcome_unknown) = (1, false);
-        self.try_call(
-            world,
-            ShardCall { shard, request, purpose, deadline, tries_left, next: attempt, outcome_unknown },
-        );
+        let (tries_left, next, outcome_unknown, overloaded) = (1, attempt, false, false);
+        let call = ShardCall { shard, request, purpose, deadline, tries_left, next, outcome_unknown, overloaded };
+        self.try_call(world, call);
     }
 
     pub(super) fn try_call(&mut self, world: &mut World, mut call: ShardCall) {
@@ -147,6 +149,7 @@ impl Run {
 
     fn call_failed(&mut self, world: &mut World, mut call: ShardCall, refused: Refused) {
         call.outcome_unknown |= refused == Refused::OutcomeUnknown && matches!(call.request, ShardRequest::Propose(_));
+        call.overloaded |= refused == Refused::Overloaded;
         call.next += 1;
         if call.tries_left == 0 || world.now + AGAIN_MICROS >= call.deadline {
             self.end(world, call, None);
@@ -164,7 +167,7 @@ impl Run {
             Some(ShardAnswered::Record(record, references)) => Ended::Record(record, references),
             Some(ShardAnswered::NoSuchRecord) => Ended::NoSuchRecord,
             Some(ShardAnswered::Pending { enrolments, obligations }) => Ended::Pending { enrolments, obligations },
-            None => Ended::Failed { outcome_unknown: call.outcome_unknown },
+            None => Ended::Failed { outcome_unknown: call.outcome_unknown, overloaded: call.overloaded },
         };
         let ShardCall { shard, purpose, .. } = call;
         match purpose {

@@ -23,6 +23,9 @@ const CALL_MICROS: u64 = 4_000_000;
 /// How long the sweep works on one enrolment before it leaves it to a later round.
 const RESUME_MICROS: u64 = 30_000_000;
 
+/// How long a caller that met overload should wait, in milliseconds.
+const OVERLOAD_RETRY_MS: u32 = 200;
+
 type Event = EnrolmentEvent<Command>;
 type Effect = EnrolmentEffect<Command>;
 
@@ -147,7 +150,10 @@ impl Run {
             (Ended::Receipt(receipt), Some(shards)) => {
                 convert::receipt(home, &receipt, shards).ok_or(CallFailure::OutcomeUnknown)
             }
-            (Ended::Failed { outcome_unknown: false }, _) => Err(CallFailure::NotProposed),
+            (Ended::Failed { outcome_unknown: false, overloaded: true }, _) => {
+                Err(CallFailure::Overloaded { retry_after_ms: OVERLOAD_RETRY_MS })
+            }
+            (Ended::Failed { outcome_unknown: false, .. }, _) => Err(CallFailure::NotProposed),
             _ => Err(CallFailure::OutcomeUnknown),
         }
     }

@@ -271,7 +271,11 @@ impl Run {
         let references = canonicalise(&references, &keys.rotations);
         let miss_budget_ppb = policy.policy.miss_budget_ppb();
         let pinned = Pinned::new(policy, record.key_version, references).expect("validated against this policy");
-        world.probes.insert(call, pinned.clone());
+        // A request that arrives twice may be answered under either of two policies: which one, nobody is told.
+        let known = world.probes.entry(call).or_insert_with(|| pinned.clone());
+        if known.policy().version != pinned.policy().version {
+            return self.not_ready(world, client, call);
+        }
         let gather = ScatterGather::of_identification(gallery.clone(), shards, pinned.candidates_max());
         let probe = Arc::new(pinned.probe(gallery.clone(), None));
         let number = world.number();
