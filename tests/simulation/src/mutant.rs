@@ -75,6 +75,8 @@ mutants! {
     /// A shard.
     CaseOfOrderedPair: "a case belongs to an ordered pair", caught by one_case_per_pair;
     /// A coordinator.
+    UncertainToldAsStaged: "an enrolment of which nobody knows whether it is staged is told to be", caught by nothing_acknowledged_is_lost;
+    /// A coordinator.
     ObligationDropped: "an obligation is discharged without being delivered", caught by every_candidate_has_a_case;
     /// A coordinator.
     NobodySweeps: "nobody looks for what was left behind", caught by progress;
@@ -83,13 +85,13 @@ mutants! {
     /// A process.
     ApplyWithoutPersist: "what is acknowledged is never synced", caught by no_replica_stops_by_itself;
     /// A process.
-    AdvanceBeforeSync: "votes and acknowledgements leave before the write is safe", caught by nothing_acknowledged_is_lost | replicas_agree | no_replica_stops_by_itself;
+    AdvanceBeforeSync: "votes and acknowledgements leave before the write is safe", caught by replicas_agree | no_replica_stops_by_itself;
     /// A disk.
     TornBatchKept: "a batch torn by a crash is kept in part", caught by replicas_agree | no_replica_stops_by_itself;
     /// A replica.
-    VoteForgotten: "a vote is cast before it is on disk", caught by one_vote_a_term | one_leader_a_term | replicas_agree | nothing_acknowledged_is_lost | no_replica_stops_by_itself;
+    VoteForgotten: "a vote is cast before it is on disk", caught by one_vote_a_term | one_leader_a_term | replicas_agree | no_replica_stops_by_itself;
     /// A node.
-    EmptiedVolumeJoinsAgain: "a node with an emptied volume comes back as who it was", caught by nothing_acknowledged_is_lost | replicas_agree | no_replica_stops_by_itself;
+    EmptiedVolumeJoinsAgain: "a node with an emptied volume comes back as who it was", caught by replicas_agree | no_replica_stops_by_itself;
 }
 
 impl Mutant {
@@ -117,6 +119,7 @@ impl Mutant {
             | Self::SilenceTakenForAbsence
             | Self::MergeDropsShard
             | Self::IdentificationDropsShard
+            | Self::UncertainToldAsStaged
             | Self::ObligationDropped
             | Self::NobodySweeps
             | Self::ApplyWithoutPersist

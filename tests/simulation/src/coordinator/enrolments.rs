@@ -1,6 +1,6 @@
 //! Carrying out what enrolment workflows want: calls to shards, waits, and the answer to the caller.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use semel_index::ShardId;
@@ -13,7 +13,7 @@ use semel_workflow::{
 use super::calls::{Ended, Purpose};
 use super::{Run, Timer};
 use crate::convert;
-use crate::history::{Key, Told};
+use crate::history::{Key, RecordSeen, State, Told};
 use crate::messages::{CallId, ShardRequest};
 use crate::mutant::Mutant;
 use crate::world::{Place, World};
@@ -132,9 +132,23 @@ impl Run {
                 }
                 EnrolmentEvent::StageAnswered(receipt)
             }
+            Err(CallFailure::OutcomeUnknown) if world.has(Mutant::UncertainToldAsStaged) => {
+                return self.tell_as_staged(world, drive, home);
+            }
             Err(failure) => EnrolmentEvent::StageFailed(failure),
         };
         self.step(world, drive, event);
+    }
+
+    /// Of a defect: answers the caller as if the stage had been acknowledged.
+    fn tell_as_staged(&mut self, world: &mut World, drive: u64, shard: ShardId) {
+        let Some(Drive { key, caller, .. }) = self.drives.remove(&drive) else { return };
+        self.sweep.ended(&key);
+        let (state, case_ids) = (State::Staged, BTreeSet::new());
+        let record = RecordSeen { state, shard, stage_index: 0, policy_version: 1, verdict: None, case_ids };
+        if let Some((client, call)) = caller {
+            self.respond(world, client, call, Told::Inconclusive { record, missing: Vec::new() });
+        }
     }
 
     pub(super) fn settled(&mut self, world: &mut World, drive: u64, home: ShardId, ended: Ended) {
