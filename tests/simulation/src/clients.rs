@@ -49,6 +49,8 @@ struct Open {
     task: usize,
     /// Its place in the history; `None` for an operator's.
     recorded: Option<usize>,
+    /// Who was asked.
+    to: Place,
 }
 
 /// All clients.
@@ -118,8 +120,11 @@ impl Clients {
                 }
             }
             Step::Overdue { call } => {
-                if let Some(Open { task, .. }) = self.open.remove(&call) {
+                if let Some(Open { task, to, .. }) = self.open.remove(&call) {
                     world.tally.unanswered += 1;
+                    if self.chance.one_in(2) {
+                        world.send(Place::Client, to, Message::Cancel { call });
+                    }
                     self.again(world, task);
                 }
             }
@@ -151,8 +156,8 @@ impl Clients {
             self.calls.push(Call { asked_at, asked, told: None });
             self.calls.len() - 1
         });
-        self.open.insert(call, Open { task, recorded });
         let to = Place::Coordinator(self.chance.below(self.coordinators as u64) as usize);
+        self.open.insert(call, Open { task, recorded, to });
         world.note(Place::Client, "asks", call, || format!("{to} to {}", what.words()));
         let patience = self.chance.between(PATIENCE_MICROS.0..=PATIENCE_MICROS.1);
         // Mostly it asks for an answer before it loses patience.
@@ -179,12 +184,16 @@ impl Clients {
                 self.tasks[task].done |= done;
                 self.again(world, task);
             }
-            Message::Raft { .. } | Message::Ask { .. } | Message::Answer { .. } | Message::Request { .. } => {}
+            Message::Raft { .. }
+            | Message::Ask { .. }
+            | Message::Answer { .. }
+            | Message::Request { .. }
+            | Message::Cancel { .. } => {}
         }
     }
 
     fn told(&mut self, world: &mut World, call: CallId, told: Told) {
-        let Some(Open { task, recorded }) = self.open.remove(&call) else { return };
+        let Some(Open { task, recorded, .. }) = self.open.remove(&call) else { return };
         world.note(Place::Client, "is told", call, || {
             format!("{} as it asked to {}", words(&told), self.tasks[task].what.words())
         });

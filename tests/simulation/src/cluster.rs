@@ -48,7 +48,7 @@ pub(crate) struct Cluster {
     rhythms: BTreeMap<Place, Rhythm>,
     voters: Vec<ReplicaId>,
     node_places: Rc<BTreeMap<NodeId, Place>>,
-    keys: KeyRing,
+    pub(crate) keys: KeyRing,
     replicas_per_shard: u32,
     pub(crate) candidates_max: u32,
     pub(crate) replicas_seen: Vec<ReplicaSeen>,

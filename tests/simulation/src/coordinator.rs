@@ -195,6 +195,7 @@ impl Run {
             Message::Raft { group, bytes } => self.host.receive(world, group, &bytes)?,
             Message::Request { call, wait, request } => self.requested(world, from, call, wait, request)?,
             Message::Answer { call, answer } => self.call_answered(world, call, answer),
+            Message::Cancel { call } => self.cancel(world, from, call),
             Message::Ask { .. } | Message::Response { .. } | Message::Governed { .. } => {}
         }
         self.act(world)

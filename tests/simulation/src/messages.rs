@@ -25,6 +25,8 @@ pub(crate) enum Message {
     Answer { call: CallId, answer: Result<ShardAnswered, Refused> },
     /// A client asks a coordinator, and waits for a verdict so many microseconds.
     Request { call: CallId, wait: u64, request: ClientRequest },
+    /// The client waits no longer: its connection is gone, and with it whatever the coordinator did for it.
+    Cancel { call: CallId },
     /// The coordinator answers.
     Response { call: CallId, told: Told },
     /// It answers an operator: whether the command is done, and which policy is in force if it was about one.

@@ -186,7 +186,11 @@ impl Run {
         match message {
             Message::Raft { group, bytes } => self.host.receive(world, group, &bytes)?,
             Message::Ask { call, shard, request } => self.asked(world, from, call, shard, request)?,
-            Message::Answer { .. } | Message::Request { .. } | Message::Response { .. } | Message::Governed { .. } => {}
+            Message::Answer { .. }
+            | Message::Request { .. }
+            | Message::Cancel { .. }
+            | Message::Response { .. }
+            | Message::Governed { .. } => {}
         }
         self.act(world)
     }

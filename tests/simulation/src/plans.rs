@@ -1,8 +1,9 @@
 //! What clients and operators do in a run, planned before the first fault: whom they enrol and when, who is enrolled twice, who
 //! is withdrawn, read and identified, and which policies are put in force.
 
-use semel_index::{EnrolmentId, GalleryId, PolicyVersion};
-use semel_workflow::MetadataCommand;
+use semel_index::{EnrolmentId, GalleryId, KeyVersion, PolicyVersion};
+use semel_shard::CanonicalReference;
+use semel_workflow::{MetadataCommand, canonicalise, validate_references};
 
 use crate::chance::Chance;
 use crate::clients::What;
@@ -52,6 +53,30 @@ impl Cluster {
             let at = chance.below(micros);
             self.clients.plan(&mut self.world, at, What::Govern { command: Box::new(command) }, false);
         }
+    }
+
+    /// Whether these are the canonical references of some request to enrol under this id.
+    pub(crate) fn was_sent(&self, key: &Key, recorded: &[CanonicalReference]) -> bool {
+        let keys = self.keys.borrow();
+        let Some(gallery) = keys.get(&(key.gallery.clone(), KeyVersion(1))) else { return false };
+        // Specs never change, so that any version of the policy will do.
+        let policy = people::policy(FACE_THRESHOLD_FIRST, 0);
+        self.clients.enrolment_requests().into_iter().any(|what| match what {
+            What::Enrol { key: sent, request, .. } if sent == *key => {
+                let references =
+                    validate_references(request.references, &policy).expect("clients send valid references");
+                let sent = canonicalise(&references, &gallery.rotations);
+                sent.len() == recorded.len()
+                    && sent.iter().zip(recorded).all(|(sent, recorded)| {
+                        (sent.slot, sent.spec, &sent.template) == (recorded.slot, recorded.spec, &recorded.template)
+                    })
+            }
+            What::Enrol { .. }
+            | What::Withdraw { .. }
+            | What::Read { .. }
+            | What::Identify { .. }
+            | What::Govern { .. } => false,
+        })
     }
 
     fn plan_enrolment(&mut self, chance: &mut Chance, key: &Key, person: &Person, captured: Captured, at: u64) {

@@ -61,6 +61,9 @@ pub(crate) fn history(cluster: &mut Cluster) -> History {
     let mut enrolled = BTreeMap::new();
     for key in cluster.clients.enrolments().into_keys() {
         if let Some(one) = read_enrolment(cluster, &key) {
+            if !cluster.was_sent(&key, &one.references) {
+                cluster.world.alarm(format!("{key} has references on record that nobody sent"));
+            }
             if one.pinned.is_none() {
                 cluster.world.alarm(format!("{key} is pinned to a policy that it does not fit, or that nobody knows"));
             }

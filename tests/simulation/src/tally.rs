@@ -92,6 +92,8 @@ tally! {
     calls_again: "requests sent again",
     /// Of calls.
     unanswered: "calls without an answer in time",
+    /// By a client that lost patience, while the enrolment was in work.
+    cancelled: "enrolments given up by their client",
     /// To clients.
     inconclusive: "inconclusive answers",
     /// To clients.

@@ -93,6 +93,17 @@ impl Run {
         drive
     }
 
+    /// The caller has gone: what was done for it ends where it is, and what is staged is left to the sweep.
+    pub(super) fn cancel(&mut self, world: &mut World, client: Place, call: CallId) {
+        let of_the_call = |drive: &Drive| drive.caller == Some((client, call));
+        let ended: Vec<u64> = self.drives.iter().filter(|(_, one)| of_the_call(one)).map(|(drive, _)| *drive).collect();
+        for drive in ended {
+            let Drive { key, .. } = self.drives.remove(&drive).expect("just seen");
+            self.sweep.ended(&key);
+            world.tally.cancelled += 1;
+        }
+    }
+
     /// Goes on with an enrolment that its shard has on record.
     pub(super) fn resume(&mut self, world: &mut World, key: Key, ended: Ended) {
         self.sweep.ended(&key);
