@@ -86,15 +86,13 @@ impl Clients {
         Some(format!("{:?}, sent {} times", task.what.words(), task.sent))
     }
 
-    /// Every enrolment ever sent, and with which contents.
-    pub(crate) fn enrolments(&self) -> BTreeMap<Key, BTreeSet<Content>> {
-        let mut sent: BTreeMap<Key, BTreeSet<Content>> = BTreeMap::new();
-        for task in &self.tasks {
-            if let What::Enrol { key, content, .. } = &task.what {
-                sent.entry(key.clone()).or_default().insert(*content);
-            }
-        }
-        sent
+    /// Every enrolment that was ever to be sent.
+    pub(crate) fn enrolments(&self) -> BTreeSet<Key> {
+        let key = |task: &Task| match &task.what {
+            What::Enrol { key, .. } => Some(key.clone()),
+            What::Withdraw { .. } | What::Read { .. } | What::Identify { .. } | What::Govern { .. } => None,
+        };
+        self.tasks.iter().filter_map(key).collect()
     }
 
     /// Every enrolment request that was planned, once.

@@ -1,7 +1,5 @@
 //! Between the types of a shard and those of a coordinator, which in the product go through the wire, and to a history's.
 
-use std::sync::Arc;
-
 use semel_index::{Candidate as Found, ShardId, shard_of};
 use semel_raft::LogIndex;
 use semel_shard as shard;
@@ -283,9 +281,4 @@ pub(crate) fn record_seen(record: &workflow::EnrolmentRecord) -> RecordSeen {
         verdict: record.verdict.as_ref().map(verdict_seen),
         case_ids: record.case_ids.iter().cloned().collect(),
     }
-}
-
-/// Commands are shared by the tries of one call.
-pub(crate) fn shared(command: shard::Command) -> Arc<shard::Command> {
-    Arc::new(command)
 }

@@ -59,7 +59,7 @@ pub(crate) fn history(cluster: &mut Cluster) -> History {
     let mut replicas_seen = std::mem::take(&mut cluster.replicas_seen);
     replicas_seen.extend(recomputed(cluster));
     let mut enrolled = BTreeMap::new();
-    for key in cluster.clients.enrolments().into_keys() {
+    for key in cluster.clients.enrolments() {
         if let Some(one) = read_enrolment(cluster, &key) {
             if !cluster.was_sent(&key, &one.references) {
                 cluster.world.alarm(format!("{key} has references on record that nobody sent"));

@@ -236,7 +236,7 @@ impl Run {
             let (home, key) = (driven.workflow.home(), driven.key.clone());
             match effect {
                 EnrolmentEffect::Stage(command) => {
-                    let request = ShardRequest::Propose(convert::shared(convert::stage(&command)));
+                    let request = ShardRequest::Propose(Arc::new(convert::stage(&command)));
                     self.call(world, home, request, Purpose::Stage { drive }, CALL_MICROS);
                 }
                 EnrolmentEffect::Settle(command) => {
@@ -248,7 +248,7 @@ impl Run {
                         settle.verdict.coverage.live -= left_out.compared + left_out.not_comparable;
                         settle.verdict.coverage.compared -= left_out.compared;
                     }
-                    let request = ShardRequest::Propose(convert::shared(command));
+                    let request = ShardRequest::Propose(Arc::new(command));
                     self.call(world, home, request, Purpose::Settle { drive }, CALL_MICROS);
                 }
                 EnrolmentEffect::LoadPinned { policy_version, key_version } => {

@@ -1,5 +1,7 @@
 //! What was left behind: staged enrolments whose coordinator died, and obligations that nobody carries out.
 
+use std::sync::Arc;
+
 use semel_index::ShardId;
 use semel_shard::{Command, Discharge, ObligationId, Receipt};
 use semel_workflow::{DeliveryOutcome, Obligation, ObligationEffect, ObligationEvent, ObligationKey};
@@ -66,14 +68,14 @@ impl Run {
                         events.push(ObligationEvent::Delivered { key, outcome, found: Vec::new() });
                     }
                     ObligationEffect::Deliver(obligation) => {
-                        let request = ShardRequest::Propose(convert::shared(obligation.command));
+                        let request = ShardRequest::Propose(Arc::new(obligation.command));
                         let purpose = Purpose::Deliver { obligation: obligation.key };
                         self.call(world, obligation.addressee_shard, request, purpose, DELIVERY_MICROS);
                     }
                     ObligationEffect::Discharge { shard, obligations } => {
                         let obligations = obligations.into_iter().map(ObligationId).collect();
                         let command = Command::Discharge(Discharge { obligations });
-                        let request = ShardRequest::Propose(convert::shared(command));
+                        let request = ShardRequest::Propose(Arc::new(command));
                         self.call(world, shard, request, Purpose::Discharge, DELIVERY_MICROS);
                     }
                     ObligationEffect::Refused { key, refusal } => {

@@ -101,7 +101,7 @@ impl Run {
                 let shard = shard_of(&gallery, &enrolment, shards);
                 let reason = "asked for".to_owned();
                 let command = Command::Withdraw(Withdraw { gallery, enrolment_id: enrolment, reason });
-                let request = ShardRequest::Propose(convert::shared(command));
+                let request = ShardRequest::Propose(Arc::new(command));
                 self.call(world, shard, request, Purpose::Withdraw { client, call }, WAIT_MICROS);
                 Ok(())
             }
