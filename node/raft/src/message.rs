@@ -8,7 +8,7 @@ use raft_prost::Message as _;
 pub use raft::eraftpb::Message;
 
 /// Terms and indices above this are refused, so that no sum of two overflows.
-const NUMBER_MAX: u64 = u64::MAX >> 2;
+pub(crate) const NUMBER_MAX: u64 = u64::MAX >> 2;
 
 /// Why bytes are not a message.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -101,7 +101,8 @@ fn offered(kind: MessageType) -> bool {
         | MessageType::MsgReadIndexResp
         | MessageType::MsgRequestPreVote
         | MessageType::MsgRequestPreVoteResponse => true,
-        // A replica's own affairs, snapshots, and leadership transfers, which only the leader's driver asks for.
+        // A replica's own affairs, snapshots, which travel outside of messages, and leadership transfers, which only the leader's
+        // driver asks for.
         MessageType::MsgHup
         | MessageType::MsgBeat
         | MessageType::MsgSnapshot

@@ -14,6 +14,7 @@ use super::crashes::{Chance, Crash, CrashingDisk, DiskWrite, GROUPS, Models, Sur
 use super::{Model, TALLIES};
 use crate::log::ReplicaLog;
 use crate::memory::MemoryStore;
+use crate::offers::Offers;
 use crate::store::{Store, StoreError, Table, WriteBatch};
 use crate::{
     Applied, Effects, Event, LogIndex, OpenError, Replica, ReplicaConfig, ReplicaId, State, StateMachine, bootstrap,
@@ -296,7 +297,8 @@ impl Follower {
         assert_eq!(status.commit.0, state.hard_state.commit, "{context}: commit index");
         assert_eq!(status.applied, state.applied, "{context}: applied index");
         assert_eq!(status.last_index.0, self.log.len() as u64, "{context}: end of the log");
-        let (log, applied) = ReplicaLog::open(rows_on_disk(), 1).unwrap_or_else(|error| panic!("{context}: {error}"));
+        let (log, applied) =
+            ReplicaLog::open(rows_on_disk(), 1, Offers::new(1)).unwrap_or_else(|error| panic!("{context}: {error}"));
         assert_eq!(applied, state.applied, "{context}: applied index");
         let opened = log.initial_state().expect("it never fails");
         assert_eq!(opened.hard_state, state.hard_state, "{context}: hard state");
