@@ -295,26 +295,82 @@ mod tests {
     }
 
     fn store(entries: &[Entry], commit: u64) -> MemoryStore {
+        store_after(LogStart::default(), entries, commit)
+    }
+
+    /// The store of a replica that has applied everything up to `truncated`, with the entries after that.
+    fn store_after(truncated: LogStart, entries: &[Entry], commit: u64) -> MemoryStore {
         let store = MemoryStore::new();
         let mut batch = WriteBatch::default();
         for entry in entries {
             batch.put(Table::LOG, rows::entry_key(LogIndex(entry.index)), rows::encode_entry(entry));
         }
         rows::put_conf_state(&mut batch, &ConfState { voters: vec![1], ..ConfState::default() });
-        rows::put_hard_state(&mut batch, &HardState { term: 9, vote: 1, commit });
+        rows::put_truncated(&mut batch, truncated);
+        rows::put_applied(&mut batch, LogIndex(truncated.index), &HardState { term: 9, vote: 1, commit });
         store.write(&batch);
         store
     }
 
     #[test]
     fn the_end_of_the_log_is_found_wherever_the_commit_index_is() {
-        for last in 0..40 {
-            let entries: Vec<Entry> = (1..=last).map(|index| entry(index, 3)).collect();
-            for commit in 0..=last {
-                let log = open(store(&entries, commit), 1).expect("a whole log");
-                assert_eq!(log.last_index(), last);
+        for truncated in [LogStart::default(), LogStart { index: 7, term: 1 }, LogStart { index: 1 << 40, term: 1 }] {
+            for last in truncated.index..truncated.index + 40 {
+                let entries: Vec<Entry> = (truncated.index + 1..=last).map(|index| entry(index, 3)).collect();
+                for commit in truncated.index..=last {
+                    let log = open(store_after(truncated, &entries, commit), 1).expect("a whole log");
+                    assert_eq!((log.last_index(), log.first_index().ok()), (last, Some(truncated.index + 1)));
+                }
             }
         }
+    }
+
+    #[test]
+    fn what_is_before_the_log_has_a_term_and_what_is_before_that_has_not() {
+        let entries: Vec<Entry> = (8..=20).map(|index| entry(index, 3)).collect();
+        let mut log = open(store_after(LogStart { index: 7, term: 1 }, &entries, 20), 1_000).expect("a whole log");
+        let compacted = |log: &ReplicaLog<MemoryStore>, first: u64| {
+            assert_eq!(log.term(first - 2), Err(StorageError::Compacted.into()));
+            let context = GetEntriesContext::empty(false);
+            assert_eq!(log.entries(first - 1, first + 1, None, context), Err(StorageError::Compacted.into()));
+            let context = GetEntriesContext::empty(false);
+            assert_eq!(log.entries(first, 21, None, context).expect("entries").len() as u64, 21 - first);
+        };
+        assert_eq!(log.term(7), Ok(1));
+        compacted(&log, 8);
+        assert_eq!(log.compact(12).expect("the entry is there"), LogStart { index: 12, term: 2 });
+        assert_eq!((log.term(12), log.first_index()), (Ok(2), Ok(13)));
+        compacted(&log, 13);
+        assert_eq!(log.compact(20).expect("the entry is there"), LogStart { index: 20, term: 3 });
+        assert_eq!((log.term(20), log.first_index(), Storage::last_index(&log)), (Ok(3), Ok(21), Ok(20)));
+        log.append(vec![entry(21, 3)]);
+        assert_eq!(log.entries(21, 22, None, GetEntriesContext::empty(false)).expect("the entry").len(), 1);
+        assert!(log.failure().is_none());
+    }
+
+    #[test]
+    fn a_snapshot_is_offered_of_what_is_applied_and_to_whom_it_may_be() {
+        let entries: Vec<Entry> = (8..=20).map(|index| entry(index, 3)).collect();
+        let mut log = open(store_after(LogStart { index: 7, term: 1 }, &entries, 20), 1).expect("a whole log");
+        log.set_applied(LogIndex(15));
+        assert_eq!(log.snapshot(0, 2).expect("a snapshot").get_metadata().index, 15);
+        log.offers.offered(2, 15);
+        assert_eq!(log.snapshot(0, 2), Err(StorageError::SnapshotTemporarilyUnavailable.into()));
+        assert!(log.snapshot(0, 3).is_ok());
+        let fresh = open(store(&[], 0), 1).expect("a whole log");
+        assert!(fresh.snapshot(0, 2).is_err(), "nothing is applied");
+    }
+
+    #[test]
+    fn the_bytes_of_a_log_are_estimated_from_some_entries() {
+        let entries: Vec<Entry> = (8..=1_000).map(|index| entry(index, 500)).collect();
+        let log = open(store_after(LogStart { index: 7, term: 1 }, &entries, 1_000), 1).expect("a whole log");
+        let samples = log.sample(LogIndex(900)).expect("the entries are there");
+        assert!(samples.len() <= SAMPLES_MAX as usize, "{}", samples.len());
+        assert_eq!(samples.last().map(|mark| mark.last), Some(900));
+        let bytes: u64 = samples.iter().map(|mark| mark.bytes).sum();
+        assert_eq!(bytes, 893 * crate::cache::weight(&entry(8, 500)) as u64);
+        assert!(log.sample(LogIndex(7)).expect("nothing to read").is_empty());
     }
 
     #[test]
@@ -337,13 +393,19 @@ mod tests {
             sizes in proptest::collection::vec(0_usize..400, 1..400),
             cache_bytes_max in 0_usize..40_000,
             bytes_max in prop_oneof![Just(u64::MAX), 0_u64..3_000],
-            from in 0.0..1.0, to in 0.0..1.0,
+            from in 0.0..1.0, to in 0.0..1.0, cut in 0.0..1.0,
         ) {
             let entries: Vec<Entry> = (1..).zip(&sizes).map(|(index, bytes)| entry(index, *bytes)).collect();
             let mut log = open(store(&entries, 0), cache_bytes_max).expect("a whole log");
             // As if the second half had just been written.
             log.append(entries[entries.len() / 2..].to_vec());
             let place = |share: f64| (share * entries.len() as f64) as usize;
+            // And the log then cut short before what is read.
+            let first = place(cut);
+            if first > 0 {
+                log.compact(first as u64).expect("the entry is there");
+            }
+            let place = |share: f64| first + (share * (entries.len() - first) as f64) as usize;
             let (from, to) = (place(from).min(place(to)), place(from).max(place(to)) + 1);
             let mut bytes = 0;
             let expected: Vec<Entry> = entries[from..to].iter().enumerate().take_while(|(position, entry)| {
@@ -352,7 +414,7 @@ mod tests {
             }).map(|(_, entry)| entry.clone()).collect();
             let (low, high) = (from as u64 + 1, to as u64 + 1);
             prop_assert_eq!(log.entries(low, high, bytes_max, GetEntriesContext::empty(false)).expect("never fails"), expected);
-            for entry in &entries {
+            for entry in &entries[first.saturating_sub(1)..] {
                 prop_assert_eq!(log.term(entry.index).expect("never fails"), entry.term);
             }
             prop_assert!(log.failure().is_none());

@@ -211,6 +211,12 @@ mod tests {
             let error = decode_message(&encode_message(&message)).expect_err("no entry");
             assert_eq!(error, DecodeMessageError::WrongField { kind: kind.as_str_name(), field: "entries" });
         }
+        // A change of the membership is asked of the leader, which looks at it first.
+        let entries = vec![Entry { entry_type: EntryType::EntryConfChangeV2 as i32, ..Entry::default() }];
+        let msg_type = MessageType::MsgPropose as i32;
+        let message = Message { msg_type, from: 1, to: 2, entries, ..Message::default() };
+        let error = decode_message(&encode_message(&message)).expect_err("a change of the membership");
+        assert_eq!(error, DecodeMessageError::WrongField { kind: "MsgPropose", field: "entries" });
         for kind in [MessageType::MsgHup, MessageType::MsgSnapshot, MessageType::MsgTransferLeader] {
             let message = Message { msg_type: kind as i32, from: 1, to: 2, term: 1, ..Message::default() };
             let error = decode_message(&encode_message(&message)).expect_err("not offered");

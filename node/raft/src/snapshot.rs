@@ -204,3 +204,110 @@ pub fn install(store: &dyn Store, snapshot: &SnapshotMetadata) -> Result<Option<
     rows::put_applied(&mut batch, *index, &HardState { term: hard_state.term.max(*term), vote, commit: index.0 });
     Ok(Some(batch))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use raft::eraftpb::Entry;
+
+    use super::*;
+    use crate::memory::MemoryStore;
+
+    fn metadata(index: u64, term: u64) -> SnapshotMetadata {
+        let conf_state = ConfState { voters: vec![1, 2, 3], learners: vec![4], ..ConfState::default() };
+        SnapshotMetadata { index: LogIndex(index), term, epoch: 3, conf_state }
+    }
+
+    /// A replica whose log holds entries of `terms` after (10, 2) and is committed up to `commit`.
+    fn replica(terms: &[u64], hard_state: HardState) -> MemoryStore {
+        let store = MemoryStore::new();
+        let mut batch = WriteBatch::default();
+        for (index, term) in (11..).zip(terms) {
+            let entry = Entry { index, term: *term, ..Entry::default() };
+            batch.put(Table::LOG, rows::entry_key(LogIndex(index)), rows::encode_entry(&entry));
+        }
+        rows::put_conf_state(&mut batch, &ConfState { voters: vec![1, 2, 3], ..ConfState::default() });
+        rows::put_truncated(&mut batch, LogStart { index: 10, term: 2 });
+        rows::put_applied(&mut batch, LogIndex(10), &hard_state);
+        store.write(&batch);
+        store
+    }
+
+    /// Installs the snapshot and returns term, vote and commit index, and the indices of the log; `None` if it is of no use.
+    fn installed(store: &MemoryStore, snapshot: &SnapshotMetadata) -> Option<((u64, u64, u64), Vec<u64>)> {
+        store.write(&install(store, snapshot).expect("the rows can be read")?);
+        assert_eq!(snapshot_of(store).expect("what was installed"), *snapshot);
+        let truncated = rows::truncated(store).expect("the row can be read");
+        assert_eq!((truncated.index, truncated.term), (snapshot.index.0, snapshot.term));
+        let HardState { term, vote, commit } = rows::hard_state(store).expect("the row can be read");
+        let log = store.rows(Table::LOG);
+        Some(((term, vote, commit), log.iter().map(|(key, _)| rows::decode_entry_key(key).expect("a key").0).collect()))
+    }
+
+    #[test]
+    fn a_snapshot_takes_the_place_of_the_log_it_goes_beyond() {
+        let state = |term, vote, commit| HardState { term, vote, commit };
+        let check = |terms: &[u64], hard_state: HardState, (index, term), expected| {
+            assert_eq!(installed(&replica(terms, hard_state), &metadata(index, term)), expected);
+        };
+        // Beyond the end of the log; in the term in which it voted, in a later one, in an earlier one.
+        check(&[2, 2], state(5, 3, 11), (20, 5), Some(((5, 3, 20), vec![])));
+        check(&[2, 2], state(5, 3, 11), (20, 6), Some(((6, 0, 20), vec![])));
+        check(&[2, 2], state(5, 3, 11), (20, 4), Some(((5, 3, 20), vec![])));
+        // Within the log: what follows was acknowledged, and stays.
+        check(&[2, 4, 4, 4], state(5, 3, 11), (12, 4), Some(((5, 3, 12), vec![13, 14])));
+        check(&[2, 4], state(5, 3, 11), (12, 4), Some(((5, 3, 12), vec![])));
+        // Of another log: nothing of this one stays.
+        check(&[2, 3, 3, 3], state(5, 3, 11), (12, 4), Some(((5, 3, 12), vec![])));
+        // No more than what is committed.
+        check(&[2, 4], state(5, 3, 12), (12, 4), None);
+        check(&[2, 4], state(5, 3, 12), (11, 2), None);
+        check(&[], state(5, 3, 10), (9, 2), None);
+    }
+
+    #[test]
+    fn a_replica_that_joins_takes_any_snapshot() {
+        let store = MemoryStore::new();
+        store.write(&crate::bootstrap_learner());
+        assert!(snapshot_of(&store).is_err(), "it has none to give");
+        assert_eq!(installed(&store, &metadata(20, 5)), Some(((5, 0, 20), vec![])));
+    }
+
+    #[test]
+    fn metadata_survives_its_bytes_and_says_what_is_wrong() {
+        let good = metadata(20, 5);
+        assert_eq!(SnapshotMetadata::decode(&good.encode()), Ok(good.clone()));
+        let names = [1, 4, 5].map(|id| good.names(ReplicaId::new(id).expect("not zero")));
+        assert_eq!(names, [true, true, false]);
+        let wrong = |change: fn(&mut SnapshotMetadata)| {
+            let mut metadata = metadata(20, 5);
+            change(&mut metadata);
+            match SnapshotMetadata::decode(&metadata.encode()) {
+                Err(DecodeSnapshotError::WrongField { field }) => field,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(wrong(|metadata| metadata.index = LogIndex(0)), "index");
+        assert_eq!(wrong(|metadata| metadata.index = LogIndex(u64::MAX)), "index");
+        assert_eq!(wrong(|metadata| metadata.term = 0), "term");
+        assert_eq!(wrong(|metadata| metadata.epoch = u64::MAX), "epoch");
+        assert_eq!(wrong(|metadata| metadata.conf_state.voters.clear()), "configuration");
+        assert_eq!(wrong(|metadata| metadata.conf_state = ConfState::default()), "configuration");
+        assert_eq!(wrong(|metadata| metadata.conf_state.learners = vec![1]), "configuration");
+        assert_eq!(wrong(|metadata| metadata.conf_state.learners = (4..99).collect()), "configuration");
+        let later = [&[2], &good.encode()[1..]].concat();
+        assert_eq!(SnapshotMetadata::decode(&later), Err(DecodeSnapshotError::UnknownVersion { version: 2 }));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_decoding_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80), good in any::<bool>()) {
+            let mut damaged = if good { metadata(20, 5).encode() } else { vec![VERSION] };
+            let at = bytes.first().map_or(0, |place| usize::from(*place) % damaged.len());
+            damaged.splice(at.., bytes);
+            if let Ok(metadata) = SnapshotMetadata::decode(&damaged) {
+                prop_assert_eq!(SnapshotMetadata::decode(&metadata.encode()), Ok(metadata));
+            }
+        }
+    }
+}
