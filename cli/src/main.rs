@@ -1,5 +1,6 @@
 //! `semel`: one binary for nodes, coordinators, local clusters and everything an operator or integrator types.
 
+mod bench;
 mod cases;
 mod connect;
 mod demo;
@@ -57,6 +58,7 @@ enum Command {
     Verify(identify::VerifyArguments),
     Cases(cases::CasesArguments),
     Status(status::StatusArguments),
+    Bench(bench::BenchArguments),
 }
 
 fn main() -> ExitCode {
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Verify(verify) => wait(identify::verify(verify)),
         Command::Cases(cases) => wait(cases::run(cases)),
         Command::Status(status) => wait(status::run(status)),
+        Command::Bench(bench) => wait(bench::run(bench)),
     };
     match outcome {
         Ok(exit) => exit.into(),
