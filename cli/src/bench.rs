@@ -2,6 +2,7 @@
 
 mod cluster;
 mod enrol;
+mod loopback;
 mod people;
 mod shard;
 mod twin;
