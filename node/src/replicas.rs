@@ -12,6 +12,7 @@ use semel_raft_host::{Database, Directory, FreshGroup, GroupConfig, GroupStore, 
 use semel_shard::ShardMachine;
 use tokio::task::JoinSet;
 
+use crate::search::ShardScans;
 use crate::shard_view::{ShardView, ViewPublisher};
 
 /// One shard that this node hosts a replica of.
@@ -21,6 +22,7 @@ pub(crate) struct HostedShard {
     pub(crate) epoch: u64,
     pub(crate) view: Arc<ShardView>,
     pub(crate) store: GroupStore,
+    pub(crate) scans: ShardScans,
 }
 
 impl HostedShard {
@@ -147,7 +149,8 @@ impl Replicas {
         let machine = ShardMachine::new(shard, shards).context("a shard that the cluster does not have")?;
         self.host.add_group(config, machine, Box::new(ViewPublisher { view: Arc::clone(&view) })).await?;
         let store = self.database.group(group);
-        let hosted = HostedShard { shard, replica, epoch: assignment.epoch, view: Arc::clone(&view), store };
+        let scans = ShardScans::default();
+        let hosted = HostedShard { shard, replica, epoch: assignment.epoch, view: Arc::clone(&view), store, scans };
         self.sealers.lock().unwrap_or_else(PoisonError::into_inner).spawn(seal_as_it_grows(view));
         self.hosted.write().unwrap_or_else(PoisonError::into_inner).insert(assignment.shard, Arc::new(hosted));
         tracing::info!(shard = assignment.shard, replica = replica.get(), "replica open");
