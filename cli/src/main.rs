@@ -80,7 +80,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(exit) => exit.into(),
         Err(error) => {
-            output::error(format_args!("{error:#}"));
+            let advice = connect::advice(&error).map_or_else(String::new, |advice| format!("; {advice}"));
+            output::error(format_args!("{error:#}{advice}"));
             Exit::of(&error).into()
         }
     }
