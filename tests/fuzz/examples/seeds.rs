@@ -252,10 +252,10 @@ fn raft() {
     for ((kind, empty, _), message) in &kinds {
         let name = format!("{kind:02}{}", if *empty { "" } else { "-entries" });
         seed("raft_messages", &name, encode_message(message));
-        for role in 0..5_u8 {
+        for role in 0..7_u8 {
             // Addressed to the replica of the target, and of the term that it is in.
             let from = if message.from == 1 { 2 } else { message.from };
-            let term = if message.term == 0 { 0 } else { [1, 3, 3, 4, 4][usize::from(role)] };
+            let term = if message.term == 0 { 0 } else { [1, 3, 3, 4, 4, 1, 4][usize::from(role)] };
             let message = semel_raft::Message { from, to: 1, term, ..message.clone() };
             let steps: [&[u8]; 3] = [&encode_message(&message), &[], &[role]];
             seed("raft_steps", &format!("{role}-{name}"), [&[role][..], &joined(steps)].concat());
@@ -264,7 +264,11 @@ fn raft() {
     let rows_v1 = std::fs::read_to_string(repository().join("node/raft/tests/testdata/rows_v1.txt")).expect("rows");
     let rows: BTreeMap<&str, Vec<u8>> = rows_v1.lines().filter_map(|line| line.split_once(' ')).map(hex).collect();
     for (name, row) in &rows {
-        seed("raft_rows", name, row);
+        seed(if *name == "snapshot" { "raft_snapshots" } else { "raft_rows" }, name, row);
+    }
+    for (role, name) in [(0_u8, "fresh"), (1, "follower"), (4, "leader"), (5, "joiner")] {
+        let steps: [&[u8]; 3] = [&rows["snapshot"], &[], &[4]];
+        seed("raft_steps", &format!("{role}-snapshot-{name}"), [&[role][..], &joined(steps)].concat());
     }
     let entry = |index: u8| [&[1, 0x10, 1, 0x18, index][..], b"\x22\x03abc"].concat();
     let conf_state = [1, 0x0a, 3, 1, 2, 3];
@@ -272,6 +276,13 @@ fn raft() {
     let store: [&[u8]; 5] = [&conf_state, &hard_state, &[1, 0, 0, 0, 0, 0, 0, 0, 1], &entries[0], &entries[1]];
     seed("raft_stores", "log", joined(store));
     seed("raft_stores", "new", joined([&conf_state[..], &[], &[]]));
+    let (applied, truncated, epoch) = (&rows["applied"], &rows["truncated"], &rows["epoch"]);
+    let entry_299 = [&[1, 0x10, 7, 0x18, 0xab, 2][..], b"\x22\x03abc"].concat();
+    let cut: [&[u8]; 6] = [&conf_state, &rows["hard_state"], applied, truncated, epoch, &entry_299];
+    seed("raft_cut_stores", "log", joined(cut));
+    let bare: [&[u8]; 5] =
+        [&conf_state, &rows["founded_hard_state"], &rows["founded_applied"], &rows["founded_truncated"], epoch];
+    seed("raft_cut_stores", "new", joined(bare));
     let joint = [1, 0x0a, 2, 1, 2, 0x12, 1, 4, 0x1a, 2, 1, 3, 0x22, 1, 3, 0x28, 1];
     seed("raft_stores", "joint", joined([&joint[..], &hard_state, &[], &entries[0]]));
 }
