@@ -102,7 +102,6 @@ fn next(refusal: &MetadataRefusal) -> &'static str {
         MetadataRefusal::NodeInUse { .. } => "; move them away first: `semel cluster drain`",
         MetadataRefusal::TooManyMoves { .. } => "; wait until one is done: `semel cluster moves`",
         MetadataRefusal::MoveUnderWay { .. } => "; wait until it is done, or give it up: `semel cluster move --cancel`",
-        MetadataRefusal::MoveTooFar { .. } => ", and will have it soon; move it back afterwards if need be",
         MetadataRefusal::NoReplicaThere { .. } | MetadataRefusal::ReplicaThereAlready { .. } => {
             "; `semel status --shards` shows where they are"
         }
