@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use semel_client::{CallError, Client};
 use semel_files::names;
 use semel_proto::v1::cluster_service_client::ClusterServiceClient;
 use semel_proto::v1::{
-    CancelMoveRequest, DrainNodeRequest, DrainNodeResponse, GetClusterStatusRequest, ListMovesRequest,
-    MoveReplicaRequest, RemoveNodeRequest, ReplicaMove,
+    CancelMoveRequest, DrainNodeRequest, DrainNodeResponse, ListMovesRequest, MoveReplicaRequest, RemoveNodeRequest,
+    ReplicaMove,
 };
 use serde_json::json;
-use tonic::transport::Channel;
 
-use crate::connect::{CallFailed, ClientArguments};
+use crate::connect::ClientArguments;
 use crate::document;
 use crate::exit::{EXIT_CODES, Exit};
 use crate::output::{self, Output, grouped};
@@ -131,13 +131,16 @@ pub(crate) async fn run(arguments: ClusterArguments) -> anyhow::Result<Exit> {
     }
 }
 
-type Client = ClusterServiceClient<Channel>;
-
 async fn cancel(arguments: MoveArguments) -> anyhow::Result<Exit> {
-    let mut client = Client::new(arguments.client.connect().await?);
-    client.cancel_move(CancelMoveRequest { shard: arguments.shard }).await.map_err(CallFailed::from)?;
+    let client = arguments.client.client()?;
+    let request = CancelMoveRequest { shard: arguments.shard };
+    client
+        .call(request, |channel, request| async move { ClusterServiceClient::new(channel).cancel_move(request).await })
+        .await?;
     match arguments.client.output {
-        Output::Table => output::line(format!("shard {}: no replica moves, or its move is being given up", arguments.shard)),
+        Output::Table => {
+            output::line(format!("shard {}: no replica moves, or its move is being given up", arguments.shard))
+        }
         Output::Json => output::json(&json!({ "shard": arguments.shard, "given_up": true }))?,
     }
     Ok(Exit::Done)
@@ -145,21 +148,27 @@ async fn cancel(arguments: MoveArguments) -> anyhow::Result<Exit> {
 
 async fn move_replica(arguments: MoveArguments) -> anyhow::Result<Exit> {
     let MoveArguments { shard, from, to, no_wait, client: options, .. } = arguments;
-    let mut client = Client::new(options.connect().await?);
+    let client = options.client()?;
     let (from_node, to_node) = from.zip(to).context("both nodes are required")?;
     let request = MoveReplicaRequest { shard, from_node, to_node };
-    let begun = client.move_replica(request).await.map_err(CallFailed::from)?.into_inner();
+    let begun = client
+        .call(request, |channel, request| async move { ClusterServiceClient::new(channel).move_replica(request).await })
+        .await?;
     let begun = begun.r#move.context("the coordinator told of no move")?;
     let mut watch = Watch::new(options.output);
     watch.show(std::slice::from_ref(&begun));
     if !no_wait {
-        wait_until_gone(&mut client, &mut watch, &begun).await?;
-        if !is_there(&mut client, &begun).await? {
-            anyhow::bail!("the move of shard {shard} was given up; `semel status --shards` shows where its replicas are");
+        wait_until_gone(&client, &mut watch, &begun).await?;
+        if !is_there(&client, &begun).await? {
+            anyhow::bail!(
+                "the move of shard {shard} was given up; `semel status --shards` shows where its replicas are"
+            );
         }
     }
     match options.output {
-        Output::Table if no_wait => output::line("the cluster carries the move out; `semel cluster moves` shows how far it is"),
+        Output::Table if no_wait => {
+            output::line("the cluster carries the move out; `semel cluster moves` shows how far it is")
+        }
         Output::Table => output::line(format!("shard {shard}: moved to {}", short(&begun.to_node))),
         Output::Json => output::json(&document::replica_move(&begun))?,
     }
@@ -167,8 +176,8 @@ async fn move_replica(arguments: MoveArguments) -> anyhow::Result<Exit> {
 }
 
 async fn moves(arguments: MovesArguments) -> anyhow::Result<Exit> {
-    let mut client = Client::new(arguments.client.connect().await?);
-    let moves = under_way(&mut client).await?;
+    let client = arguments.client.client()?;
+    let moves = under_way(&client).await?;
     match arguments.client.output {
         Output::Json => output::json(&moves.iter().map(document::replica_move).collect::<Vec<_>>())?,
         Output::Table if moves.is_empty() => output::line("no replica is being moved"),
@@ -190,13 +199,18 @@ async fn moves(arguments: MovesArguments) -> anyhow::Result<Exit> {
 }
 
 async fn drain(arguments: DrainArguments) -> anyhow::Result<Exit> {
-    let mut client = Client::new(arguments.client.connect().await?);
+    let client = arguments.client.client()?;
     let mut watch = Watch::new(arguments.client.output);
     let mut patience = Patience::new();
     let mut node = arguments.node.clone();
     loop {
         let request = DrainNodeRequest { node: node.clone() };
-        let answer = client.drain_node(request).await.map(tonic::Response::into_inner).map_err(CallFailed::from);
+        let answer = client
+            .call(
+                request,
+                |channel, request| async move { ClusterServiceClient::new(channel).drain_node(request).await },
+            )
+            .await;
         if let Some(DrainNodeResponse { node_id, replicas_left, moves }) = patience.bear(answer)? {
             // From now on the same one, whoever takes its address.
             node.clone_from(&node_id);
@@ -215,9 +229,12 @@ async fn drain(arguments: DrainArguments) -> anyhow::Result<Exit> {
 }
 
 async fn remove_node(arguments: RemoveNodeArguments) -> anyhow::Result<Exit> {
-    let mut client = Client::new(arguments.client.connect().await?);
+    let client = arguments.client.client()?;
     let request = RemoveNodeRequest { node: arguments.node };
-    let node_id = client.remove_node(request).await.map_err(CallFailed::from)?.into_inner().node_id;
+    let node_id = client
+        .call(request, |channel, request| async move { ClusterServiceClient::new(channel).remove_node(request).await })
+        .await?
+        .node_id;
     match arguments.client.output {
         Output::Table => output::line(format!("node {} is forgotten", short(&node_id))),
         Output::Json => output::json(&json!({ "node_id": node_id }))?,
@@ -225,11 +242,16 @@ async fn remove_node(arguments: RemoveNodeArguments) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-async fn under_way(client: &mut Client) -> Result<Vec<ReplicaMove>, CallFailed> {
-    Ok(client.list_moves(ListMovesRequest {}).await.map_err(CallFailed::from)?.into_inner().moves)
+async fn under_way(client: &Client) -> Result<Vec<ReplicaMove>, CallError> {
+    let moves = client
+        .call(ListMovesRequest {}, |channel, request| async move {
+            ClusterServiceClient::new(channel).list_moves(request).await
+        })
+        .await?;
+    Ok(moves.moves)
 }
 
-async fn wait_until_gone(client: &mut Client, watch: &mut Watch, begun: &ReplicaMove) -> anyhow::Result<()> {
+async fn wait_until_gone(client: &Client, watch: &mut Watch, begun: &ReplicaMove) -> anyhow::Result<()> {
     let mut patience = Patience::new();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -243,8 +265,8 @@ async fn wait_until_gone(client: &mut Client, watch: &mut Watch, begun: &Replica
 }
 
 /// Whether the map has the new replica where it was to come.
-async fn is_there(client: &mut Client, begun: &ReplicaMove) -> anyhow::Result<bool> {
-    let status = client.get_cluster_status(GetClusterStatusRequest {}).await.map_err(CallFailed::from)?.into_inner();
+async fn is_there(client: &Client, begun: &ReplicaMove) -> anyhow::Result<bool> {
+    let status = client.status().await?;
     let shard = status.shards.iter().find(|shard| shard.shard == begun.shard);
     Ok(shard.is_some_and(|shard| shard.replicas.iter().any(|replica| replica.replica == begun.to_replica)))
 }
@@ -259,13 +281,13 @@ impl Patience {
         Self { heard: tokio::time::Instant::now() }
     }
 
-    fn bear<T>(&mut self, answer: Result<T, CallFailed>) -> Result<Option<T>, CallFailed> {
+    fn bear<T>(&mut self, answer: Result<T, CallError>) -> Result<Option<T>, CallError> {
         match answer {
             Ok(answer) => {
                 self.heard = tokio::time::Instant::now();
                 Ok(Some(answer))
             }
-            Err(failed) if failed.is_no_answer() && self.heard.elapsed() < SILENT_MAX => Ok(None),
+            Err(failed) if failed.may_succeed_later() && self.heard.elapsed() < SILENT_MAX => Ok(None),
             Err(failed) => Err(failed),
         }
     }
@@ -290,7 +312,11 @@ impl Watch {
                 continue;
             }
             let (from, to) = (short(&moving.from_node), short(&moving.to_node));
-            self.tell(format!("shard {}: from {from} to {to}: {state}, {} entries behind", moving.shard, grouped(moving.lag)));
+            self.tell(format!(
+                "shard {}: from {from} to {to}: {state}, {} entries behind",
+                moving.shard,
+                grouped(moving.lag)
+            ));
             self.told.insert(moving.to_replica, state);
         }
     }

@@ -2,7 +2,8 @@
 
 use semel_files::names;
 use semel_proto::v1::{
-    Candidate, Case, Comparison, Coverage, Enrolment, GetClusterStatusResponse, ReplicaMove, ReplicaStatus, ShardStatus, Verdict,
+    Candidate, Case, Comparison, Coverage, Enrolment, GetClusterStatusResponse, ReplicaMove, ReplicaStatus,
+    ShardStatus, Verdict,
 };
 use serde_json::{Value, json};
 

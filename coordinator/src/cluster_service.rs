@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use semel_index::ShardId;
 use semel_proto::internal::v1::ReplicaReport;
 use semel_proto::v1 as public;
 use semel_proto::v1::cluster_service_server::ClusterService;
-use semel_index::ShardId;
 use semel_workflow::{
-    MOVES_MAX, MetadataCommand, MetadataReceipt, MetadataView, MoveState, NodeId, ReplicaMove, ShardPlacement, plan_drain,
+    MOVES_MAX, MetadataCommand, MetadataReceipt, MetadataView, MoveState, NodeId, ReplicaMove, ShardPlacement,
+    plan_drain,
 };
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -175,7 +176,9 @@ fn named(view: &MetadataView, field: &'static str, name: &str) -> Result<NodeId,
     let mut begins = view.nodes().filter(|node| node.node_id.to_string().starts_with(&lower));
     match (begins.next(), begins.next()) {
         (Some(node), None) => Ok(node.node_id),
-        (Some(_), Some(_)) => Err(ClientError::field(field, format!("several nodes begin with `{name}`; give more digits"))),
+        (Some(_), Some(_)) => {
+            Err(ClientError::field(field, format!("several nodes begin with `{name}`; give more digits")))
+        }
         (None, _) => Err(ClientError::NoSuchNode(name.to_owned())),
     }
 }

@@ -40,9 +40,7 @@ fn gallery(receipt: MetadataReceipt) -> Result<public::Gallery, ClientError> {
         MetadataReceipt::Cluster(_)
         | MetadataReceipt::Move(_)
         | MetadataReceipt::Done
-        | MetadataReceipt::Refused(_) => {
-            Err(ClientError::MetadataRefused(MetadataRefusal::Malformed))
-        }
+        | MetadataReceipt::Refused(_) => Err(ClientError::MetadataRefused(MetadataRefusal::Malformed)),
     }
 }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use semel_index::ShardId;
 use semel_proto::internal::v1 as wire;
 use semel_proto::internal::v1::membership_service_server::MembershipService;
-use semel_index::ShardId;
 use semel_raft::ReplicaId;
 use semel_workflow::{Cluster, MetadataCommand, MetadataRefusal, MetadataView, NodeId};
 use tokio::time::Instant;
@@ -142,7 +142,8 @@ impl MembershipService for MembershipServer {
             };
         }
         let holds = |assigned: &wire::Assignment| {
-            let own = |report: &wire::ReplicaReport| report.status.as_ref().is_some_and(|s| s.replica == assigned.replica);
+            let own =
+                |report: &wire::ReplicaReport| report.status.as_ref().is_some_and(|s| s.replica == assigned.replica);
             request.replicas.iter().any(own)
         };
         let holds_all = !assigned.is_empty() && assigned.iter().all(holds);

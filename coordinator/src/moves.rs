@@ -164,7 +164,8 @@ mod tests {
     use super::*;
 
     fn moving(state: MoveState) -> ReplicaMove {
-        let voter = |replica, node| Voter { replica: ReplicaId::new(replica).expect("not 0"), node: NodeId([node; 16]) };
+        let voter =
+            |replica, node| Voter { replica: ReplicaId::new(replica).expect("not 0"), node: NodeId([node; 16]) };
         ReplicaMove { shard: ShardId(0), from: voter(1, 1), to: voter(9, 9), state }
     }
 

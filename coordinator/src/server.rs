@@ -16,7 +16,8 @@ use semel_proto::v1::gallery_service_server::GalleryServiceServer;
 use semel_proto::v1::identification_service_server::IdentificationServiceServer;
 use semel_raft::StateMachine as _;
 use semel_raft_host::{
-    ClusterId, Database, EXCHANGE_BYTES_MAX, GrpcTransport, RaftServer, SNAPSHOT_MESSAGE_BYTES_MAX, SnapshotServer, server,
+    ClusterId, Database, EXCHANGE_BYTES_MAX, GrpcTransport, RaftServer, SNAPSHOT_MESSAGE_BYTES_MAX, SnapshotServer,
+    server,
 };
 use semel_workflow::{Cluster, MetadataMachine, MoveState};
 use tokio::net::TcpListener;

@@ -38,7 +38,9 @@ pub(crate) enum ClientError {
     NodeNotLive(String),
     #[error("node {0} is live: stop its process first, and see that it is not started again")]
     NodeLive(String),
-    #[error("no live node can take the replica of shard {shard}, as replicas of a shard must be on different nodes; add a node")]
+    #[error(
+        "no live node can take the replica of shard {shard}, as replicas of a shard must be on different nodes; add a node"
+    )]
     NowhereToMove { shard: u32 },
     #[error("{0}")]
     Call(#[from] CallError),

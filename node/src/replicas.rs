@@ -12,6 +12,7 @@ use semel_raft_host::{Database, Directory, FreshGroup, GroupConfig, GroupStore, 
 use semel_shard::ShardMachine;
 use tokio::task::JoinSet;
 
+use crate::search::ShardScans;
 use crate::shard_view::{ShardView, ViewPublisher};
 
 /// One shard that this node hosts a replica of.
@@ -21,6 +22,7 @@ pub(crate) struct HostedShard {
     epoch: AtomicU64,
     pub(crate) view: Arc<ShardView>,
     pub(crate) store: GroupStore,
+    pub(crate) scans: ShardScans,
 }
 
 impl HostedShard {
@@ -106,7 +108,8 @@ impl Replicas {
             }
         }
         for assignment in &assigned.assignments {
-            if let Some(hosted) = self.get(assignment.shard).filter(|hosted| hosted.replica.get() == assignment.replica) {
+            if let Some(hosted) = self.get(assignment.shard).filter(|hosted| hosted.replica.get() == assignment.replica)
+            {
                 hosted.epoch.fetch_max(assignment.epoch, Ordering::Relaxed);
                 continue;
             }
@@ -152,7 +155,9 @@ impl Replicas {
         if let Some(held) = self.database.replica_of(group)?
             && held != replica
         {
-            bail!("the volume holds replica {held} of the shard, the map says {replica}; the former is to be removed first");
+            bail!(
+                "the volume holds replica {held} of the shard, the map says {replica}; the former is to be removed first"
+            );
         }
         let view = ShardView::new(self.catalogue.clone());
         let fresh = match (held, assignment.founder) {
@@ -165,7 +170,8 @@ impl Replicas {
         self.host.add_group(config, machine, Box::new(ViewPublisher { view: Arc::clone(&view) })).await?;
         let store = self.database.group(group);
         let epoch = AtomicU64::new(assignment.epoch);
-        let hosted = HostedShard { shard, replica, epoch, view: Arc::clone(&view), store };
+        let scans = ShardScans::default();
+        let hosted = HostedShard { shard, replica, epoch, view: Arc::clone(&view), store, scans };
         self.sealers.lock().unwrap_or_else(PoisonError::into_inner).spawn(seal_as_it_grows(view));
         self.hosted.write().unwrap_or_else(PoisonError::into_inner).insert(assignment.shard, Arc::new(hosted));
         tracing::info!(shard = assignment.shard, replica = replica.get(), "replica open");

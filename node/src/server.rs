@@ -11,8 +11,8 @@ use semel_proto::internal::v1::shard_service_server::ShardServiceServer;
 use semel_proto::internal::v1::snapshot_service_server::SnapshotServiceServer;
 use semel_raft::StateMachine as _;
 use semel_raft_host::{
-    Database, EXCHANGE_BYTES_MAX, GrpcTransport, Host, HostConfig, RaftServer, SNAPSHOT_MESSAGE_BYTES_MAX, SnapshotServer,
-    server,
+    Database, EXCHANGE_BYTES_MAX, GrpcTransport, Host, HostConfig, RaftServer, SNAPSHOT_MESSAGE_BYTES_MAX,
+    SnapshotServer, server,
 };
 use semel_shard::ShardMachine;
 use tokio::net::TcpListener;
@@ -102,8 +102,7 @@ pub async fn serve(
         RaftServiceServer::new(RaftServer::new(host.handle())).max_decoding_message_size(EXCHANGE_BYTES_MAX);
     let snapshot_service = SnapshotServiceServer::new(SnapshotServer::new(host.handle()))
         .max_decoding_message_size(SNAPSHOT_MESSAGE_BYTES_MAX);
-    let routes =
-        tonic::service::Routes::new(shard_service).add_service(raft_service).add_service(snapshot_service);
+    let routes = tonic::service::Routes::new(shard_service).add_service(raft_service).add_service(snapshot_service);
     let mut until_stopped = stopped;
     let serving = server::serve(listener, routes, health, &SERVICES, async move {
         // A sender that has gone means the same: stop.

@@ -56,9 +56,9 @@ impl From<CallError> for Status {
                 ProposeError::Unknown => (Code::Unavailable, None),
             },
             CallError::Membership(membership) => match membership {
-                MembershipError::NotLeader { .. } | MembershipError::LeadershipMoves { .. } | MembershipError::Stopped => {
-                    (Code::Unavailable, Some(NOTHING_PROPOSED))
-                }
+                MembershipError::NotLeader { .. }
+                | MembershipError::LeadershipMoves { .. }
+                | MembershipError::Stopped => (Code::Unavailable, Some(NOTHING_PROPOSED)),
                 MembershipError::WrongEpoch { .. }
                 | MembershipError::InProgress
                 | MembershipError::AlreadyMember { .. }

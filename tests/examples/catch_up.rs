@@ -34,16 +34,17 @@ async fn main() {
     let builder = Sandbox::builder().mode(mode).shards(SHARDS);
     let builder = builder.node_settings(|node| node.log_entries_max = 2_000);
     let sandbox = builder.start().await.expect("the cluster starts");
-    let policy = Policy {
-        identification_allowed: true,
-        ..requests::embedding_policy(Modality::Face, DIMENSION, THRESHOLD)
-    };
+    let policy =
+        Policy { identification_allowed: true, ..requests::embedding_policy(Modality::Face, DIMENSION, THRESHOLD) };
     sandbox.galleries().create_gallery(requests::gallery(GALLERY, policy)).await.expect("the gallery is created");
     enrol(&sandbox, 0..1_000).await;
     sandbox.kill_node(2).await.expect("it runs");
     let begun = Instant::now();
     enrol(&sandbox, 1_000..1_000 + enrolments).await;
-    println!("{enrolments} enrolments of {DIMENSION} dimensions in {:.0} s, without the third node", begun.elapsed().as_secs_f64());
+    println!(
+        "{enrolments} enrolments of {DIMENSION} dimensions in {:.0} s, without the third node",
+        begun.elapsed().as_secs_f64()
+    );
 
     let mut idle = Vec::new();
     for number in 0..SEARCHES {

@@ -120,8 +120,7 @@ impl<M: StateMachine> HostHandle<M> {
     /// Opens a replica on its rows and hands it to the host's thread.
     async fn seat(&self, config: GroupConfig, seated: Seated<M>) -> Result<(), AddGroupError> {
         let database = self.shared.database.upgrade().ok_or(AddGroupError::HostEnded)?;
-        let opening =
-            Opening { config: self.shared.config.clone(), database, metrics: self.shared.metrics.clone() };
+        let opening = Opening { config: self.shared.config.clone(), database, metrics: self.shared.metrics.clone() };
         let seat = tokio::task::spawn_blocking(move || opening.open(config, seated))
             .await
             .map_err(|_| AddGroupError::HostEnded)??;

@@ -17,19 +17,41 @@ use crate::seat::{Seat, Seated};
 /// One thing that a caller wants. A `reply` that is dropped tells the caller that the replica has stopped.
 pub(crate) enum Request<M: StateMachine> {
     Seat(Box<Seat<M>>),
-    Propose { group: u64, command: Bytes, reply: oneshot::Sender<Result<M::Receipt, ProposeError>> },
-    Barrier { group: u64, reply: oneshot::Sender<Result<LogIndex, BarrierError>> },
-    TransferLeadership { group: u64, to: ReplicaId },
-    Unreachable { group: u64, replica: ReplicaId },
+    Propose {
+        group: u64,
+        command: Bytes,
+        reply: oneshot::Sender<Result<M::Receipt, ProposeError>>,
+    },
+    Barrier {
+        group: u64,
+        reply: oneshot::Sender<Result<LogIndex, BarrierError>>,
+    },
+    TransferLeadership {
+        group: u64,
+        to: ReplicaId,
+    },
+    Unreachable {
+        group: u64,
+        replica: ReplicaId,
+    },
     ChangeMembership {
         group: u64,
         change: MembershipChange,
         expected_epoch: u64,
         reply: oneshot::Sender<Result<u64, MembershipError>>,
     },
-    SnapshotSent { group: u64, from: ReplicaId, to: ReplicaId, delivered: bool },
+    SnapshotSent {
+        group: u64,
+        from: ReplicaId,
+        to: ReplicaId,
+        delivered: bool,
+    },
     /// Ends the group's replica so that its rows can be exchanged or removed.
-    Vacate { group: u64, replica: ReplicaId, reply: oneshot::Sender<Seated<M>> },
+    Vacate {
+        group: u64,
+        replica: ReplicaId,
+        reply: oneshot::Sender<Seated<M>>,
+    },
 }
 
 /// A message of another replica, already found to be of this cluster and whole.

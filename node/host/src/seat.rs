@@ -118,7 +118,11 @@ impl<M: StateMachine> Seat<M> {
     pub(crate) fn feed(&mut self, event: Event) {
         let Some(effects) = self.step(event) else { return };
         // Only `Collect` and `Done` may write or send: their effects take part in the turn's batch.
-        if effects.messages.is_empty() && effects.writes.is_empty() && effects.snapshots.is_empty() && !effects.awaits_done {
+        if effects.messages.is_empty()
+            && effects.writes.is_empty()
+            && effects.snapshots.is_empty()
+            && !effects.awaits_done
+        {
             self.release(effects);
         } else {
             self.fail("effects out of turn");

@@ -374,7 +374,21 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         };
         let (applied, publications) = applier.apply(self.applied, committed, writes)?;
         self.applied = applied;
+        if !self.takes_callers() {
+            self.dismiss_callers();
+        }
         Ok(publications)
+    }
+
+    /// Answers everyone who waits: the replica belongs to its group no more, and hears of nothing further.
+    fn dismiss_callers(&mut self) {
+        let proposers = self.proposals.take_all().into_iter();
+        self.receipts.extend(proposers.map(|(ticket, handed_over)| {
+            (ticket, Err(if handed_over { ProposeError::Unknown } else { ProposeError::NoLeader }))
+        }));
+        self.answers.iter_mut().for_each(|(_, answer)| *answer = Err(BarrierError::NotConfirmed));
+        let readers = self.barriers.take_all().into_iter();
+        self.answers.extend(readers.map(|ticket| (ticket, Err(BarrierError::NotConfirmed))));
     }
 
     fn write_entries(&self, entries: &[Entry], writes: &mut WriteBatch) {

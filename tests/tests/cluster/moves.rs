@@ -12,8 +12,8 @@ use futures::StreamExt as _;
 use semel_population::Population;
 use semel_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use semel_proto::v1::{
-    CancelMoveRequest, EnrolRequest, Enrolment, GetClusterStatusResponse, ListMovesRequest, MoveReplicaRequest, MoveState,
-    RemoveNodeRequest, ReplicaRole,
+    CancelMoveRequest, EnrolRequest, Enrolment, GetClusterStatusResponse, ListMovesRequest, MoveReplicaRequest,
+    MoveState, RemoveNodeRequest, ReplicaRole,
 };
 use semel_sandbox::{Mode, Sandbox, SandboxError, requests, wait_until};
 use tonic::Code;
@@ -185,7 +185,12 @@ async fn a_replica_moves_under_load_whatever_process_is_killed_meanwhile() {
             futures::future::join_all(lanes).await.concat()
         })
     };
-    let ids = [node_id(&sandbox, 0).await, node_id(&sandbox, 1).await, node_id(&sandbox, 2).await, node_id(&sandbox, 3).await];
+    let ids = [
+        node_id(&sandbox, 0).await,
+        node_id(&sandbox, 1).await,
+        node_id(&sandbox, 2).await,
+        node_id(&sandbox, 3).await,
+    ];
     // Who is killed while a replica moves from node to node: the node it comes to, the one it leaves, another one, the coordinator.
     let rounds: [(usize, usize, Option<usize>); 4] = [(0, 1, Some(1)), (1, 2, Some(1)), (2, 3, Some(0)), (3, 0, None)];
     for (from, to, victim) in rounds {
@@ -233,7 +238,10 @@ async fn a_move_that_cannot_finish_can_be_given_up_and_leaves_everything_as_it_w
     begin(&sandbox, shard, &from, &to).await;
     sandbox.kill_node(3).await.expect("it is there");
     let moves = sandbox.cluster().list_moves(ListMovesRequest {}).await.expect("it answers").into_inner().moves;
-    assert_eq!(moves.iter().map(|moving| (moving.shard, moving.state())).collect::<Vec<_>>(), [(shard, MoveState::Learning)]);
+    assert_eq!(
+        moves.iter().map(|moving| (moving.shard, moving.state())).collect::<Vec<_>>(),
+        [(shard, MoveState::Learning)]
+    );
     // One move of a shard at a time.
     let other = MoveReplicaRequest { shard, from_node: node_id(&sandbox, 1).await, to_node: from.clone() };
     let refused = sandbox.cluster().move_replica(other).await.expect_err("another one is under way");

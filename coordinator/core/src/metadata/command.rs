@@ -183,23 +183,17 @@ impl MetadataCommand {
     /// What version 1 has no word for.
     fn encode_2(&self) -> Bytes {
         let kind = match self {
-            Self::StartMove { shard, from, to } => v2::Kind::StartMove(v2::StartMoveBytes {
-                shard: shard.0,
-                from: from.0.to_vec(),
-                to: to.0.to_vec(),
-            }),
+            Self::StartMove { shard, from, to } => {
+                v2::Kind::StartMove(v2::StartMoveBytes { shard: shard.0, from: from.0.to_vec(), to: to.0.to_vec() })
+            }
             Self::BeginReplace { shard, replica } => {
                 v2::Kind::BeginReplace(v2::OfMoveBytes { shard: shard.0, replica: replica.get() })
             }
             Self::CancelMove { shard } => v2::Kind::CancelMove(v2::CancelMoveBytes { shard: shard.0 }),
-            Self::EndMove { shard, replica, replaced } => v2::Kind::EndMove(v2::EndMoveBytes {
-                shard: shard.0,
-                replica: replica.get(),
-                replaced: *replaced,
-            }),
-            Self::RemoveNode { node_id } => {
-                v2::Kind::RemoveNode(v2::RemoveNodeBytes { node_id: node_id.0.to_vec() })
+            Self::EndMove { shard, replica, replaced } => {
+                v2::Kind::EndMove(v2::EndMoveBytes { shard: shard.0, replica: replica.get(), replaced: *replaced })
             }
+            Self::RemoveNode { node_id } => v2::Kind::RemoveNode(v2::RemoveNodeBytes { node_id: node_id.0.to_vec() }),
             Self::Initialise(_)
             | Self::RegisterCoordinator(_)
             | Self::CreateGallery { .. }

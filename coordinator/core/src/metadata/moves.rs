@@ -66,8 +66,7 @@ impl Transaction<'_> {
             return Ok(Err(MetadataRefusal::TooManyMoves { moves_max: MOVES_MAX }));
         }
         let Some(replica) = self.next_replica()? else { return Ok(Err(MetadataRefusal::ReplicaIdsExhausted)) };
-        let begun =
-            ReplicaMove { shard, from: leaving, to: Voter { replica, node: to }, state: MoveState::Learning };
+        let begun = ReplicaMove { shard, from: leaving, to: Voter { replica, node: to }, state: MoveState::Learning };
         self.set(MetadataRow::Move(begun));
         Ok(Ok(MetadataReceipt::Move(begun)))
     }
@@ -136,7 +135,9 @@ impl Transaction<'_> {
 
     fn replace(&mut self, moving: &ReplicaMove) -> Result<(), StoreError> {
         let Some(mut placement) = self.placement(moving.shard)? else { return Err(corrupt()) };
-        let Some(place) = placement.voters.iter_mut().find(|voter| **voter == moving.from) else { return Err(corrupt()) };
+        let Some(place) = placement.voters.iter_mut().find(|voter| **voter == moving.from) else {
+            return Err(corrupt());
+        };
         *place = moving.to;
         placement.epoch += 1;
         self.set(MetadataRow::Shard(placement));

@@ -58,7 +58,8 @@ impl Collected {
             move |source| CollectError::Io { action, path, source }
         };
         fs::create_dir_all(folder).map_err(failed("create folder of"))?;
-        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed("open"))?;
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed("open"))?;
         let (tally, bytes) = kept(&file, offer, &snapshot_id).unwrap_or_default();
         // Also what a crash left half written at the end.
         file.set_len(bytes).map_err(failed("cut"))?;
@@ -167,7 +168,9 @@ fn kept(file: &File, offer: &SnapshotOffer, snapshot_id: &[u8; 16]) -> Option<(T
     }
     let (mut tally, mut bytes) = (Tally::default(), frames.bytes);
     while let Ok(Some(Part::Chunk(chunk))) = frames.next() {
-        let Some((rows, checksum)) = verified(snapshot_id, &chunk).filter(|_| chunk.number == tally.chunks()) else { break };
+        let Some((rows, checksum)) = verified(snapshot_id, &chunk).filter(|_| chunk.number == tally.chunks()) else {
+            break;
+        };
         tally.add(rows, &checksum);
         bytes = frames.bytes;
     }

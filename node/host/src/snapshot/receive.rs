@@ -86,7 +86,10 @@ impl<M: StateMachine> SnapshotServer<M> {
 impl<M: StateMachine> SnapshotService for SnapshotServer<M> {
     type SendStream = ReceiverStream<Result<SendSnapshotResponse, Status>>;
 
-    async fn send(&self, request: Request<Streaming<SendSnapshotRequest>>) -> Result<Response<Self::SendStream>, Status> {
+    async fn send(
+        &self,
+        request: Request<Streaming<SendSnapshotRequest>>,
+    ) -> Result<Response<Self::SendStream>, Status> {
         let (answers, outgoing) = mpsc::channel(CHUNKS_UNACKNOWLEDGED_MAX);
         // Ends with the stream, or when that is silent for too long.
         tokio::spawn(receive(self.host.clone(), request.into_inner(), answers));
@@ -189,7 +192,9 @@ where
                     let wanted = collected.bytes() + 2 * chunk.rows.len() as u64;
                     if !has_room(&disk, wanted, receivers.disk_reserve_bytes) {
                         blocking(move || collected.remove()).await;
-                        return Err(Status::resource_exhausted("the disk of this process has no room for the snapshot"));
+                        return Err(Status::resource_exhausted(
+                            "the disk of this process has no room for the snapshot",
+                        ));
                     }
                     let (back, appended) = blocking(move || {
                         let appended = collected.append(chunk);
@@ -276,7 +281,9 @@ fn refused(error: &InstallError) -> Status {
         | InstallError::Store(_)
         | InstallError::Write(_)
         | InstallError::Beside(_) => Status::internal(error.to_string()),
-        InstallError::Collect(CollectError::Damaged | CollectError::OutOfOrder { .. } | CollectError::NotWhatWasSent)
+        InstallError::Collect(
+            CollectError::Damaged | CollectError::OutOfOrder { .. } | CollectError::NotWhatWasSent,
+        )
         | InstallError::Table { .. }
         | InstallError::Garbled => Status::data_loss(error.to_string()),
         InstallError::NotRunning => Status::failed_precondition(error.to_string()),

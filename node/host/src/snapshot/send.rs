@@ -99,10 +99,8 @@ impl Senders {
 }
 
 /// Sends a snapshot when it is its turn and reports how that went. `open` opens the two directions of the stream.
-pub(crate) async fn send<S, F>(
-    snapshot: OutgoingSnapshot,
-    open: impl FnOnce(mpsc::Receiver<SendSnapshotRequest>) -> F,
-) where
+pub(crate) async fn send<S, F>(snapshot: OutgoingSnapshot, open: impl FnOnce(mpsc::Receiver<SendSnapshotRequest>) -> F)
+where
     F: Future<Output = Result<S, Status>>,
     S: Stream<Item = Result<SendSnapshotResponse, Status>> + Unpin,
 {
@@ -114,10 +112,8 @@ pub(crate) async fn send<S, F>(
     }
 }
 
-async fn send_at_turn<S, F>(
-    snapshot: OutgoingSnapshot,
-    open: impl FnOnce(mpsc::Receiver<SendSnapshotRequest>) -> F,
-) where
+async fn send_at_turn<S, F>(snapshot: OutgoingSnapshot, open: impl FnOnce(mpsc::Receiver<SendSnapshotRequest>) -> F)
+where
     F: Future<Output = Result<S, Status>>,
     S: Stream<Item = Result<SendSnapshotResponse, Status>> + Unpin,
 {

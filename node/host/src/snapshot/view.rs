@@ -49,11 +49,7 @@ struct Ask {
 
 impl View {
     /// Pins the rows of a group as they are.
-    pub(crate) async fn pin(
-        database: Held,
-        group: u64,
-        tables: &'static [Table],
-    ) -> Result<Arc<Self>, ViewError> {
+    pub(crate) async fn pin(database: Held, group: u64, tables: &'static [Table]) -> Result<Arc<Self>, ViewError> {
         let id: [u8; 16] = rand::random();
         let (asks, asked) = mpsc::channel();
         let (opened, opening) = oneshot::channel();
@@ -68,7 +64,8 @@ impl View {
             if opened.send(metadata).is_err() || !readable {
                 return;
             }
-            let mut chunks = Chunks { id, snapshot: &snapshot, tables, starts: vec![Cursor::default()], tally: Tally::default() };
+            let mut chunks =
+                Chunks { id, snapshot: &snapshot, tables, starts: vec![Cursor::default()], tally: Tally::default() };
             for Ask { number, reply } in asked {
                 let _ = reply.send(chunks.piece(number));
             }

@@ -114,7 +114,8 @@ impl Publisher<Counter> for Mirror {
     fn restore(&mut self, _applied: LogIndex, store: &GroupStore) -> Result<(), StoreError> {
         let rows = store.scan(COUNTERS, &[], &[0xff; 4], usize::MAX)?;
         let count = |value: &Bytes| u64::from_be_bytes(value.as_ref().try_into().expect("a count has 8 bytes"));
-        *self.0.lock().expect("no holder panics") = rows.iter().map(|(key, value)| (key.clone(), count(value))).collect();
+        *self.0.lock().expect("no holder panics") =
+            rows.iter().map(|(key, value)| (key.clone(), count(value))).collect();
         Ok(())
     }
 
