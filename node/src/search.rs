@@ -106,6 +106,7 @@ impl SearchPool {
             let answered = match moment.search(&probes, &|| given_up.load(Ordering::Relaxed)) {
                 Ok(answers) => Ok(ShardAnswers { searchable_index: moment.searchable_index().0, answers }),
                 Err(semel_shard::SearchError::Cancelled(_)) => Err(SearchError::GivenUp),
+                Err(error @ semel_shard::SearchError::Unreadable(_)) => Err(SearchError::Moment(error)),
                 Err(error @ semel_shard::SearchError::Counts { .. }) => {
                     tracing::error!(%error, "the catalogue and the rows disagree");
                     Err(SearchError::Moment(error))
