@@ -1,7 +1,7 @@
 //! The replicas that this node hosts: opened as the coordinators assign them, each with its view.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context as _, bail};
@@ -10,8 +10,12 @@ use semel_proto::internal::v1::{Assignment, ReportResponse};
 use semel_raft::ReplicaId;
 use semel_raft_host::{Database, Directory, FreshGroup, GroupConfig, GroupStore, GrpcTransport, HostHandle};
 use semel_shard::ShardMachine;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::loading::load_when_asked;
+use crate::sealing::{Places, Sealer, WRITES_AT_ONCE};
+use crate::segment_cache::{CacheMetrics, SegmentCache};
 use crate::shard_view::{ShardView, ViewPublisher};
 
 /// One shard that this node hosts a replica of.
@@ -36,32 +40,48 @@ pub(crate) struct Replicas {
     host: HostHandle<ShardMachine>,
     transport: GrpcTransport,
     catalogue: CatalogueConfig,
+    cache: SegmentCache,
+    /// How many catalogues are loaded at once.
+    loading: Arc<Semaphore>,
+    places: Places,
     hosted: RwLock<BTreeMap<u32, Arc<HostedShard>>>,
+    /// Replicas that should be open and are not.
+    unopened: AtomicUsize,
     /// One assignment at a time: a second opener of a shard would install a view that no publisher feeds.
     assigning: tokio::sync::Mutex<()>,
     /// The latest metadata index that an answer of a coordinator was read at.
     metadata_index: AtomicU64,
     directory: std::sync::Mutex<Directory>,
-    sealers: std::sync::Mutex<JoinSet<()>>,
+    /// What loads and seals in the background.
+    workers: std::sync::Mutex<JoinSet<()>>,
 }
 
 impl Replicas {
+    /// `threads` bounds how many catalogues are loaded, and how many segments sealed, at once.
     pub(crate) fn new(
         database: Arc<Database>,
         host: HostHandle<ShardMachine>,
         transport: GrpcTransport,
         catalogue: CatalogueConfig,
+        cache: SegmentCache,
+        threads: usize,
     ) -> Arc<Self> {
+        let places =
+            Places { sealing: Arc::new(Semaphore::new(threads)), writing: Arc::new(Semaphore::new(WRITES_AT_ONCE)) };
         Arc::new(Self {
             database,
             host,
             transport,
             catalogue,
+            cache,
+            loading: Arc::new(Semaphore::new(threads)),
+            places,
             hosted: RwLock::default(),
+            unopened: AtomicUsize::new(0),
             assigning: tokio::sync::Mutex::default(),
             metadata_index: AtomicU64::new(0),
             directory: std::sync::Mutex::default(),
-            sealers: std::sync::Mutex::default(),
+            workers: std::sync::Mutex::default(),
         })
     }
 
@@ -92,6 +112,7 @@ impl Replicas {
         let Some(shards) = ShardCount::new(assigned.shards_count) else { return Ok(()) };
         let _assigning = self.assigning.lock().await;
         self.learn_addresses(&assigned.assignments);
+        self.expect(assigned.assignments.iter().filter(|one| self.get(one.shard).is_none()).count());
         let mut failed = Ok(());
         for assignment in &assigned.assignments {
             if self.get(assignment.shard).is_some() {
@@ -101,9 +122,16 @@ impl Replicas {
             if let Err(error) = opened.with_context(|| format!("open the replica of shard {}", assignment.shard)) {
                 tracing::error!(shard = assignment.shard, error = format!("{error:#}"), "replica not opened");
                 failed = failed.and(Err(error));
+            } else {
+                self.unopened.fetch_sub(1, Ordering::Relaxed);
             }
         }
         failed
+    }
+
+    /// How many replicas are to be opened; the node is not ready before they are.
+    pub(crate) fn expect(&self, unopened: usize) {
+        self.unopened.store(unopened, Ordering::Relaxed);
     }
 
     fn learn_addresses(&self, assignments: &[Assignment]) {
@@ -119,13 +147,19 @@ impl Replicas {
         }
     }
 
-    /// Whether a replica of this node has stopped.
-    pub(crate) fn any_stopped(&self) -> bool {
-        let stopped = |shard: &Arc<HostedShard>| {
+    /// Whether every replica that should be here runs and can be searched.
+    pub(crate) fn are_ready(&self) -> bool {
+        let ready = |shard: &Arc<HostedShard>| {
             let status = self.host.status(shard.group());
-            status.is_some_and(|status| status.borrow().running().is_none())
+            let runs = status.is_some_and(|status| status.borrow().running().is_some());
+            runs && shard.view.is_loaded()
         };
-        self.all().iter().any(stopped)
+        self.unopened.load(Ordering::Relaxed) == 0 && self.all().iter().all(ready)
+    }
+
+    /// What became of the files of this node's catalogues.
+    pub(crate) fn cache_metrics(&self) -> &Arc<CacheMetrics> {
+        self.cache.metrics()
     }
 
     async fn open(&self, assignment: &Assignment, shards: ShardCount, held: bool) -> anyhow::Result<()> {
@@ -147,28 +181,18 @@ impl Replicas {
         let machine = ShardMachine::new(shard, shards).context("a shard that the cluster does not have")?;
         self.host.add_group(config, machine, Box::new(ViewPublisher { view: Arc::clone(&view) })).await?;
         let store = self.database.group(group);
-        let hosted = HostedShard { shard, replica, epoch: assignment.epoch, view: Arc::clone(&view), store };
-        self.sealers.lock().unwrap_or_else(PoisonError::into_inner).spawn(seal_as_it_grows(view));
+        let hosted =
+            HostedShard { shard, replica, epoch: assignment.epoch, view: Arc::clone(&view), store: store.clone() };
+        let (files, config) = (self.cache.shard(assignment.shard), self.catalogue.clone());
+        let loading = load_when_asked(Arc::clone(&view), files.clone(), config.clone(), Arc::clone(&self.loading));
+        let sealer = Sealer { view, files, store, config, places: self.places.clone() };
+        {
+            let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+            workers.spawn(loading);
+            workers.spawn(sealer.run());
+        }
         self.hosted.write().unwrap_or_else(PoisonError::into_inner).insert(assignment.shard, Arc::new(hosted));
         tracing::info!(shard = assignment.shard, replica = replica.get(), "replica open");
         Ok(())
-    }
-}
-
-/// Seals the segments of one shard in the background, for as long as the node runs.
-async fn seal_as_it_grows(view: Arc<ShardView>) {
-    let mut moments = view.moments();
-    while moments.changed().await.is_ok() {
-        for job in view.seal_jobs() {
-            let (ticket, gallery, references) = (job.ticket(), job.gallery().to_string(), job.references());
-            let sealed = tokio::task::spawn_blocking(move || job.run()).await;
-            let sealed = sealed.unwrap_or_else(|error| ticket.lost(error.to_string()));
-            match sealed.error() {
-                None => tracing::info!(gallery, references, "segment sealed"),
-                // The rows stay where they are and are searched exactly.
-                Some(error) => tracing::warn!(gallery, references, %error, "segment not sealed, searched exactly"),
-            }
-            view.sealed(sealed);
-        }
     }
 }

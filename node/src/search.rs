@@ -89,7 +89,12 @@ impl SearchPool {
                 // A shard without a leader must not hold up the answers of the others.
                 let moment =
                     tokio::time::timeout(CURRENT_WITHIN, current).await.map_err(|_| SearchError::NotCurrent)??;
-                self.scan(moment, probes, flag).await
+                let answered = self.scan(moment, probes, flag).await;
+                if let Err(SearchError::Moment(semel_shard::SearchError::Unreadable(error))) = &answered {
+                    tracing::warn!(shard = shard.shard.0, %error, "the catalogue is loaded again");
+                    shard.view.load_again();
+                }
+                answered
             }
         }))
         .await

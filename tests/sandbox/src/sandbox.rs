@@ -300,6 +300,22 @@ impl Sandbox {
         Ok(self.node(node)?.lock().await.ended())
     }
 
+    /// The id of a node's process. Behind a [`Launch`](crate::Launch) it is that of what became the node.
+    ///
+    /// # Errors
+    /// [`SandboxError::NotAProcess`], [`SandboxError::NotRunning`].
+    pub async fn node_process_id(&self, node: usize) -> Result<u32, SandboxError> {
+        self.node(node)?.lock().await.process_id()
+    }
+
+    /// Where a node listens.
+    ///
+    /// # Errors
+    /// [`SandboxError::NoSuchServer`].
+    pub async fn node_address(&self, node: usize) -> Result<SocketAddr, SandboxError> {
+        Ok(self.node(node)?.lock().await.address())
+    }
+
     /// A node's data folder.
     ///
     /// # Errors
