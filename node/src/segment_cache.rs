@@ -98,6 +98,11 @@ impl SegmentCache {
         }
     }
 
+    /// Removes the files of a shard that this node does without.
+    pub(crate) fn forget(&self, shard: u32) {
+        remove(&self.folder.join(shard.to_string()));
+    }
+
     /// What became of files.
     pub(crate) fn metrics(&self) -> &Arc<CacheMetrics> {
         &self.metrics

@@ -10,8 +10,12 @@ use anyhow::Context as _;
 use semel_index::CatalogueConfig;
 use semel_proto::internal::v1::raft_service_server::RaftServiceServer;
 use semel_proto::internal::v1::shard_service_server::ShardServiceServer;
+use semel_proto::internal::v1::snapshot_service_server::SnapshotServiceServer;
 use semel_raft::StateMachine as _;
-use semel_raft_host::{Database, EXCHANGE_BYTES_MAX, GrpcTransport, Host, HostConfig, RaftServer, server};
+use semel_raft_host::{
+    Database, EXCHANGE_BYTES_MAX, GrpcTransport, Host, HostConfig, RaftServer, SNAPSHOT_MESSAGE_BYTES_MAX,
+    SnapshotServer, server,
+};
 use semel_shard::ShardMachine;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -32,13 +36,14 @@ const HEALTH_EVERY: Duration = Duration::from_millis(500);
 /// How long a member waits for a coordinator before it serves without; longer than a copy of a running node takes to be found out.
 const JOIN_WITHIN: Duration = Duration::from_secs(10);
 
-const SERVICES: [&str; 2] = ["semel.internal.v1.ShardService", "semel.internal.v1.RaftService"];
+const SERVICES: [&str; 3] =
+    ["semel.internal.v1.ShardService", "semel.internal.v1.RaftService", "semel.internal.v1.SnapshotService"];
 
 /// Runs a node on `listener` until `shutdown` resolves: joins the cluster, hosts what the coordinators assign, serves.
 ///
-/// Health is served from the first moment on, NOT_SERVING for what is not ready: the raft service until the node is a member (one
-/// that starts again goes on after ten seconds even if no coordinator answers), the shard service and the node as a whole until
-/// every replica runs and has loaded its catalogue. Until the node is a member all other calls are answered UNAVAILABLE.
+/// Health is served from the first moment on, NOT_SERVING for what is not ready: what replicas say to each other until the node is a
+/// member (one that starts again goes on after ten seconds even if no coordinator answers), the shard service and the node as a
+/// whole until every replica runs and has loaded its catalogue. Until the node is a member all other calls are answered UNAVAILABLE.
 ///
 /// # Errors
 /// What keeps the node from running: settings, the volume, or a cluster that refuses it.
@@ -92,8 +97,14 @@ async fn run(
     tracing::info!(cluster = ?cluster, address, "member of the cluster");
 
     let transport = GrpcTransport::new(tokio::runtime::Handle::current());
-    let host_config =
-        HostConfig { tick: Duration::from_millis(config.tick_ms), seed: rand::random(), ..HostConfig::new(cluster) };
+    let host_config = HostConfig {
+        tick: Duration::from_millis(config.tick_ms),
+        seed: rand::random(),
+        log_entries_max: config.log_entries_max,
+        snapshot_bytes_per_second: config.snapshot_bytes_per_second,
+        disk_reserve_bytes: config.disk_reserve_bytes,
+        ..HostConfig::new(cluster)
+    };
     let host = Host::start(host_config, Arc::clone(&database), Arc::new(transport.clone()))?;
     let engine = crate::engine::parse(&config.engine)?;
     let catalogue =
@@ -117,7 +128,10 @@ async fn run(
         .max_encoding_message_size(usize::MAX);
     let raft_service =
         RaftServiceServer::new(RaftServer::new(host.handle())).max_decoding_message_size(EXCHANGE_BYTES_MAX);
-    opener.open(tonic::service::Routes::new(shard_service).add_service(raft_service));
+    let snapshot_service = SnapshotServiceServer::new(SnapshotServer::new(host.handle()))
+        .max_decoding_message_size(SNAPSHOT_MESSAGE_BYTES_MAX);
+    let routes = tonic::service::Routes::new(shard_service).add_service(raft_service).add_service(snapshot_service);
+    opener.open(routes);
     let ended = tokio::select! {
         followed = follow => followed,
         () = tell_health => Ok(()),
@@ -130,8 +144,10 @@ async fn run(
 
 /// Keeps health at what the replicas are: a node with a stopped replica needs a person, and a restart once its cause is gone.
 async fn tell_health(reporter: &HealthReporter, replicas: Arc<Replicas>) {
-    let [shard_service, raft_service] = SERVICES;
-    reporter.set_service_status(raft_service, ServingStatus::Serving).await;
+    let [shard_service, between_replicas @ ..] = SERVICES;
+    for service in between_replicas {
+        reporter.set_service_status(service, ServingStatus::Serving).await;
+    }
     let mut was_ready = false;
     loop {
         let ready = replicas.are_ready();

@@ -42,6 +42,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &["semel-proto", "semel-coordinator-wire", "semel-index", "semel-raft", "semel-raft-host", "semel-workflow"],
     ),
     ("semel-coordinator-wire", &["semel-proto", "semel-index", "semel-raft", "semel-workflow"]),
+    ("semel-client", &["semel-proto"]),
     ("semel-files", &["semel-proto"]),
     ("semel-population", &["semel-index"]),
     ("semel-sandbox", &["semel-proto", "semel-node", "semel-coordinator"]),
@@ -49,6 +50,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "semel-cli",
         &[
             "semel-proto",
+            "semel-client",
             "semel-files",
             "semel-index",
             "semel-node",

@@ -308,7 +308,7 @@ impl Sandbox {
         self.node(node)?.lock().await.process_id()
     }
 
-    /// Where a node listens.
+    /// Where a node listens, or did before it was killed.
     ///
     /// # Errors
     /// [`SandboxError::NoSuchServer`].

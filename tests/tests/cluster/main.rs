@@ -12,5 +12,6 @@ mod bad_input;
 mod withdrawal;
 mod identification;
 mod oracle;
+mod moves;
 mod coordinators;
 mod foreign_clients;
