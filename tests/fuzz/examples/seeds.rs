@@ -18,7 +18,49 @@ fn main() {
     metadata();
     files();
     templates();
+    stored();
     memory();
+}
+
+/// A catalogue with two kept segments, a growing one, a withdrawal and a binary code.
+fn stored() {
+    use semel_index::{
+        CanonicalEmbedding, Catalogue, CatalogueConfig, CheckpointHeader, CheckpointOf, EnrolmentId, GalleryId,
+        KeyVersion, Modality, Position, Slot, StagedEnrolment, StagedReference, StoreKey, Template, TemplateSpec,
+    };
+    let mut catalogue = Catalogue::new(CatalogueConfig { seal_at_references: 2, ..CatalogueConfig::default() });
+    let gallery = GalleryId::try_from("people").expect("valid");
+    let id = |number: u8| EnrolmentId::try_from(format!("a-{number}")).expect("valid");
+    for number in 0..5_u8 {
+        let face = CanonicalEmbedding::from_f32(&[1.0, f32::from(number), 3.0, 4.0]).expect("valid");
+        let slot = Slot::new(Modality::Face, Position::Only).expect("exists");
+        let spec = TemplateSpec::Embedding { dimension: 4 };
+        let references = vec![StagedReference { slot, spec, template: Template::Embedding(face) }];
+        let (gallery, enrolment_id, key_version) = (gallery.clone(), id(number), KeyVersion(1));
+        let staged = StagedEnrolment { gallery, enrolment_id, key_version, references };
+        catalogue.stage(u64::from(number) + 1, staged);
+    }
+    catalogue.withdraw(7, &gallery, &id(1));
+    let key = StoreKey::new([7; 32]);
+    for job in catalogue.seal_jobs() {
+        catalogue.sealed(job.run());
+    }
+    let mut number = 0;
+    while let Some(mut job) = catalogue.store_job(3) {
+        let mut bytes = Vec::new();
+        let written = job.write(&key, &mut |piece| {
+            bytes.extend_from_slice(piece);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        catalogue.stored(&job.ticket(), written.expect("memory takes all"), None);
+        seed("segment_files", &format!("faces-{number}"), bytes);
+        number += 1;
+    }
+    let of = CheckpointOf { shard: 3, parameters: "as here".to_owned() };
+    let header = CheckpointHeader { of, searchable_index: 7, withdrawn_up_to: 2, history: (9, [4; 32]) };
+    let checkpoint = catalogue.snapshot().checkpoint(&key, &header);
+    // Behind magic and format, before the seal.
+    seed("checkpoints", "people", &checkpoint[12..checkpoint.len() - 32]);
 }
 
 fn repository() -> PathBuf {

@@ -13,8 +13,7 @@
 //! }
 //! ```
 //!
-//! There are no targets yet for snapshots and for files of sealed segments, because there are no decoders of them: they belong
-//! into `tests/raft.rs` and `tests/templates.rs`.
+//! There are no targets yet for snapshots, because there are no decoders of them: they belong into `tests/raft.rs`.
 #![forbid(unsafe_code)]
 #![allow(unexpected_cfgs, reason = "bolero's own front end sets `fuzzing`; cargo does not know it")]
 
