@@ -32,6 +32,9 @@ pub struct NodeConfig {
     pub searches_max: usize,
     /// The largest request taken, in bytes, 65,536 to 268,435,456.
     pub request_bytes_max: usize,
+    /// A fault for tests and benchmarks, never for a cluster that counts: every sync takes so many milliseconds longer, 0 to 1,000. No
+    /// flag sets it.
+    pub debug_sync_delay_ms: u32,
 }
 
 impl Default for NodeConfig {
@@ -47,6 +50,7 @@ impl Default for NodeConfig {
             tick_ms: 50,
             searches_max: 1_024,
             request_bytes_max: 32 * 1024 * 1024,
+            debug_sync_delay_ms: 0,
         }
     }
 }
@@ -77,6 +81,7 @@ impl NodeConfig {
         settings::within("tick_ms", self.tick_ms, 10, 1_000)?;
         settings::within("searches_max", self.searches_max as u64, 1, 65_536)?;
         settings::within("request_bytes_max", self.request_bytes_max as u64, 65_536, 268_435_456)?;
+        settings::within("debug_sync_delay_ms", u64::from(self.debug_sync_delay_ms), 0, 1_000)?;
         crate::engine::parse(&self.engine).map(|_| ())
     }
 }
@@ -103,6 +108,7 @@ mod tests {
         check(|c| c.tick_ms = 1, Some("tick_ms"));
         check(|c| c.searches_max = 0, Some("searches_max"));
         check(|c| c.request_bytes_max = 1, Some("request_bytes_max"));
+        check(|c| c.debug_sync_delay_ms = 1_001, Some("debug_sync_delay_ms"));
         check(|c| c.engine = "magic".to_owned(), Some("engine"));
     }
 

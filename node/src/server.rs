@@ -48,6 +48,10 @@ pub async fn serve(
     };
     let data = config.data.clone();
     let database = tokio::task::spawn_blocking(move || Database::open(&data, ShardMachine::TABLES)).await??;
+    if config.debug_sync_delay_ms > 0 {
+        tracing::warn!(debug_sync_delay_ms = config.debug_sync_delay_ms, "syncs are slowed down on purpose");
+        database.slow_syncs(Duration::from_millis(config.debug_sync_delay_ms.into()));
+    }
     let (stop, stopped) = tokio::sync::watch::channel(false);
     tokio::spawn(async move {
         shutdown.await;

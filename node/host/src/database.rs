@@ -4,7 +4,9 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rocksdb::{
@@ -40,6 +42,8 @@ pub struct Database {
     rows: DB,
     tables: Vec<Table>,
     failure: OnceLock<WriteError>,
+    /// A fault, see [`Database::slow_syncs`].
+    sync_delay_micros: AtomicU64,
     /// Held while it is decided whether a group is fresh and its first rows are written.
     founding: Mutex<()>,
     // Declared last, hence dropped last: the folder is free only once RocksDB has closed its files.
@@ -69,7 +73,14 @@ impl Database {
         descriptors.push(ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, table_options(&cache)));
         let rows = DB::open_cf_descriptors(&options, folder.rows(), descriptors)
             .map_err(|error| open_failed(&folder, error))?;
-        Ok(Arc::new(Self { rows, tables: all, failure: OnceLock::new(), founding: Mutex::new(()), folder }))
+        Ok(Arc::new(Self {
+            rows,
+            tables: all,
+            failure: OnceLock::new(),
+            sync_delay_micros: AtomicU64::new(0),
+            founding: Mutex::new(()),
+            folder,
+        }))
     }
 
     /// The data folder.
@@ -85,6 +96,12 @@ impl Database {
     /// The write that failed, if one did.
     pub fn failure(&self) -> Option<&WriteError> {
         self.failure.get()
+    }
+
+    /// Makes every synced write take so much longer, as on a slow disk. A fault for tests and benchmarks.
+    pub fn slow_syncs(&self, by: Duration) {
+        let micros = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
+        self.sync_delay_micros.store(micros, Ordering::Relaxed);
     }
 
     /// Returns what the process remembers under `name`, for example its node id.
@@ -170,7 +187,12 @@ impl Database {
         }
         let mut options = WriteOptions::default();
         options.set_sync(durability == Durability::Synced);
-        self.rows.write_opt(batch.rows, &options).map_err(|error| self.fail(error.into_string()))
+        self.rows.write_opt(batch.rows, &options).map_err(|error| self.fail(error.into_string()))?;
+        let delay = self.sync_delay_micros.load(Ordering::Relaxed);
+        if durability == Durability::Synced && delay > 0 {
+            std::thread::sleep(Duration::from_micros(delay));
+        }
+        Ok(())
     }
 
     pub(crate) fn get(&self, table: Table, key: &[u8], options: &ReadOptions) -> Result<Option<Bytes>, StoreError> {

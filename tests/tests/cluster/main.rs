@@ -14,3 +14,4 @@ mod identification;
 mod oracle;
 mod coordinators;
 mod foreign_clients;
+mod load;
