@@ -2,6 +2,7 @@
 
 mod bench;
 mod cases;
+mod cluster;
 mod connect;
 mod demo;
 mod document;
@@ -59,6 +60,7 @@ enum Command {
     Cases(cases::CasesArguments),
     Status(status::StatusArguments),
     Bench(bench::BenchArguments),
+    Cluster(cluster::ClusterArguments),
 }
 
 fn main() -> ExitCode {
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         Command::Cases(cases) => wait(cases::run(cases)),
         Command::Status(status) => wait(status::run(status)),
         Command::Bench(bench) => wait(bench::run(bench)),
+        Command::Cluster(cluster) => wait(cluster::run(cluster)),
     };
     match outcome {
         Ok(exit) => exit.into(),

@@ -191,7 +191,7 @@ impl Nodes {
                     Code::NotFound if status.metadata().contains_key(NO_SUCH_RECORD) => {
                         return Err(CallError::NotFound);
                     }
-                    Code::InvalidArgument => {
+                    Code::InvalidArgument | Code::Aborted => {
                         return Err(CallError::Refused { shard, reason: status.message().to_owned() });
                     }
                     // Another cluster's node at a reused address, or one of another version: the others may do.
@@ -232,6 +232,20 @@ impl Nodes {
         self.call(shard, deadline, true, |mut client, limit| {
             let request = within(request.clone(), limit);
             async move { client.propose(request).await }
+        })
+        .await
+    }
+
+    /// Asks a shard's leader to change who belongs to its group.
+    pub(crate) async fn change_membership(
+        &self,
+        mut request: wire::ChangeMembershipRequest,
+        deadline: Instant,
+    ) -> Result<wire::ChangeMembershipResponse, CallError> {
+        request.cluster_id = self.cluster_id();
+        self.call(request.shard, deadline, true, |mut client, limit| {
+            let request = within(request.clone(), limit);
+            async move { client.change_membership(request).await }
         })
         .await
     }

@@ -87,7 +87,7 @@ impl Routes {
         lock(&self.suspects).insert(address.to_owned(), Instant::now());
     }
 
-    /// Nodes that did not answer a moment ago, or whose reports are overdue, and replicas that stopped. A node that never reported has the benefit of the doubt.
+    /// Nodes that did not answer a moment ago, or whose reports are overdue, and replicas that stopped or do not belong to their group. A node that never reported has the benefit of the doubt.
     fn silent(&self) -> Silent {
         let suspects = lock(&self.suspects)
             .iter()
@@ -99,7 +99,14 @@ impl Routes {
         let overdue = overdue.map(|(node, _)| *node).collect();
         let replicas =
             reports.values().flat_map(|report| &report.replicas).filter_map(|replica| replica.status.as_ref());
-        let stopped = replicas.filter(|status| status.role() == public::ReplicaRole::Stopped);
+        let stopped = replicas.filter(|status| match status.role() {
+            public::ReplicaRole::Stopped | public::ReplicaRole::Installing | public::ReplicaRole::Outside => true,
+            public::ReplicaRole::Unspecified
+            | public::ReplicaRole::Follower
+            | public::ReplicaRole::Leader
+            | public::ReplicaRole::Candidate
+            | public::ReplicaRole::Learner => false,
+        });
         let stopped = stopped.map(|status| status.replica).collect();
         Silent { suspects, overdue, stopped }
     }

@@ -1,15 +1,15 @@
 //! The search of several shards for several probes: barriers first, then scans on the search pool, shared by what waits together.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
 use semel_index::{SearchProbe, ShardSearch};
 use semel_raft::{BarrierError, LogIndex};
 use semel_raft_host::HostHandle;
-use semel_shard::{Joined, ScanQueue, ScanQueueFull, SharedScan, ShardMachine};
+use semel_shard::{Joined, ScanQueue, ScanQueueFull, ShardMachine, SharedScan};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::replicas::HostedShard;

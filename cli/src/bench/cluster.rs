@@ -288,7 +288,9 @@ fn missed(found: &[HashSet<String>], calls: &[Call<IdentifyResponse>]) -> anyhow
     for call in calls {
         let complete = match &call.answer.outcome {
             Some(identify_response::Outcome::Complete(complete)) => complete,
-            Some(identify_response::Outcome::Incomplete(_)) | None => anyhow::bail!("a search did not reach every shard"),
+            Some(identify_response::Outcome::Incomplete(_)) | None => {
+                anyhow::bail!("a search did not reach every shard")
+            }
         };
         let candidates: HashSet<&str> = complete.candidates.iter().map(|each| each.enrolment_id.as_str()).collect();
         mates += found[call.place].len();

@@ -58,7 +58,8 @@ impl Loopback {
         }
         eprintln!("starting one coordinator and three nodes");
         let sandbox = change(builder).start().await?;
-        let endpoint = Endpoint::from_shared(sandbox.endpoint()).context("the coordinator's address")?.tcp_nodelay(true);
+        let endpoint =
+            Endpoint::from_shared(sandbox.endpoint()).context("the coordinator's address")?.tcp_nodelay(true);
         let channels = try_join_all((0..CONNECTIONS).map(|_| endpoint.connect())).await.context("connect")?;
         Ok(Self { sandbox, channels })
     }

@@ -6,7 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use semel_index::{CanonicalEmbedding, ComparisonScore, EnrolmentId, MISS_BUDGET_PPB_DEFAULT, SearchProbe, ShardSearch};
+use semel_index::{
+    CanonicalEmbedding, ComparisonScore, EnrolmentId, MISS_BUDGET_PPB_DEFAULT, SearchProbe, ShardSearch,
+};
 use serde::Serialize;
 
 use super::people::People;

@@ -35,8 +35,7 @@ impl Twin {
         references: impl Iterator<Item = (EnrolmentId, &'r CanonicalEmbedding)>,
         mut sealed: impl FnMut(),
     ) -> anyhow::Result<Self> {
-        let calibration =
-            Calibration { thresholds: vec![config.threshold], miss_budget_ppb: MISS_BUDGET_PPB_DEFAULT };
+        let calibration = Calibration { thresholds: vec![config.threshold], miss_budget_ppb: MISS_BUDGET_PPB_DEFAULT };
         let mut catalogue = Catalogue::new(CatalogueConfig {
             seal_at_references: config.seal_at_references,
             engine: Arc::clone(&config.engine),
@@ -45,8 +44,7 @@ impl Twin {
         });
         for (index, (enrolment_id, embedding)) in (1..).zip(references) {
             let spec = TemplateSpec::Embedding { dimension: embedding.dimension() };
-            let reference =
-                StagedReference { slot: slot(), spec, template: Template::Embedding(embedding.clone()) };
+            let reference = StagedReference { slot: slot(), spec, template: Template::Embedding(embedding.clone()) };
             let gallery = config.gallery.clone();
             let staged = StagedEnrolment { gallery, enrolment_id, key_version: KEY, references: vec![reference] };
             catalogue.stage(index, staged);
@@ -80,7 +78,13 @@ pub(super) fn probe(config: &TwinConfig, embedding: &CanonicalEmbedding, miss_bu
     let template = Template::Embedding(embedding.clone());
     let reference = ProbeReference { slot: slot(), spec, template, threshold: config.threshold, miss_budget_ppb };
     let gallery = config.gallery.clone();
-    SearchProbe { gallery, key_version: KEY, references: vec![reference], exclude: None, candidates_max: CANDIDATES_MAX }
+    SearchProbe {
+        gallery,
+        key_version: KEY,
+        references: vec![reference],
+        exclude: None,
+        candidates_max: CANDIDATES_MAX,
+    }
 }
 
 fn slot() -> Slot {
