@@ -53,6 +53,9 @@ pub struct NodeConfig {
     pub snapshot_bytes_per_second: u64,
     /// What rows that come in leave free on the disk, in bytes: a disk that is full stops the node's replicas.
     pub disk_reserve_bytes: u64,
+    /// A fault for tests and benchmarks, never for a cluster that counts: every sync takes so many milliseconds longer, 0 to 1,000. No
+    /// flag sets it.
+    pub debug_sync_delay_ms: u32,
 }
 
 impl Default for NodeConfig {
@@ -72,6 +75,7 @@ impl Default for NodeConfig {
             log_entries_max: 20_000,
             snapshot_bytes_per_second: 64 << 20,
             disk_reserve_bytes: 256 << 20,
+            debug_sync_delay_ms: 0,
         }
     }
 }
@@ -104,6 +108,7 @@ impl NodeConfig {
         settings::within("request_bytes_max", self.request_bytes_max as u64, 65_536, 268_435_456)?;
         settings::within("log_entries_max", self.log_entries_max, 100, 10_000_000)?;
         settings::within("snapshot_bytes_per_second", self.snapshot_bytes_per_second, 65_536, 10_000_000_000)?;
+        settings::within("debug_sync_delay_ms", u64::from(self.debug_sync_delay_ms), 0, 1_000)?;
         crate::engine::parse(&self.engine).map(|_| ())
     }
 }
@@ -132,6 +137,7 @@ mod tests {
         check(|c| c.request_bytes_max = 1, Some("request_bytes_max"));
         check(|c| c.log_entries_max = 1, Some("log_entries_max"));
         check(|c| c.snapshot_bytes_per_second = 1, Some("snapshot_bytes_per_second"));
+        check(|c| c.debug_sync_delay_ms = 1_001, Some("debug_sync_delay_ms"));
         check(|c| c.engine = "magic".to_owned(), Some("engine"));
     }
 

@@ -86,6 +86,10 @@ async fn run(
 ) -> anyhow::Result<()> {
     let data = config.data.clone();
     let database = tokio::task::spawn_blocking(move || Database::open(&data, ShardMachine::TABLES)).await??;
+    if config.debug_sync_delay_ms > 0 {
+        tracing::warn!(debug_sync_delay_ms = config.debug_sync_delay_ms, "syncs are slowed down on purpose");
+        database.slow_syncs(Duration::from_millis(config.debug_sync_delay_ms.into()));
+    }
     let known = Identity::of(&database).cluster()?;
     let cluster = tokio::select! {
         joined = membership::join(&database, &config.coordinators, &address) => joined?,

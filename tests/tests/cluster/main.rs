@@ -15,3 +15,4 @@ mod oracle;
 mod moves;
 mod coordinators;
 mod foreign_clients;
+mod load;
