@@ -13,4 +13,6 @@ mod withdrawal;
 mod identification;
 mod oracle;
 mod coordinators;
+mod failover;
+mod bulk;
 mod foreign_clients;
