@@ -54,7 +54,7 @@ impl Front {
                     EnrolmentEffect::Search { shards, probe } => {
                         let probe = convert::probe(&probe, miss_budget_ppb);
                         let shards: Vec<u32> = shards.iter().map(|shard| shard.0).collect();
-                        for replies in self.nodes.search(&probe, &shards, searches) {
+                        for replies in self.nodes.search(&probe, &shards, searches, deadline) {
                             calls.push(Box::pin(async { replies.await.into_iter().map(searched).collect() }));
                         }
                         searches += 1;

@@ -28,6 +28,14 @@ pub struct HostMetrics {
     pub messages_dropped_misaddressed: Count,
     /// Requests refused because too many waited.
     pub requests_refused_overload: Count,
+    /// Snapshots delivered to other processes.
+    pub snapshots_sent: Count,
+    /// Attempts to deliver a snapshot that failed; they are made again.
+    pub snapshots_failed: Count,
+    /// Bytes of rows sent in snapshots.
+    pub snapshot_bytes_sent: Count,
+    /// Snapshots that became a replica's rows here.
+    pub snapshots_installed: Count,
     /// Replicas that stopped by a failure of theirs or of the database.
     pub replicas_failed: Count,
 }

@@ -12,6 +12,7 @@ mod bad_input;
 mod withdrawal;
 mod identification;
 mod oracle;
+mod moves;
 mod coordinators;
 mod failover;
 mod bulk;
