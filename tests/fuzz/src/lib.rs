@@ -12,8 +12,6 @@
 //!     fuzz!(|bytes| …);
 //! }
 //! ```
-//!
-//! There are no targets yet for files of sealed segments: they belong into `tests/templates.rs`.
 #![forbid(unsafe_code)]
 #![allow(unexpected_cfgs, reason = "bolero's own front end sets `fuzzing`; cargo does not know it")]
 
