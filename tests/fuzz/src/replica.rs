@@ -15,8 +15,8 @@ const EVENTS_MAX: usize = 400;
 const ROUNDS_MAX: usize = 64;
 /// Applied entries in a log: few, so that followers need snapshots soon.
 const LOG_ENTRIES_MAX: u64 = 4;
-/// Above this, a replica's own next term may be one that others refuse; no sum of messages leads there.
-const TERM_MAX: u64 = 1 << 61;
+/// Above this, a replica's own next term or index may be one that others refuse; no sum of messages leads there.
+const NUMBER_MAX: u64 = 1 << 61;
 
 /// A machine that does nothing.
 pub struct Nothing;
@@ -226,7 +226,7 @@ impl Driven {
     fn assert_sound(&self, sent: &[Message]) {
         let status = self.replica.status();
         assert!(status.applied <= status.commit && status.commit <= status.last_index, "{status:?}");
-        if status.term < TERM_MAX {
+        if status.term < NUMBER_MAX && status.last_index.0 < NUMBER_MAX {
             for message in sent {
                 let taken = decode_message(&encode_message(message));
                 assert_eq!(taken.as_ref(), Ok(message), "what one replica sends, another takes");

@@ -3,12 +3,12 @@
 
 mod search;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use semel_index::{CatalogueConfig, SealJob, SearchProbe, ShardCount, ShardId};
 use semel_raft::{Event as RaftEvent, LogIndex, MembershipChange, ProposeError, ReplicaId, Ticket};
-use semel_shard::{Publication, SearchView, ShardMachine};
+use semel_shard::{Publication, ScanQueue, SearchMoment, SearchView, ShardMachine};
 use semel_workflow::NodeId;
 
 use crate::disk::{GroupDisk, SharedDisk};
@@ -57,6 +57,9 @@ pub(crate) struct Run {
     shards: BTreeMap<u64, HostedShard>,
     waiting: BTreeMap<(u64, Ticket), Waiting>,
     timers: BTreeMap<u64, Timer>,
+    /// Groups whose scan waits for a thread.
+    scans_asked_for: VecDeque<u64>,
+    scans_under_way: usize,
     pub(crate) busy: bool,
 }
 
@@ -64,8 +67,12 @@ struct HostedShard {
     view: SearchView,
     /// Reads and searches that have their barrier and wait for the view to reach it.
     behind: Vec<(LogIndex, Current)>,
+    /// Searches whose view is current, and that wait for a scan.
+    queue: ScanQueue<Search>,
+    /// Those of them that somebody waits for.
+    queued: BTreeSet<(Place, CallId)>,
     /// What is being scanned, with the moment that it pinned.
-    scanning: BTreeMap<u64, semel_shard::SearchMoment>,
+    scanning: BTreeMap<u64, SearchMoment>,
 }
 
 /// Who waits for an answer of a replica.
@@ -96,9 +103,11 @@ enum Timer {
         call: CallId,
         caller: Place,
     },
+    /// A scan that searches share has ended.
     Scanned {
         group: u64,
-        search: Search,
+        searches: Vec<Search>,
+        moment: Box<SearchMoment>,
     },
     Sealed {
         group: u64,
@@ -178,6 +187,8 @@ impl Node {
             shards: BTreeMap::new(),
             waiting: BTreeMap::new(),
             timers: BTreeMap::new(),
+            scans_asked_for: VecDeque::new(),
+            scans_under_way: 0,
             busy: false,
         };
         for assigned in &self.assigned {
@@ -210,7 +221,15 @@ impl Run {
         let machine = ShardMachine::new(assigned.shard, shards).expect("a shard of the cluster");
         let applied = self.host.seat(world, group, assigned.replica, machine).map_err(|error| error.to_string())?;
         let view = self.load_view(group, applied)?;
-        self.shards.insert(group, HostedShard { view, behind: Vec::new(), scanning: BTreeMap::new() });
+        let (probes_max, waiting_max) = if world.tight { (2, 4) } else { (8, 64) };
+        let hosted = HostedShard {
+            view,
+            behind: Vec::new(),
+            queue: ScanQueue::new(probes_max, waiting_max),
+            queued: BTreeSet::new(),
+            scanning: BTreeMap::new(),
+        };
+        self.shards.insert(group, hosted);
         self.seal(world, group);
         Ok(())
     }
@@ -427,7 +446,7 @@ impl Run {
     fn timer(&mut self, world: &mut World, number: u64) {
         match self.timers.remove(&number) {
             Some(Timer::GiveUp { group, call, caller }) => self.give_up(world, group, call, caller),
-            Some(Timer::Scanned { group, search }) => self.scanned(world, group, &search),
+            Some(Timer::Scanned { group, searches, moment }) => self.scanned(world, group, &searches, &moment),
             Some(Timer::Sealed { group, job }) => {
                 let Some(hosted) = self.shards.get_mut(&group) else { return };
                 hosted.view.catalogue().sealed(job.run());

@@ -112,6 +112,8 @@ tally! {
     seals: "segments sealed",
     /// Made by replicas.
     scans: "scans",
+    /// By more than one search.
+    scans_shared: "scans shared by searches",
     /// By clients.
     calls: "calls of clients",
     /// Of the same request.

@@ -1,7 +1,9 @@
-//! Searching a shard: a barrier first, then the wait until the view has reached it, then a scan of one pinned moment.
+//! Searching a shard: a barrier first, then the wait until the view has reached it, then a scan of one pinned moment, which
+//! searches share that wait for a thread.
 
-use semel_index::{ComparisonScore, ProbeReference, SearchProbe, ShardId};
-use semel_shard::SearchMoment;
+use semel_index::{ComparisonScore, ProbeReference, SearchProbe, ShardId, ShardSearch};
+use semel_raft::LogIndex;
+use semel_shard::{Joined, ScanQueueFull, SearchMoment, SharedScan};
 
 use super::{Current, Run, Search, Timer, Waiting};
 use crate::history::{Key, Scan, ShardSeen};
@@ -11,6 +13,8 @@ use crate::world::{Died, Place, World};
 
 /// How long a shard's barrier and catalogue may take before its coordinator asks another replica.
 const CURRENT_WITHIN_MICROS: u64 = 1_000_000;
+/// Threads that scan.
+const SCANS_MAX: usize = 2;
 /// How long a scan takes, in microseconds.
 const SCAN_MICROS: (u64, u64) = (100, 8_000);
 /// How long one takes on a busy node.
@@ -20,12 +24,15 @@ impl Run {
     pub(super) fn search(&mut self, world: &mut World, group: u64, search: Search) -> Result<(), Died> {
         let hosted = self.shards.get_mut(&group).expect("checked by the caller");
         if world.has(Mutant::BarrierSkipped) {
-            self.scan(world, group, search, None);
+            let moment = hosted.view.moment();
+            self.scan(world, group, vec![search], moment);
             return Ok(());
         }
         let joined = hosted.scanning.last_key_value().map(|(_, moment)| moment.clone());
-        if world.has(Mutant::ScanJoinedLate) && joined.is_some() {
-            self.scan(world, group, search, joined);
+        if world.has(Mutant::ScanJoinedLate)
+            && let Some(moment) = joined
+        {
+            self.scan(world, group, vec![search], moment);
             return Ok(());
         }
         let (call, caller) = (search.call, search.caller);
@@ -40,27 +47,74 @@ impl Run {
         if world.has(Mutant::BarrierOfAppliedIndex) {
             searchable = self.host.replica(group).map_or(searchable, |replica| replica.status().applied);
         }
-        let ready: Vec<Current> =
-            hosted.behind.extract_if(.., |(index, _)| *index <= searchable).map(|(_, current)| current).collect();
-        for current in ready {
+        let ready: Vec<(LogIndex, Current)> =
+            hosted.behind.extract_if(.., |(index, _)| *index <= searchable).collect();
+        for (index, current) in ready {
             match current {
                 Current::Read { caller, call, key, with_templates } => {
                     let answer = self.read(world, group, &key, with_templates);
                     self.answer(world, caller, call, answer);
                 }
-                Current::Search(search) => self.scan(world, group, search, None),
+                Current::Search(search) => self.join_scan(world, group, index, search),
             }
         }
     }
 
-    /// Pins a moment and begins to scan it.
-    pub(super) fn scan(&mut self, world: &mut World, group: u64, search: Search, joined: Option<SearchMoment>) {
+    /// Puts a search in line for a scan: one that begins from now on.
+    fn join_scan(&mut self, world: &mut World, group: u64, barrier: LogIndex, search: Search) {
         let Some(hosted) = self.shards.get_mut(&group) else { return };
-        let moment = joined.unwrap_or_else(|| hosted.view.moment());
-        hosted.scanning.insert(search.call, moment);
+        let (caller, call) = (search.caller, search.call);
+        let barrier = if world.has(Mutant::BarrierOfAppliedIndex) { LogIndex(0) } else { barrier };
+        match hosted.queue.join(barrier, 1, search) {
+            Ok(joined) => {
+                hosted.queued.insert((caller, call));
+                if joined == Joined::AskForScan {
+                    self.scans_asked_for.push_back(group);
+                    self.begin_scans(world);
+                }
+            }
+            Err(ScanQueueFull) => {
+                world.tally.overloads += 1;
+                self.answer(world, caller, call, Err(Refused::Overloaded));
+            }
+        }
+    }
+
+    /// Begins the scans that were asked for, as far as threads are free.
+    fn begin_scans(&mut self, world: &mut World) {
+        while self.scans_under_way < SCANS_MAX
+            && let Some(group) = self.scans_asked_for.pop_front()
+        {
+            let Some(hosted) = self.shards.get_mut(&group) else { continue };
+            let moment = hosted.view.moment();
+            let queued = &mut hosted.queued;
+            let is_wanted = |search: &Search| queued.contains(&(search.caller, search.call));
+            let SharedScan { searches, behind, ask_for_scan } =
+                hosted.queue.begin(moment.searchable_index(), is_wanted);
+            searches.iter().chain(&behind).for_each(|search| drop(queued.remove(&(search.caller, search.call))));
+            if ask_for_scan {
+                self.scans_asked_for.push_back(group);
+            }
+            for search in behind {
+                self.answer(world, search.caller, search.call, Err(Refused::NothingDone));
+            }
+            if !searches.is_empty() {
+                world.tally.scans_shared += u64::from(searches.len() > 1);
+                self.scan(world, group, searches, moment);
+            }
+        }
+    }
+
+    /// Begins to scan a pinned moment.
+    pub(super) fn scan(&mut self, world: &mut World, group: u64, searches: Vec<Search>, moment: SearchMoment) {
+        let Some(hosted) = self.shards.get_mut(&group) else { return };
+        for search in &searches {
+            hosted.scanning.insert(search.call, moment.clone());
+        }
+        self.scans_under_way += 1;
         let (least, most) = if self.busy { SLOW_SCAN_MICROS } else { SCAN_MICROS };
         let micros = world.chance.between(least..=most);
-        self.after(world, micros, Timer::Scanned { group, search });
+        self.after(world, micros, Timer::Scanned { group, searches, moment: Box::new(moment) });
     }
 
     pub(super) fn give_up(&mut self, world: &mut World, group: u64, call: CallId, caller: Place) {
@@ -74,23 +128,46 @@ impl Run {
         if let Some(key) = waiting {
             self.waiting.remove(&key);
         }
-        if behind > 0 || waiting.is_some() {
+        let queued = hosted.queued.remove(&(caller, call));
+        if behind > 0 || queued || waiting.is_some() {
             self.answer(world, caller, call, Err(Refused::NothingDone));
         }
     }
 
-    pub(super) fn scanned(&mut self, world: &mut World, group: u64, search: &Search) {
-        let Some(hosted) = self.shards.get_mut(&group) else { return };
-        let Some(moment) = hosted.scanning.remove(&search.call) else { return };
-        let found = match moment.search(std::slice::from_ref(&*search.probe), &|| false) {
-            Ok(mut answers) => answers.pop().expect("one probe, one answer"),
-            Err(error) => {
-                world.alarm(format!("{} group {group}: {error}", self.place));
-                self.answer(world, search.caller, search.call, Err(Refused::NothingDone));
-                return;
+    pub(super) fn scanned(&mut self, world: &mut World, group: u64, searches: &[Search], moment: &SearchMoment) {
+        self.scans_under_way -= 1;
+        let probes: Vec<SearchProbe> = searches.iter().map(|search| (*search.probe).clone()).collect();
+        let found = if self.shards.contains_key(&group) { Some(moment.search(&probes, &|| false)) } else { None };
+        match found {
+            // The replica was taken away meanwhile.
+            None => {}
+            Some(Ok(answers)) => {
+                world.tally.scans += 1;
+                for (search, found) in searches.iter().zip(answers) {
+                    self.tell_found(world, group, search, moment, found);
+                }
             }
-        };
-        world.tally.scans += 1;
+            Some(Err(error)) => {
+                world.alarm(format!("{} group {group}: {error}", self.place));
+                for search in searches {
+                    self.answer(world, search.caller, search.call, Err(Refused::NothingDone));
+                }
+            }
+        }
+        self.begin_scans(world);
+    }
+
+    fn tell_found(
+        &mut self,
+        world: &mut World,
+        group: u64,
+        search: &Search,
+        moment: &SearchMoment,
+        found: ShardSearch,
+    ) {
+        if let Some(hosted) = self.shards.get_mut(&group) {
+            hosted.scanning.remove(&search.call);
+        }
         let epoch = self.host.replica(group).map_or(0, |replica| replica.status().epoch);
         let searchable_index = moment.searchable_index();
         let gallery = search.probe.gallery.clone();
