@@ -85,6 +85,9 @@ pub(crate) async fn run(arguments: LocalArguments) -> anyhow::Result<Exit> {
         started = builder.start() => started.map_err(refused)?,
         () = stop_signal() => return Ok(Exit::Done),
     };
+    for (server, address) in sandbox.metrics().await {
+        output::line(format!("metrics {server} listening on {address}"));
+    }
     let endpoints = sandbox.endpoints();
     let addresses: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.trim_start_matches("http://")).collect();
     output::line(format!("ready semel-local listening on {}", addresses.join(",")));

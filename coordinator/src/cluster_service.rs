@@ -25,7 +25,8 @@ impl ClusterServer {
 
 type Reports = std::collections::HashMap<[u8; 16], LastReport>;
 
-fn status(front: &Front) -> public::GetClusterStatusResponse {
+/// The status of the cluster as this coordinator knows it.
+pub(crate) fn status(front: &Front) -> public::GetClusterStatusResponse {
     let view = front.metadata.view();
     let reports = front.nodes.routes.reports();
     let leader = front.metadata.leader();
@@ -36,8 +37,7 @@ fn status(front: &Front) -> public::GetClusterStatusResponse {
     });
     let shards: Vec<public::ShardStatus> =
         view.shard_map().values().map(|placement| shard(placement, &reports)).collect();
-    let leads = |replica: &public::ReplicaStatus| replica.role() == public::ReplicaRole::Leader;
-    let ready = !shards.is_empty() && shards.iter().all(|shard| shard.replicas.iter().any(leads));
+    let ready = !shards.is_empty() && shards.iter().all(is_led);
     public::GetClusterStatusResponse {
         cluster_id: view.cluster().map(|cluster| cluster.cluster_id.to_string()).unwrap_or_default(),
         shards_count: view.cluster().map_or(0, |cluster| cluster.shards.get()),
@@ -48,6 +48,11 @@ fn status(front: &Front) -> public::GetClusterStatusResponse {
         shards,
         ready,
     }
+}
+
+/// Whether a leader of the shard is known.
+pub(crate) fn is_led(shard: &public::ShardStatus) -> bool {
+    shard.replicas.iter().any(|replica| replica.role() == public::ReplicaRole::Leader)
 }
 
 fn nodes(view: &MetadataView, reports: &Reports) -> Vec<public::NodeStatus> {

@@ -8,6 +8,7 @@ use semel_coordinator_wire as convert;
 use semel_index::{Comparison, ShardId, compare};
 use semel_proto::v1 as public;
 use semel_proto::v1::identification_service_server::IdentificationService;
+use semel_telemetry::{Instrument as _, continued, traced};
 use semel_workflow::{
     EnrolmentState, Pinned, ReferenceRequest, ScatterGather, SearchOutcome, canonicalise, validate_purpose,
     validate_references,
@@ -154,7 +155,13 @@ impl IdentificationService for IdentificationServer {
         request: Request<public::IdentifyRequest>,
     ) -> Result<Response<public::IdentifyResponse>, Status> {
         let deadline = answer_by(request.get_ref().wait_ms, call_timeout(&request))?;
-        Ok(Response::new(identify(&self.front, request.into_inner(), deadline).await?))
+        let span = traced!("identify", otel.kind = "server", gallery = request.get_ref().gallery);
+        let span = continued(span, request.metadata());
+        let timer = self.front.metrics.identify.start();
+        let answer = identify(&self.front, request.into_inner(), deadline).instrument(span).await;
+        drop(timer);
+        self.front.metrics.identified(&answer);
+        Ok(Response::new(answer?))
     }
 
     async fn verify(
@@ -162,6 +169,8 @@ impl IdentificationService for IdentificationServer {
         request: Request<public::VerifyRequest>,
     ) -> Result<Response<public::VerifyResponse>, Status> {
         let deadline = answer_by(0, call_timeout(&request))?;
-        Ok(Response::new(verify(&self.front, request.into_inner(), deadline).await?))
+        let span = traced!("verify", otel.kind = "server", gallery = request.get_ref().gallery);
+        let span = continued(span, request.metadata());
+        Ok(Response::new(verify(&self.front, request.into_inner(), deadline).instrument(span).await?))
     }
 }

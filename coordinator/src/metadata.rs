@@ -33,6 +33,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// The name under which the volume keeps the voters that the group was founded with.
 const VOTERS: &str = "metadata_voters";
 
+/// Committed entries that the view of a coordinator that is ready may still have to take in.
+const READY_LAG_MAX: u64 = 64;
+
 /// Why the metadata group gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MetadataError {
@@ -168,6 +171,17 @@ impl Metadata {
     /// The group's leader, as far as this coordinator knows.
     pub(crate) fn leader(&self) -> Option<ReplicaId> {
         self.status.borrow().running().and_then(|status| status.leader)
+    }
+
+    /// Whether the group has a leader and the view is caught up with what is known to be committed.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        let status = self.status.borrow();
+        let status = status.running().ok_or("its replica of the metadata group has stopped")?;
+        if status.leader.is_none() {
+            return Err("the coordinators have no leader".to_owned());
+        }
+        let behind = status.commit.0.saturating_sub(self.current.borrow().applied.0);
+        if behind > READY_LAG_MAX { Err(format!("its view is {behind} entries behind")) } else { Ok(()) }
     }
 
     /// The view as it is here, with the log index that it is current up to; it may be behind.

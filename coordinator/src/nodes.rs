@@ -11,6 +11,7 @@ use semel_proto::internal::v1 as wire;
 use semel_proto::internal::v1::shard_service_client::ShardServiceClient;
 use semel_proto::{NO_SUCH_RECORD, NOTHING_PROPOSED};
 use semel_raft_host::ClusterId;
+use semel_telemetry::{Instrument as _, carry, follow_callers, traced};
 use semel_workflow::ShardAnswer;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -62,6 +63,8 @@ pub(crate) enum CallError {
 struct Job {
     shards: Vec<u32>,
     probe: wire::SearchProbe,
+    /// What the caller does, for its trace.
+    span: tracing::Span,
     reply: oneshot::Sender<Vec<ShardReply>>,
 }
 
@@ -287,7 +290,8 @@ impl Nodes {
             let refused = if address.is_empty() {
                 Some("the shard is not placed yet")
             } else {
-                let job = Job { shards: shards.clone(), probe: probe.clone(), reply };
+                let span = tracing::Span::current();
+                let job = Job { shards: shards.clone(), probe: probe.clone(), span, reply };
                 let queued = self.search_queue(&address).try_send(job);
                 queued.is_err().then_some("too many probes wait for the node")
             };
@@ -343,10 +347,13 @@ impl Nodes {
             }
             let nodes = Arc::clone(&self);
             let address = address.clone();
-            tokio::spawn(async move {
+            let span = traced!("search_request", otel.kind = "client", probes = batch.len());
+            let span = follow_callers(span, batch.iter().map(|job| &job.span));
+            let sending = async move {
                 nodes.search_node(&address, batch).await;
                 drop(permit);
-            });
+            };
+            tokio::spawn(sending.instrument(span));
         }
     }
 
@@ -391,9 +398,11 @@ fn attempt_limit(left: Duration) -> Duration {
     (left / 2).clamp(ATTEMPT_MIN, ATTEMPT_MAX).min(left)
 }
 
+/// A request with a deadline, as part of the trace at hand.
 fn within<T>(message: T, limit: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(limit);
+    carry(request.metadata_mut());
     request
 }
 

@@ -14,7 +14,8 @@ use semel_proto::v1::enrolment_service_server::EnrolmentServiceServer;
 use semel_proto::v1::gallery_service_server::GalleryServiceServer;
 use semel_proto::v1::identification_service_server::IdentificationServiceServer;
 use semel_raft::StateMachine as _;
-use semel_raft_host::{ClusterId, Database, EXCHANGE_BYTES_MAX, GrpcTransport, RaftServer, server};
+use semel_raft_host::{ClusterId, Database, EXCHANGE_BYTES_MAX, GrpcTransport, RaftServer, metrics, server};
+use semel_telemetry::Monitor;
 use semel_workflow::{Cluster, MetadataMachine};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -48,16 +49,32 @@ const REPORT_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Runs a coordinator on `listener` until `shutdown` resolves.
 ///
-/// Health is served at once; the public services turn to SERVING when the metadata group has answered.
+/// Health is served at once; the public services turn to SERVING when the metadata group has answered. Metrics, liveness and readiness
+/// are served from the start, on `metrics_listener` if there is one.
 ///
 /// # Errors
 /// What keeps the coordinator from running: settings, or the volume.
 pub async fn serve(
     config: CoordinatorConfig,
     listener: TcpListener,
+    metrics_listener: Option<TcpListener>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     config.validate()?;
+    let monitor = Monitor::new("coordinator", env!("CARGO_PKG_VERSION"));
+    tokio::select! {
+        ended = open(config, listener, &monitor, shutdown) => ended,
+        never = semel_telemetry::serve(metrics_listener, Arc::clone(&monitor)) => match never {},
+    }
+}
+
+/// Opens the volume and runs on it.
+async fn open(
+    config: CoordinatorConfig,
+    listener: TcpListener,
+    monitor: &Monitor,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
     let address = match config.advertise.as_str() {
         "" => listener.local_addr().context("read the listener's address")?.to_string(),
         advertised => advertised.to_owned(),
@@ -66,6 +83,7 @@ pub async fn serve(
     let database = tokio::task::spawn_blocking(move || Database::open(&data, MetadataMachine::TABLES)).await??;
     let transport = GrpcTransport::new(tokio::runtime::Handle::current());
     let (host, metadata) = Metadata::open(&config, &address, database, &transport).await?;
+    metrics::show(monitor, host.handle(), transport);
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
         shutdown.await;
@@ -73,7 +91,7 @@ pub async fn serve(
         let _ = stop.send(true);
     });
     let raft = RaftServiceServer::new(RaftServer::new(host.handle())).max_decoding_message_size(EXCHANGE_BYTES_MAX);
-    let served = run(&config, address, listener, raft, metadata, stopped).await;
+    let served = run(&config, address, listener, raft, metadata, monitor, stopped).await;
     host.shutdown().await;
     served
 }
@@ -86,11 +104,17 @@ async fn run(
     listener: TcpListener,
     raft: RaftServiceServer<RaftServer<MetadataMachine>>,
     metadata: Arc<Metadata>,
+    monitor: &Monitor,
     mut stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     let nodes = Nodes::new(Arc::new(Routes::default()), Duration::from_millis(config.search_attempt_ms));
     let (inbox, outbox) = obligations::queue();
     let front = Front::new(Arc::clone(&metadata), nodes, inbox, config.enrolments_max);
+    front.metrics.show(monitor, &front);
+    monitor.ready_when({
+        let front = Arc::clone(&front);
+        move || front.ready()
+    });
     let (reporter, health) = tonic_health::server::health_reporter();
 
     let enrolments = EnrolmentServiceServer::new(EnrolmentServer::new(Arc::clone(&front), config.stream_items_max))

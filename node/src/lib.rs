@@ -14,6 +14,7 @@ mod replicas;
 mod shard_view;
 mod search;
 mod service;
+mod metrics;
 mod status;
 
 pub use config::{ENVIRONMENT_PREFIX, NodeConfig};

@@ -9,8 +9,10 @@ use semel_index::{SearchProbe, ShardSearch};
 use semel_raft::BarrierError;
 use semel_raft_host::HostHandle;
 use semel_shard::{SearchMoment, ShardMachine};
+use semel_telemetry::traced;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::metrics::NodeMetrics;
 use crate::replicas::HostedShard;
 
 /// How long a shard's barrier and catalogue may take; the coordinator then asks another replica.
@@ -51,17 +53,28 @@ pub(crate) struct ShardAnswers {
 pub(crate) struct SearchPool {
     threads: rayon::ThreadPool,
     requests: Arc<Semaphore>,
+    requests_max: usize,
+    metrics: Arc<NodeMetrics>,
 }
 
 impl SearchPool {
-    pub(crate) fn new(threads: usize, requests_max: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
+    pub(crate) fn new(
+        threads: usize,
+        requests_max: usize,
+        metrics: Arc<NodeMetrics>,
+    ) -> Result<Self, rayon::ThreadPoolBuildError> {
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|n| format!("search-{n}"))
             // The scan's sender is dropped, which its shard reports. Without a handler the whole node would abort.
             .panic_handler(|_| tracing::error!("a scan panicked; its shard counts as silent"))
             .build()?;
-        Ok(Self { threads, requests: Arc::new(Semaphore::new(requests_max)) })
+        Ok(Self { threads, requests: Arc::new(Semaphore::new(requests_max)), requests_max, metrics })
+    }
+
+    /// Requests that wait or run.
+    pub(crate) fn in_flight(&self) -> u64 {
+        (self.requests_max - self.requests.available_permits()) as u64
     }
 
     /// A place among the searches that may wait or run; refused rather than queued without bound.
@@ -89,7 +102,7 @@ impl SearchPool {
                 // A shard without a leader must not hold up the answers of the others.
                 let moment =
                     tokio::time::timeout(CURRENT_WITHIN, current).await.map_err(|_| SearchError::NotCurrent)??;
-                self.scan(moment, probes, flag).await
+                self.scan(shard.shard.0, moment, probes, flag).await
             }
         }))
         .await
@@ -97,12 +110,16 @@ impl SearchPool {
 
     async fn scan(
         &self,
+        shard: u32,
         moment: SearchMoment,
         probes: Arc<Vec<SearchProbe>>,
         given_up: Arc<AtomicBool>,
     ) -> Result<ShardAnswers, SearchError> {
         let (sender, receiver) = oneshot::channel();
+        let span = traced!("scan", shard, probes = probes.len());
+        let metrics = Arc::clone(&self.metrics);
         self.threads.spawn_fifo(move || {
+            let _measured = (span.entered(), metrics.scan(probes.len()));
             let answered = match moment.search(&probes, &|| given_up.load(Ordering::Relaxed)) {
                 Ok(answers) => Ok(ShardAnswers { searchable_index: moment.searchable_index().0, answers }),
                 Err(semel_shard::SearchError::Cancelled(_)) => Err(SearchError::GivenUp),

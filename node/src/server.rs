@@ -9,8 +9,9 @@ use semel_index::CatalogueConfig;
 use semel_proto::internal::v1::raft_service_server::RaftServiceServer;
 use semel_proto::internal::v1::shard_service_server::ShardServiceServer;
 use semel_raft::StateMachine as _;
-use semel_raft_host::{Database, EXCHANGE_BYTES_MAX, GrpcTransport, Host, HostConfig, RaftServer, server};
+use semel_raft_host::{Database, EXCHANGE_BYTES_MAX, GrpcTransport, Host, HostConfig, RaftServer, metrics, server};
 use semel_shard::ShardMachine;
+use semel_telemetry::Monitor;
 use tokio::net::TcpListener;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -18,6 +19,7 @@ use tonic_health::server::HealthReporter;
 use crate::config::NodeConfig;
 use crate::identity::Identity;
 use crate::membership;
+use crate::metrics::NodeMetrics;
 use crate::replicas::Replicas;
 use crate::search::SearchPool;
 use crate::service::ShardServer;
@@ -32,16 +34,31 @@ const SERVICES: [&str; 2] = ["semel.internal.v1.ShardService", "semel.internal.v
 /// Runs a node on `listener` until `shutdown` resolves: joins the cluster, hosts what the coordinators assign, serves.
 ///
 /// Nothing is served before the node is a member; a member that starts again serves after ten seconds even if no coordinator answers.
-/// Health is SERVING while no replica has stopped.
+/// Health is SERVING while no replica has stopped. Metrics, liveness and readiness are served from the start, on `metrics_listener` if
+/// there is one.
 ///
 /// # Errors
 /// What keeps the node from running: settings, the volume, or a cluster that refuses it.
 pub async fn serve(
     config: NodeConfig,
     listener: TcpListener,
+    metrics_listener: Option<TcpListener>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     config.validate()?;
+    let monitor = Monitor::new("node", env!("CARGO_PKG_VERSION"));
+    tokio::select! {
+        ended = run(config, listener, &monitor, shutdown) => ended,
+        never = semel_telemetry::serve(metrics_listener, Arc::clone(&monitor)) => match never {},
+    }
+}
+
+async fn run(
+    config: NodeConfig,
+    listener: TcpListener,
+    monitor: &Monitor,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
     let address = match config.advertise.as_str() {
         "" => listener.local_addr().context("read the listener's address")?.to_string(),
         advertised => advertised.to_owned(),
@@ -74,17 +91,25 @@ pub async fn serve(
     let engine = crate::engine::parse(&config.engine)?;
     let catalogue =
         CatalogueConfig { seal_at_references: config.seal_at_references, engine, ..CatalogueConfig::default() };
+    metrics::show(monitor, host.handle(), transport.clone());
     let replicas = Replicas::new(Arc::clone(&database), host.handle(), transport, catalogue);
     let threads = match config.search_threads {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads => threads,
     };
-    let pool = Arc::new(SearchPool::new(threads, config.searches_max).context("start the search pool")?);
+    let metrics = Arc::new(NodeMetrics::default());
+    let pool = SearchPool::new(threads, config.searches_max, Arc::clone(&metrics)).context("start the search pool")?;
+    let pool = Arc::new(pool);
+    metrics.show(monitor, Arc::clone(&replicas), Arc::clone(&pool));
+    monitor.ready_when({
+        let replicas = Arc::clone(&replicas);
+        move || replicas.ready()
+    });
     let follow =
         membership::follow(Arc::clone(&database), Arc::clone(&replicas), cluster, config.coordinators.clone(), address);
 
     let tell_health = tell_health(&reporter, Arc::clone(&replicas));
-    let shard_service = ShardServiceServer::new(ShardServer::new(cluster, Arc::clone(&replicas), pool))
+    let shard_service = ShardServiceServer::new(ShardServer::new(cluster, Arc::clone(&replicas), pool, metrics))
         .max_decoding_message_size(config.request_bytes_max)
         .max_encoding_message_size(usize::MAX);
     let raft_service =

@@ -33,6 +33,8 @@ pub struct CollectionStatus {
     pub segments_without_engine: usize,
     /// Bytes of memory, rows and segments together.
     pub memory_bytes: usize,
+    /// Of these, what engines built over the rows of sealed segments.
+    pub engine_bytes: usize,
 }
 
 impl CatalogueSnapshot {
@@ -94,6 +96,7 @@ fn status(gallery: &GalleryId, collection: &Collection) -> CollectionStatus {
     match &collection.references {
         References::Embeddings { sealed, growing } => {
             let built = || sealed.iter().filter_map(|sealed| sealed.segment.as_ref());
+            let engine_bytes = built().map(|segment| segment.memory_bytes()).sum::<usize>();
             CollectionStatus {
                 key,
                 spec,
@@ -103,7 +106,8 @@ fn status(gallery: &GalleryId, collection: &Collection) -> CollectionStatus {
                 segments_without_engine: sealed.len() - built().count(),
                 memory_bytes: growing.memory_bytes()
                     + sealed.iter().map(|sealed| sealed.rows.memory_bytes()).sum::<usize>()
-                    + built().map(|segment| segment.memory_bytes()).sum::<usize>(),
+                    + engine_bytes,
+                engine_bytes,
             }
         }
         References::BinaryCodes { sealed, growing } => CollectionStatus {
@@ -114,6 +118,7 @@ fn status(gallery: &GalleryId, collection: &Collection) -> CollectionStatus {
             segments: sealed.len(),
             segments_without_engine: 0,
             memory_bytes: sealed.iter().chain([growing]).map(|rows| rows.rows().memory_bytes()).sum(),
+            engine_bytes: 0,
         },
     }
 }
