@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use clap::Args;
+use semel_telemetry::carry;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 use crate::output::Output;
 
@@ -79,6 +80,13 @@ async fn connect_to(address: &str) -> Result<Channel, String> {
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
     endpoint.connect().await.map_err(|error| innermost(&error))
+}
+
+/// A call as part of the command's trace, if it has one.
+pub(crate) fn traced<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    carry(request.metadata_mut());
+    request
 }
 
 /// What the operating system said; the layers above add nothing that helps.

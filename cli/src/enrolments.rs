@@ -6,9 +6,8 @@ use clap::Args;
 use semel_files::names;
 use semel_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use semel_proto::v1::{Enrolment, EnrolmentState, GetEnrolmentRequest, WithdrawEnrolmentRequest};
-use tonic::Request;
 
-use crate::connect::{CallFailed, ClientArguments};
+use crate::connect::{CallFailed, ClientArguments, traced};
 use crate::document;
 use crate::exit::{EXIT_CODES, Exit};
 use crate::output::{self, Cell, Output, grouped};
@@ -63,7 +62,7 @@ pub(crate) struct WithdrawArguments {
 pub(crate) async fn get(arguments: GetArguments) -> anyhow::Result<Exit> {
     let GetArguments { gallery, enrolment_id, wait_ms, client } = arguments;
     let mut enrolments = EnrolmentServiceClient::new(client.connect().await?);
-    let mut request = Request::new(GetEnrolmentRequest { gallery, enrolment_id, wait_ms });
+    let mut request = traced(GetEnrolmentRequest { gallery, enrolment_id, wait_ms });
     request.set_timeout(Duration::from_millis(wait_ms.into()) + ANSWER_MARGIN);
     let answer = enrolments.get_enrolment(request).await.map_err(CallFailed::from)?;
     let enrolment = answer.into_inner().enrolment.unwrap_or_default();
@@ -80,7 +79,7 @@ pub(crate) async fn withdraw(arguments: WithdrawArguments) -> anyhow::Result<Exi
     let WithdrawArguments { gallery, reason, enrolment_id, client } = arguments;
     let mut enrolments = EnrolmentServiceClient::new(client.connect().await?);
     let request = WithdrawEnrolmentRequest { gallery, enrolment_id, reason };
-    let answer = enrolments.withdraw_enrolment(request).await.map_err(CallFailed::from)?;
+    let answer = enrolments.withdraw_enrolment(traced(request)).await.map_err(CallFailed::from)?;
     show(&answer.into_inner().enrolment.unwrap_or_default(), client.output)?;
     Ok(Exit::Done)
 }

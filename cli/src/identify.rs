@@ -10,7 +10,7 @@ use semel_proto::v1::{
 };
 use serde_json::json;
 
-use crate::connect::{CallFailed, ClientArguments};
+use crate::connect::{CallFailed, ClientArguments, traced};
 use crate::document;
 use crate::enrolments::candidates;
 use crate::exit::{EXIT_CODES, Exit, UsageError};
@@ -104,7 +104,7 @@ pub(crate) async fn identify(arguments: IdentifyArguments) -> anyhow::Result<Exi
             purpose: arguments.purpose.clone(),
             wait_ms: arguments.wait_ms,
         };
-        match client.identify(request).await.map_err(CallFailed::from)?.into_inner().outcome {
+        match client.identify(traced(request)).await.map_err(CallFailed::from)?.into_inner().outcome {
             Some(identify_response::Outcome::Complete(complete)) => {
                 found |= complete.candidates_total > 0;
                 show_complete(&name, &complete, output)?;
@@ -175,7 +175,7 @@ pub(crate) async fn verify(arguments: VerifyArguments) -> anyhow::Result<Exit> {
         enrolment_id: arguments.enrolment_id,
         references: probe.references,
     };
-    let answer = client.verify(request).await.map_err(CallFailed::from)?.into_inner();
+    let answer = client.verify(traced(request)).await.map_err(CallFailed::from)?.into_inner();
     show_verification(&answer, arguments.client.output)?;
     Ok(if answer.threshold_reached { Exit::Done } else { Exit::Failed })
 }

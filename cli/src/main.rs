@@ -15,12 +15,14 @@ mod output;
 mod records;
 mod serve;
 mod status;
+mod traces;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use exit::{EXIT_CODES, Exit};
+use traces::ClientTrace;
 
 /// Finds duplicate enrolments: a sharded, replicated cluster for biometric registries.
 #[derive(Debug, Parser)]
@@ -39,6 +41,9 @@ First steps:
 {EXIT_CODES}")
 )]
 struct Arguments {
+    /// Starts a trace for a client command and tells its id, so that what servers did for it can be found in their collector.
+    #[arg(long, env = "SEMEL_TRACE", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    trace: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -60,7 +65,22 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
+    let Arguments { trace, command } = Arguments::parse();
+    let outcome = run(trace, command);
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            output::error(format_args!("{error:#}"));
+            Exit::of(&error).into()
+        }
+    }
+}
+
+fn run(trace: bool, command: Command) -> anyhow::Result<Exit> {
+    // Servers take part in the traces of their callers.
+    let serves = matches!(command, Command::Node(_) | Command::Coordinator(_) | Command::Local(_));
+    let _trace = (trace && !serves).then(ClientTrace::start).transpose()?;
+    match command {
         Command::Node(node) => serve::node(node).map(|()| Exit::Done),
         Command::Coordinator(coordinator) => serve::coordinator(coordinator).map(|()| Exit::Done),
         Command::Local(local) => wait(local::run(local)),
@@ -73,13 +93,6 @@ fn main() -> ExitCode {
         Command::Verify(verify) => wait(identify::verify(verify)),
         Command::Cases(cases) => wait(cases::run(cases)),
         Command::Status(status) => wait(status::run(status)),
-    };
-    match outcome {
-        Ok(exit) => exit.into(),
-        Err(error) => {
-            output::error(format_args!("{error:#}"));
-            Exit::of(&error).into()
-        }
     }
 }
 

@@ -99,6 +99,11 @@ pub(crate) fn error(text: impl std::fmt::Display) {
     eprintln!("error: {}", escaped_lines(text.to_string().trim_end(), "\n  "));
 }
 
+/// Writes a remark to standard error, where it is no part of the result.
+pub(crate) fn note(text: impl std::fmt::Display) {
+    eprintln!("{}", escaped_lines(&text.to_string(), "\n"));
+}
+
 fn escaped_lines(text: &str, between: &str) -> String {
     let lines: Vec<String> = text.split('\n').map(escaped).collect();
     lines.join(between)

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 
 use crate::exit::{EXIT_CODES, UsageError};
 use crate::logs::LogArguments;
+use crate::traces::TraceArguments;
 
 /// Runs a storage node.
 #[derive(Debug, Args)]
@@ -34,6 +35,8 @@ pub(crate) struct NodeArguments {
     flags: NodeFlags,
     #[command(flatten)]
     logs: LogArguments,
+    #[command(flatten)]
+    traces: TraceArguments,
 }
 
 #[derive(Debug, Args, Serialize)]
@@ -106,6 +109,8 @@ pub(crate) struct CoordinatorArguments {
     flags: CoordinatorFlags,
     #[command(flatten)]
     logs: LogArguments,
+    #[command(flatten)]
+    traces: TraceArguments,
 }
 
 #[derive(Debug, Args, Serialize)]
@@ -192,7 +197,7 @@ fn parse_voter(text: &str) -> Result<Voter, String> {
 
 /// Runs a node until it is told to stop.
 pub(crate) fn node(arguments: NodeArguments) -> anyhow::Result<()> {
-    arguments.logs.start()?;
+    let _traces = arguments.logs.start(&arguments.traces, "semel-node")?;
     check_processor()?;
     check_file(arguments.config.as_deref())?;
     let config = NodeConfig::load(arguments.config.as_deref(), arguments.flags).map_err(wrong_setting)?;
@@ -205,7 +210,7 @@ pub(crate) fn node(arguments: NodeArguments) -> anyhow::Result<()> {
 
 /// Runs a coordinator until it is told to stop.
 pub(crate) fn coordinator(arguments: CoordinatorArguments) -> anyhow::Result<()> {
-    arguments.logs.start()?;
+    let _traces = arguments.logs.start(&arguments.traces, "semel-coordinator")?;
     check_processor()?;
     check_file(arguments.config.as_deref())?;
     let config = CoordinatorConfig::load(arguments.config.as_deref(), arguments.flags).map_err(wrong_setting)?;

@@ -57,13 +57,17 @@ pub(crate) fn is_led(shard: &public::ShardStatus) -> bool {
 
 fn nodes(view: &MetadataView, reports: &Reports) -> Vec<public::NodeStatus> {
     let nodes = view.nodes().map(|node| {
-        let age = reports.get(&node.node_id.0).map(|report| report.at.elapsed());
+        let report = reports.get(&node.node_id.0);
+        let age = report.map(|report| report.at.elapsed());
+        let live = report.filter(|report| report.at.elapsed() < LIVE_WITHIN);
         public::NodeStatus {
             node_id: node.node_id.to_string(),
             address: node.address.clone(),
             last_report_age_ms: age.map_or(u64::MAX, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-            live: age.is_some_and(|age| age < LIVE_WITHIN),
+            live: live.is_some(),
             version: node.version.clone(),
+            shard_searches: live.map_or(0, |report| report.shard_searches),
+            resident_bytes: live.map_or(0, |report| report.resident_bytes),
         }
     });
     nodes.collect()

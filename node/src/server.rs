@@ -105,8 +105,14 @@ async fn run(
         let replicas = Arc::clone(&replicas);
         move || replicas.ready()
     });
-    let follow =
-        membership::follow(Arc::clone(&database), Arc::clone(&replicas), cluster, config.coordinators.clone(), address);
+    let follow = membership::follow(
+        Arc::clone(&database),
+        Arc::clone(&replicas),
+        Arc::clone(&metrics),
+        cluster,
+        config.coordinators.clone(),
+        address,
+    );
 
     let tell_health = tell_health(&reporter, Arc::clone(&replicas));
     let shard_service = ShardServiceServer::new(ShardServer::new(cluster, Arc::clone(&replicas), pool, metrics))

@@ -14,7 +14,7 @@ use tokio_util::time::DelayQueue;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
-use crate::connect::{Addresses, CallFailed, Unreachable, may_succeed_later};
+use crate::connect::{Addresses, CallFailed, Unreachable, may_succeed_later, traced};
 
 /// The pause before the first repetition of an item; doubled for each further one.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -144,7 +144,7 @@ impl<F: FnMut(Answer)> Client<F> {
         let channel: Channel = self.addresses.connect().await.map_err(|error| error.attempts)?;
         // Each item in flight is in the channel at most once, so sending never waits.
         let (items, receiver) = mpsc::channel(self.bounds.in_flight);
-        let opened = EnrolmentServiceClient::new(channel).enrol_stream(ReceiverStream::new(receiver)).await;
+        let opened = EnrolmentServiceClient::new(channel).enrol_stream(traced(ReceiverStream::new(receiver))).await;
         let refused = |status: Status| vec![CallFailed::from(status).to_string()];
         Ok(Line { items, answers: opened.map_err(refused)?.into_inner() })
     }
