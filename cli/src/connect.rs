@@ -71,15 +71,23 @@ impl Addresses {
     }
 }
 
+/// A connection that is made when it is first used, and again after it broke.
+pub(crate) fn connect_lazily(address: &str) -> Result<Channel, String> {
+    Ok(endpoint(address)?.connect_lazy())
+}
+
 async fn connect_to(address: &str) -> Result<Channel, String> {
+    endpoint(address)?.connect().await.map_err(|error| innermost(&error))
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, String> {
     let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     let endpoint = Endpoint::from_shared(url).map_err(|_| "is not host:port".to_owned())?;
-    let endpoint = endpoint
+    Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-    endpoint.connect().await.map_err(|error| innermost(&error))
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT))
 }
 
 /// A call as part of the command's trace, if it has one.

@@ -3,6 +3,7 @@
 //! One binary, because each would link RocksDB anew. What one crate promises by itself is tested there.
 
 mod binary;
+mod exposition;
 mod people;
 mod registry;
 
@@ -14,3 +15,6 @@ mod identification;
 mod oracle;
 mod coordinators;
 mod foreign_clients;
+mod metrics;
+mod traces;
+mod watch;
