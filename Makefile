@@ -122,6 +122,14 @@ mutants: first-build ## Shows that the simulation's checkers notice every delibe
 sim: first-build ## Simulates the cluster: 200 seeds, SEEDS=n more, SEED=n one; SIM_ARGS=--help for the rest
 	@cargo run $(SIMULATION) -- $(SIM_ARGS)
 
+# How long `make soak` runs.
+MINUTES ?= 60
+
+.PHONY: soak
+soak: first-build ## Kills servers of a loaded cluster at random for MINUTES=60 and prints what they hold (Linux, root)
+	cargo build $(FLAGS)
+	SOAK_MINUTES=$(MINUTES) cargo test $(FLAGS) --test faults -- soak --nocapture
+
 .PHONY: advisories
 advisories: ## Fetches the RustSec database and checks the dependencies against it
 	cargo deny --locked check advisories

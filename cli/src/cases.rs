@@ -2,10 +2,9 @@
 
 use clap::Args;
 use semel_files::names;
-use semel_proto::v1::case_service_client::CaseServiceClient;
 use semel_proto::v1::{Case, GetCaseRequest, ListCasesRequest};
 
-use crate::connect::{CallFailed, ClientArguments};
+use crate::connect::ClientArguments;
 use crate::document;
 use crate::exit::{EXIT_CODES, Exit};
 use crate::output::{self, Cell, Output, grouped};
@@ -46,12 +45,11 @@ pub(crate) struct CasesArguments {
 /// Runs `semel cases`.
 pub(crate) async fn run(arguments: CasesArguments) -> anyhow::Result<Exit> {
     let CasesArguments { gallery, of, and, limit, client } = arguments;
-    let mut cases = CaseServiceClient::new(client.connect().await?);
+    let cases = client.client()?;
     let mut shown = Shown::new(client.output);
     if let Some(enrolment_id) = of {
         let request = GetCaseRequest { gallery, enrolment_id, other_enrolment_id: and.unwrap_or_default() };
-        let answer = cases.get_case(request).await.map_err(CallFailed::from)?;
-        answer.into_inner().case.iter().try_for_each(|case| shown.add(case))?;
+        shown.add(&cases.case(request).await?)?;
         shown.end();
         return Ok(Exit::Done);
     }
@@ -59,7 +57,7 @@ pub(crate) async fn run(arguments: CasesArguments) -> anyhow::Result<Exit> {
     let mut page_token = String::new();
     loop {
         let request = ListCasesRequest { gallery: gallery.clone(), page_size: PAGE, page_token };
-        let page = cases.list_cases(request).await.map_err(CallFailed::from)?.into_inner();
+        let page = cases.cases(request).await?;
         for case in page.cases.iter().take(limit - shown.count) {
             shown.add(case)?;
         }

@@ -10,15 +10,15 @@ mod sets;
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
+use semel_client::{Client, Settings};
 use semel_proto::v1::{CreateGalleryRequest, EmbeddingSpec, ModalityPolicy, Policy, TemplateSpec, template_spec};
 use semel_sandbox::{Mode, Sandbox};
 use tokio::sync::watch;
 
-use crate::connect::{Addresses, CallFailed};
 use crate::exit::{EXIT_CODES, Exit, UsageError};
 use crate::output::{self, Output, Progress};
 use crate::serve::stop_signal;
@@ -33,6 +33,8 @@ const SHARDS: u32 = 8;
 /// The node dies once this share of the people is enrolled, in per cent, and returns at the other.
 const KILLED_AT_PERCENT: usize = 40;
 const RESTARTED_AT_PERCENT: usize = 60;
+/// How long an enrolment is tried before its trouble counts as its answer.
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Runs a cluster of three nodes, enrols real and synthetic people, kills a node, and reports.
 #[derive(Debug, Args)]
@@ -94,8 +96,8 @@ async fn demonstrate(arguments: &DemoArguments) -> anyhow::Result<Exit> {
     let drawing = tokio::task::spawn_blocking(move || sets::people(people, seed));
     let sandbox = start(arguments).await?;
     eprintln!("cluster ready after {:.1} s, data in {}", started.elapsed().as_secs_f64(), sandbox.data_dir().display());
-    let cluster =
-        Cluster { addresses: Addresses::new(sandbox.endpoints()), in_flight: arguments.in_flight.into(), sandbox };
+    let client = Client::new(sandbox.endpoints(), Settings { deadline: DEADLINE, ..Settings::default() })?;
+    let cluster = Cluster { client, in_flight: arguments.in_flight.into(), sandbox };
 
     let voices = Arc::new(sets::voices(seed)?);
     let voices_enrolled = cluster.enrol(&voices).await?;
@@ -114,7 +116,7 @@ async fn demonstrate(arguments: &DemoArguments) -> anyhow::Result<Exit> {
     for (set, enrolled, exact) in
         [(&voices, &voices_enrolled, &exact_voices), (&people, &people_enrolled, &exact_people)]
     {
-        let cases = aftermath::cases(&cluster.sandbox, set, &enrolled.reviewed()).await.context("read the cases")?;
+        let cases = aftermath::cases(&cluster.client, set, &enrolled.reviewed()).await.context("read the cases")?;
         report.add_set(&Findings { set, enrolled, exact, cases });
     }
     report.add_interruption(&interruption, &people_enrolled);
@@ -174,7 +176,7 @@ async fn keep(sandbox: &Sandbox, output: Output) {
 /// The cluster and how it is used.
 struct Cluster {
     sandbox: Sandbox,
-    addresses: Addresses,
+    client: Client,
     in_flight: usize,
 }
 
@@ -191,14 +193,14 @@ impl Cluster {
             ..Default::default()
         };
         let request = CreateGalleryRequest { name: set.gallery.to_owned(), policy: Some(policy) };
-        let created = self.sandbox.galleries().create_gallery(request).await.map_err(CallFailed::from);
+        let created = self.client.create_gallery(request).await;
         created.with_context(|| format!("create gallery {}", set.gallery))?;
         Ok(())
     }
 
     async fn enrol(&self, set: &Set) -> anyhow::Result<Enrolled> {
         self.create_gallery(set).await?;
-        enrol(set, &self.addresses, SHARDS, self.in_flight, &watch::channel(0).0, &progress(set)).await
+        enrol(set, &self.client, SHARDS, self.in_flight, &watch::channel(0).0, &progress(set)).await
     }
 
     async fn enrol_and_interrupt(&self, set: &Set) -> anyhow::Result<(Enrolled, Interruption)> {
@@ -208,7 +210,7 @@ impl Cluster {
         let progress = progress(set);
         let say = |text: &str| progress.borrow().say(text);
         let interruption = interrupt(&self.sandbox, answers, at(KILLED_AT_PERCENT), at(RESTARTED_AT_PERCENT), say);
-        tokio::try_join!(enrol(set, &self.addresses, SHARDS, self.in_flight, &sender, &progress), interruption)
+        tokio::try_join!(enrol(set, &self.client, SHARDS, self.in_flight, &sender, &progress), interruption)
     }
 }
 

@@ -1,28 +1,29 @@
-//! `semel enrol`: enrols what files hold over one stream, and tells what became of each. The stream lives in `stream`.
-
-pub(crate) mod stream;
+//! `semel enrol`: enrols what files hold, and tells what became of each. Sending lives in `semel-client`.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use futures::StreamExt as _;
+use semel_client::{Answer, CallError, Outcome, Settings};
 use semel_files::{BadRecord, Records, names};
-use semel_proto::v1::{EnrolRequest, Enrolment, EnrolmentState};
+use semel_proto::v1::{EnrolRequest, Enrolment};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::connect::{Addresses, ClientArguments};
+use crate::connect::ClientArguments;
 use crate::document;
 use crate::exit::{EXIT_CODES, Exit};
 use crate::output::{self, Output, Progress, grouped};
 use crate::records::{FORMS, FormArguments};
-use stream::{Answer, Bounds, Ending, enrol_all};
 
 /// Records read ahead of the stream.
 const READ_AHEAD: usize = 64;
 /// Rejected and unanswered records, each, that are kept with their reasons; more are counted.
 const LISTED_MAX: usize = 1_000;
+/// How long no coordinator may be reachable before the run ends.
+const UNREACHABLE_AFTER: Duration = Duration::from_secs(30);
 /// Possible duplicates shown in the summary; `semel cases` lists all.
 const DUPLICATES_SHOWN_MAX: usize = 20;
 
@@ -56,9 +57,9 @@ pub(crate) struct EnrolArguments {
     /// Enrolments sent and not yet answered, 1 to 4096.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     in_flight: u32,
-    /// Times that one enrolment is sent before its last trouble is its answer, 1 to 100.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
-    attempts: u32,
+    /// How long one enrolment is tried before its last trouble is its answer, in seconds, 1 to 3600.
+    #[arg(long, value_name = "S", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    deadline_s: u32,
     /// How long each attempt waits for its verdict, in milliseconds, 1 to 60000.
     #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     wait_ms: u32,
@@ -124,38 +125,46 @@ impl Failures {
 }
 
 impl Summary {
-    fn add(&mut self, answer: &Answer) {
-        self.sent_again += u64::from(answer.attempts.saturating_sub(1));
-        match &answer.ending {
-            Ending::Settled(enrolment) => {
-                self.latencies.push(answer.answered - answer.sent);
-                self.add_settled(enrolment);
+    fn add(&mut self, answer: &Answer<String>) {
+        self.sent_again += u64::from(answer.course.attempts.saturating_sub(1));
+        match &answer.result {
+            Ok(outcome) => {
+                if outcome.is_final() {
+                    self.latencies.push(answer.answered - answer.sent);
+                }
+                self.add_outcome(outcome);
             }
-            Ending::Inconclusive(_) => self.inconclusive += 1,
-            Ending::Refused(error) if error.is_no_answer() => {
-                self.unanswered.add(answer.enrolment_id.clone(), error.to_string());
-            }
-            Ending::Refused(error) => self.rejected.add(answer.enrolment_id.clone(), error.to_string()),
+            Err(error) if error.may_succeed_later() => self.unanswered.add(answer.tag.clone(), error.to_string()),
+            Err(error) => self.rejected.add(answer.tag.clone(), error.to_string()),
         }
     }
 
-    fn add_settled(&mut self, enrolment: &Enrolment) {
-        match enrolment.state() {
-            EnrolmentState::Unique => self.unique += 1,
-            EnrolmentState::NotComparable => self.not_comparable += 1,
-            EnrolmentState::Withdrawn => self.withdrawn += 1,
-            EnrolmentState::PossibleDuplicate => {
+    fn add_outcome(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Unique(_) => self.unique += 1,
+            Outcome::NotComparable(_) => self.not_comparable += 1,
+            Outcome::Withdrawn(_) => self.withdrawn += 1,
+            Outcome::Inconclusive { .. } | Outcome::StillStaged { .. } => self.inconclusive += 1,
+            Outcome::PossibleDuplicate(enrolment) => {
                 self.possible_duplicate += 1;
-                let verdict = enrolment.verdict.as_ref();
-                let best = verdict.and_then(|verdict| verdict.candidates.first());
-                if let (Some(best), true) = (best, self.duplicates.len() < DUPLICATES_SHOWN_MAX) {
-                    let total = verdict.map_or(0, |verdict| verdict.candidates_total);
-                    let row = (enrolment.enrolment_id.clone(), best.enrolment_id.clone(), best.margin_micros, total);
-                    self.duplicates.push(row);
-                }
+                self.list_duplicate(enrolment);
             }
-            EnrolmentState::Unspecified | EnrolmentState::Staged => self.inconclusive += 1,
         }
+    }
+
+    fn list_duplicate(&mut self, enrolment: &Enrolment) {
+        let verdict = enrolment.verdict.as_ref();
+        let best = verdict.and_then(|verdict| verdict.candidates.first());
+        if let (Some(best), true) = (best, self.duplicates.len() < DUPLICATES_SHOWN_MAX) {
+            let total = verdict.map_or(0, |verdict| verdict.candidates_total);
+            let row = (enrolment.enrolment_id.clone(), best.enrolment_id.clone(), best.margin_micros, total);
+            self.duplicates.push(row);
+        }
+    }
+
+    fn answered(&self) -> u64 {
+        let reviewed = self.possible_duplicate + self.not_comparable;
+        self.unique + reviewed + self.withdrawn + self.inconclusive + self.rejected.count
     }
 
     fn exit(&self) -> Exit {
@@ -188,25 +197,32 @@ pub(crate) async fn run(arguments: EnrolArguments) -> anyhow::Result<Exit> {
 
     let mut summary = Summary::default();
     let mut progress = Progress::start(&format!("enrolling into {}", arguments.gallery), count);
-    let bounds = Bounds { in_flight: arguments.in_flight as usize, attempts_max: arguments.attempts };
+    let settings = Settings {
+        deadline: Duration::from_secs(arguments.deadline_s.into()),
+        unreachable_after: UNREACHABLE_AFTER,
+        ..Settings::default()
+    };
+    let client = arguments.client.client_with(settings)?;
     let output = arguments.client.output;
     let started = Instant::now();
-    let outcome =
-        enrol_all(Addresses::new(arguments.client.address), ReceiverStream::new(receiver), bounds, |answer| {
-            if output == Output::Json {
-                output::raw(answer_document(&answer));
-            }
-            summary.add(&answer);
-            progress.advance(|| format!("{} possible duplicates", summary.possible_duplicate));
-        })
-        .await;
+    let requests = ReceiverStream::new(receiver).map(|request: EnrolRequest| (request.enrolment_id.clone(), request));
+    let mut answers = Box::pin(client.enrol_all(requests, arguments.in_flight as usize));
+    while let Some(answer) = answers.next().await {
+        if let Err(error @ CallError::Unreachable { .. }) = answer.result {
+            progress.finish();
+            let next = "run the same command again to go on: what is enrolled already is answered from the record";
+            let context = format!("{} answered; {next}", grouped(summary.answered()));
+            return Err(anyhow::Error::from(error).context(context));
+        }
+        if output == Output::Json {
+            output::raw(answer_document(&answer));
+        }
+        summary.add(&answer);
+        progress.advance(|| format!("{} possible duplicates", summary.possible_duplicate));
+    }
+    drop(answers);
     let elapsed = started.elapsed();
     progress.finish();
-    let answered = summary.latencies.len() as u64 + summary.inconclusive + summary.rejected.count;
-    outcome.map_err(|error| {
-        let next = "run the same command again to go on: what is enrolled already is answered from the record";
-        anyhow::Error::from(error).context(format!("{} answered; {next}", grouped(answered)))
-    })?;
     for bad in reading.await? {
         summary.rejected.add(format!("{}:{}", bad.file.display(), bad.line), bad.reason);
     }
@@ -231,27 +247,39 @@ fn read(sources: Vec<Records>, gallery: &str, wait_ms: u32, requests: &mpsc::Sen
     bad
 }
 
-fn answer_document(answer: &Answer) -> serde_json::Value {
-    let latency_ms = (answer.answered - answer.sent).as_millis();
-    match &answer.ending {
-        Ending::Settled(enrolment) => {
+fn answer_document(answer: &Answer<String>) -> serde_json::Value {
+    let outcome = match &answer.result {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            return json!({
+                "enrolment_id": answer.tag,
+                "error": { "code": format!("{:?}", error.code()), "message": error.to_string() },
+                "attempts": answer.course.attempts,
+            });
+        }
+    };
+    let mut document = match outcome {
+        Outcome::Inconclusive { missing_shards, .. } => json!({
+            "inconclusive": { "reason": "shards that have not answered the search", "missing_shards": missing_shards },
+        }),
+        Outcome::StillStaged { waits_for, .. } => {
+            json!({ "inconclusive": { "reason": waits_for, "missing_shards": [] } })
+        }
+        Outcome::Unique(enrolment)
+        | Outcome::PossibleDuplicate(enrolment)
+        | Outcome::NotComparable(enrolment)
+        | Outcome::Withdrawn(enrolment) => {
             let mut document = document::enrolment(enrolment);
-            document["latency_ms"] = json!(latency_ms);
-            document["attempts"] = json!(answer.attempts);
+            document["latency_ms"] = json!((answer.answered - answer.sent).as_millis());
             document
         }
-        Ending::Inconclusive(inconclusive) => json!({
-            "enrolment_id": answer.enrolment_id,
-            "state": names::enrolment_state(EnrolmentState::Staged),
-            "inconclusive": { "reason": inconclusive.reason, "missing_shards": inconclusive.missing_shards },
-            "attempts": answer.attempts,
-        }),
-        Ending::Refused(error) => json!({
-            "enrolment_id": answer.enrolment_id,
-            "error": { "code": format!("{:?}", error.code), "message": error.message },
-            "attempts": answer.attempts,
-        }),
+    };
+    if !outcome.is_final() {
+        document["enrolment_id"] = json!(answer.tag);
+        document["state"] = json!(names::enrolment_state(outcome.enrolment().state()));
     }
+    document["attempts"] = json!(answer.course.attempts);
+    document
 }
 
 fn show(summary: &mut Summary, gallery: &str, elapsed: Duration, output: Output) -> anyhow::Result<()> {
@@ -316,48 +344,40 @@ fn show(summary: &mut Summary, gallery: &str, elapsed: Duration, output: Output)
 
 #[cfg(test)]
 mod tests {
+    use semel_client::Course;
+    use tonic::Code;
+
     use super::*;
-    use crate::connect::CallFailed;
 
-    fn settled(state: EnrolmentState) -> Ending {
-        Ending::Settled(Box::new(Enrolment { state: state.into(), ..Default::default() }))
-    }
-
-    fn check(endings: Vec<Ending>, expected: Exit) {
+    fn check(results: Vec<Result<Outcome, CallError>>, expected: Exit) {
         let mut summary = Summary::default();
-        for ending in endings {
+        for result in results {
             let now = Instant::now();
-            let enrolment_id = "a".to_owned();
-            summary.add(&Answer {
-                enrolment_id,
-                ending,
-                sent: now,
-                answered: now,
-                attempts: 1,
-                inconclusive: 0,
-                errors: 0,
-            });
+            let course = Course { attempts: 1, ..Course::default() };
+            summary.add(&Answer { tag: "a".to_owned(), result, sent: now, answered: now, course });
         }
         assert_eq!(summary.exit(), expected);
     }
 
     #[test]
     fn the_exit_code_tells_the_worst_that_happened() {
-        use EnrolmentState::{NotComparable, PossibleDuplicate, Unique, Withdrawn};
-        let refused = || Ending::Refused(CallFailed { code: tonic::Code::NotFound, message: "gallery".to_owned() });
-        let inconclusive = || Ending::Inconclusive(Default::default());
+        use Outcome::{Inconclusive, NotComparable, PossibleDuplicate, Unique, Withdrawn};
+        let record = Enrolment::default;
+        let refused = || Err(CallError::Refused { code: Code::NotFound, message: "gallery".to_owned() });
+        let inconclusive = || Ok(Inconclusive { enrolment: record(), missing_shards: vec![1] });
+        let staged = || Ok(Outcome::StillStaged { enrolment: record(), waits_for: String::new() });
+        let after = Duration::from_secs(1);
+        let unanswered =
+            || Err(CallError::Unanswered { code: Code::Unavailable, message: "busy".to_owned(), attempts: 2, after });
         check(vec![], Exit::Done);
-        check(vec![settled(Unique), settled(Withdrawn)], Exit::Done);
-        check(vec![settled(Unique), settled(PossibleDuplicate)], Exit::PossibleDuplicate);
-        check(vec![settled(NotComparable)], Exit::PossibleDuplicate);
-        check(vec![settled(PossibleDuplicate), inconclusive()], Exit::Inconclusive);
-        check(vec![settled(PossibleDuplicate), inconclusive(), refused()], Exit::Failed);
-        use tonic::Code::{DeadlineExceeded, ResourceExhausted, Unavailable, Unknown};
-        for code in [Unavailable, ResourceExhausted, DeadlineExceeded, Unknown] {
-            let unanswered = || Ending::Refused(CallFailed { code, message: "busy".to_owned() });
-            check(vec![settled(PossibleDuplicate), inconclusive(), unanswered()], Exit::Unavailable);
-            check(vec![unanswered(), refused()], Exit::Failed);
-        }
+        check(vec![Ok(Unique(record())), Ok(Withdrawn(record()))], Exit::Done);
+        check(vec![Ok(Unique(record())), Ok(PossibleDuplicate(record()))], Exit::PossibleDuplicate);
+        check(vec![Ok(NotComparable(record()))], Exit::PossibleDuplicate);
+        check(vec![Ok(PossibleDuplicate(record())), inconclusive()], Exit::Inconclusive);
+        check(vec![staged()], Exit::Inconclusive);
+        check(vec![Ok(PossibleDuplicate(record())), inconclusive(), refused()], Exit::Failed);
+        check(vec![Ok(PossibleDuplicate(record())), inconclusive(), unanswered()], Exit::Unavailable);
+        check(vec![unanswered(), refused()], Exit::Failed);
     }
 
     #[test]

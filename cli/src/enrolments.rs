@@ -3,17 +3,14 @@
 use std::time::Duration;
 
 use clap::Args;
+use semel_client::Outcome;
 use semel_files::names;
-use semel_proto::v1::enrolment_service_client::EnrolmentServiceClient;
-use semel_proto::v1::{Enrolment, EnrolmentState, GetEnrolmentRequest, WithdrawEnrolmentRequest};
+use semel_proto::v1::{Enrolment, GetEnrolmentRequest, WithdrawEnrolmentRequest};
 
-use crate::connect::{CallFailed, ClientArguments, traced};
+use crate::connect::ClientArguments;
 use crate::document;
 use crate::exit::{EXIT_CODES, Exit};
 use crate::output::{self, Cell, Output, grouped};
-
-/// What the answer is given beyond the wait asked for.
-const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
 /// Shows an enrolment with its verdict.
 #[derive(Debug, Args)]
@@ -61,26 +58,21 @@ pub(crate) struct WithdrawArguments {
 /// Runs `semel get`.
 pub(crate) async fn get(arguments: GetArguments) -> anyhow::Result<Exit> {
     let GetArguments { gallery, enrolment_id, wait_ms, client } = arguments;
-    let mut enrolments = EnrolmentServiceClient::new(client.connect().await?);
-    let mut request = traced(GetEnrolmentRequest { gallery, enrolment_id, wait_ms });
-    request.set_timeout(Duration::from_millis(wait_ms.into()) + ANSWER_MARGIN);
-    let answer = enrolments.get_enrolment(request).await.map_err(CallFailed::from)?;
-    let enrolment = answer.into_inner().enrolment.unwrap_or_default();
-    show(&enrolment, client.output)?;
-    Ok(match enrolment.state() {
-        EnrolmentState::Unspecified | EnrolmentState::Staged => Exit::Inconclusive,
-        EnrolmentState::Unique | EnrolmentState::Withdrawn => Exit::Done,
-        EnrolmentState::PossibleDuplicate | EnrolmentState::NotComparable => Exit::PossibleDuplicate,
+    let waiting = client.client_waiting(Duration::from_millis(wait_ms.into()))?;
+    let outcome = waiting.enrolment(GetEnrolmentRequest { gallery, enrolment_id, wait_ms }).await?;
+    show(outcome.enrolment(), client.output)?;
+    Ok(match outcome {
+        Outcome::Inconclusive { .. } | Outcome::StillStaged { .. } => Exit::Inconclusive,
+        Outcome::Unique(_) | Outcome::Withdrawn(_) => Exit::Done,
+        Outcome::PossibleDuplicate(_) | Outcome::NotComparable(_) => Exit::PossibleDuplicate,
     })
 }
 
 /// Runs `semel withdraw`.
 pub(crate) async fn withdraw(arguments: WithdrawArguments) -> anyhow::Result<Exit> {
     let WithdrawArguments { gallery, reason, enrolment_id, client } = arguments;
-    let mut enrolments = EnrolmentServiceClient::new(client.connect().await?);
-    let request = WithdrawEnrolmentRequest { gallery, enrolment_id, reason };
-    let answer = enrolments.withdraw_enrolment(traced(request)).await.map_err(CallFailed::from)?;
-    show(&answer.into_inner().enrolment.unwrap_or_default(), client.output)?;
+    let outcome = client.client()?.withdraw(WithdrawEnrolmentRequest { gallery, reason, enrolment_id }).await?;
+    show(outcome.enrolment(), client.output)?;
     Ok(Exit::Done)
 }
 

@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
+use semel_client::CallError;
 use semel_files::InvalidPolicy;
-
-use crate::connect::{CallFailed, Unreachable};
 
 /// How a command ended. The numbers are a promise to scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,10 +50,7 @@ impl Exit {
             if cause.is::<UsageError>() {
                 return Self::Usage;
             }
-            if cause.is::<Unreachable>() {
-                return Self::Unavailable;
-            }
-            if let Some(call) = cause.downcast_ref::<CallFailed>() {
+            if let Some(call) = cause.downcast_ref::<CallError>() {
                 return if call.may_succeed_later() { Self::Unavailable } else { Self::Failed };
             }
         }
@@ -70,8 +66,10 @@ impl From<Exit> for ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use anyhow::Context as _;
-    use tonic::{Code, Status};
+    use tonic::Code;
 
     use super::*;
 
@@ -84,12 +82,13 @@ mod tests {
     fn every_kind_of_error_has_its_exit_code() {
         check(anyhow::anyhow!("something else"), Exit::Failed);
         check(UsageError("two of a kind".to_owned()).into(), Exit::Usage);
-        check(Unreachable { attempts: vec!["127.0.0.1:1: refused".to_owned()] }.into(), Exit::Unavailable);
-        check(CallFailed::from(Status::new(Code::Unavailable, "no leader")).into(), Exit::Unavailable);
-        check(CallFailed::from(Status::new(Code::ResourceExhausted, "busy")).into(), Exit::Unavailable);
-        check(CallFailed::from(Status::new(Code::DeadlineExceeded, "late")).into(), Exit::Unavailable);
-        check(CallFailed::from(Status::new(Code::NotFound, "no such gallery")).into(), Exit::Failed);
-        check(CallFailed::from(Status::new(Code::InvalidArgument, "name: too long")).into(), Exit::Failed);
+        check(CallError::Unreachable { reasons: vec!["127.0.0.1:1: refused".to_owned()] }.into(), Exit::Unavailable);
+        let (code, message) = (Code::Unavailable, "no leader".to_owned());
+        let unanswered = CallError::Unanswered { code, message, attempts: 3, after: Duration::from_secs(60) };
+        check(unanswered.into(), Exit::Unavailable);
+        for code in [Code::NotFound, Code::InvalidArgument, Code::Aborted] {
+            check(CallError::Refused { code, message: "name: too long".to_owned() }.into(), Exit::Failed);
+        }
     }
 
     #[test]

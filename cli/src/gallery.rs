@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use semel_files::{GalleryDocument, ModalityDocument, PolicyDocument, SpecDocument};
-use semel_proto::v1::gallery_service_client::GalleryServiceClient;
-use semel_proto::v1::{CreateGalleryRequest, Gallery, GetGalleryRequest, ListGalleriesRequest, UpdatePolicyRequest};
+use semel_proto::v1::{CreateGalleryRequest, Gallery, UpdatePolicyRequest};
 
-use crate::connect::{CallFailed, ClientArguments};
+use crate::connect::ClientArguments;
 use crate::exit::{EXIT_CODES, Exit, UsageError};
 use crate::output::{self, Output};
 
@@ -233,20 +232,16 @@ pub(crate) async fn run(arguments: GalleryArguments) -> anyhow::Result<Exit> {
                 name: create.name.clone(),
                 policy: Some(create.policy()?.to_wire().map_err(UsageError::from)?),
             };
-            let mut client = GalleryServiceClient::new(create.client.connect().await?);
-            let answer =
-                client.create_gallery(request).await.map_err(CallFailed::from).context("create the gallery")?;
-            show(answer.into_inner().gallery.as_slice(), create.client.output)
+            let gallery = create.client.client()?.create_gallery(request).await.context("create the gallery")?;
+            show(&[gallery], create.client.output)
         }
         GalleryCommand::Get { name, client } => {
-            let mut galleries = GalleryServiceClient::new(client.connect().await?);
-            let answer = galleries.get_gallery(GetGalleryRequest { name }).await.map_err(CallFailed::from)?;
-            show(answer.into_inner().gallery.as_slice(), client.output)
+            let gallery = client.client()?.gallery(name).await?;
+            show(&[gallery], client.output)
         }
         GalleryCommand::List { client } => {
-            let mut galleries = GalleryServiceClient::new(client.connect().await?);
-            let answer = galleries.list_galleries(ListGalleriesRequest {}).await.map_err(CallFailed::from)?;
-            show(&answer.into_inner().galleries, client.output)
+            let galleries = client.client()?.galleries().await?;
+            show(&galleries, client.output)
         }
         GalleryCommand::Update(update) => run_update(update).await,
     }
@@ -254,10 +249,8 @@ pub(crate) async fn run(arguments: GalleryArguments) -> anyhow::Result<Exit> {
 
 async fn run_update(update: UpdateArguments) -> anyhow::Result<Exit> {
     let file = update.rules.file()?;
-    let mut client = GalleryServiceClient::new(update.client.connect().await?);
-    let request = GetGalleryRequest { name: update.name.clone() };
-    let current = client.get_gallery(request).await.map_err(CallFailed::from)?.into_inner().gallery;
-    let current = current.and_then(|gallery| gallery.policy).context("the gallery has no policy")?;
+    let client = update.client.client()?;
+    let current = client.gallery(update.name.clone()).await?.policy.context("the gallery has no policy")?;
     let mut policy = file.unwrap_or_else(|| PolicyDocument::from_wire(&current));
     update.rules.apply(&mut policy, update.modality.as_deref())?;
     let request = UpdatePolicyRequest {
@@ -266,8 +259,8 @@ async fn run_update(update: UpdateArguments) -> anyhow::Result<Exit> {
         // Whoever changed it meanwhile must not be overwritten.
         expected_version: current.version,
     };
-    let answer = client.update_policy(request).await.map_err(CallFailed::from).context("update the policy")?;
-    show(answer.into_inner().gallery.as_slice(), update.client.output)
+    let gallery = client.update_policy(request).await.context("update the policy")?;
+    show(&[gallery], update.client.output)
 }
 
 fn show(galleries: &[Gallery], output: Output) -> anyhow::Result<Exit> {

@@ -1,16 +1,15 @@
 //! `semel identify` and `semel verify`: searches and comparisons that enrol nobody.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+use semel_client::Identification;
 use semel_files::{Record, names};
-use semel_proto::v1::identification_service_client::IdentificationServiceClient;
-use semel_proto::v1::{
-    CompleteIdentification, IdentifyRequest, IncompleteIdentification, VerifyRequest, VerifyResponse, identify_response,
-};
+use semel_proto::v1::{CompleteIdentification, IdentifyRequest, VerifyRequest, VerifyResponse};
 use serde_json::json;
 
-use crate::connect::{CallFailed, ClientArguments, traced};
+use crate::connect::ClientArguments;
 use crate::document;
 use crate::enrolments::candidates;
 use crate::exit::{EXIT_CODES, Exit, UsageError};
@@ -81,12 +80,10 @@ pub(crate) struct VerifyArguments {
 
 /// Runs `semel identify`.
 pub(crate) async fn identify(arguments: IdentifyArguments) -> anyhow::Result<Exit> {
-    let mut probes = Vec::new();
-    for file in &arguments.files {
-        probes.extend(arguments.form.open(file)?);
-    }
+    let files = arguments.files.iter().map(|file| arguments.form.open(file));
+    let probes = files.collect::<Result<Vec<_>, _>>()?.into_iter().flatten();
     let output = arguments.client.output;
-    let mut client = IdentificationServiceClient::new(arguments.client.connect().await?);
+    let client = arguments.client.client_waiting(Duration::from_millis(arguments.wait_ms.into()))?;
     let (mut found, mut incomplete, mut failed) = (false, false, false);
     for (number, probe) in (1..).zip(probes) {
         let probe = match probe {
@@ -104,16 +101,15 @@ pub(crate) async fn identify(arguments: IdentifyArguments) -> anyhow::Result<Exi
             purpose: arguments.purpose.clone(),
             wait_ms: arguments.wait_ms,
         };
-        match client.identify(traced(request)).await.map_err(CallFailed::from)?.into_inner().outcome {
-            Some(identify_response::Outcome::Complete(complete)) => {
+        match client.identify(request).await? {
+            Identification::Complete(complete) => {
                 found |= complete.candidates_total > 0;
                 show_complete(&name, &complete, output)?;
             }
-            Some(identify_response::Outcome::Incomplete(missing)) => {
+            Identification::Incomplete { missing_shards } => {
                 incomplete = true;
-                show_incomplete(&name, &missing, output)?;
+                show_incomplete(&name, &missing_shards, output)?;
             }
-            None => anyhow::bail!("probe {name}: the answer has a kind of outcome that this client does not know"),
         }
     }
     Ok(match (failed, incomplete, found) {
@@ -152,14 +148,13 @@ fn show_complete(name: &str, complete: &CompleteIdentification, output: Output) 
     Ok(())
 }
 
-fn show_incomplete(name: &str, incomplete: &IncompleteIdentification, output: Output) -> anyhow::Result<()> {
+fn show_incomplete(name: &str, missing_shards: &[u32], output: Output) -> anyhow::Result<()> {
     if output == Output::Json {
-        return output::json(&json!({ "probe": name, "missing_shards": incomplete.missing_shards }));
+        return output::json(&json!({ "probe": name, "missing_shards": missing_shards }));
     }
     output::line(format!(
-        "probe {}: nothing can be concluded, shards {:?} did not answer; try again, and see `semel status`",
+        "probe {}: nothing can be concluded, shards {missing_shards:?} did not answer; try again, and see `semel status`",
         output::escaped(name),
-        incomplete.missing_shards
     ));
     Ok(())
 }
@@ -169,13 +164,12 @@ pub(crate) async fn verify(arguments: VerifyArguments) -> anyhow::Result<Exit> {
     let mut records = arguments.form.open(&arguments.file)?;
     let probe = records.next().ok_or_else(|| UsageError(format!("{}: holds no record", arguments.file.display())))?;
     let probe = probe.map_err(|bad| UsageError(bad.to_string()))?;
-    let mut client = IdentificationServiceClient::new(arguments.client.connect().await?);
     let request = VerifyRequest {
         gallery: arguments.gallery,
         enrolment_id: arguments.enrolment_id,
         references: probe.references,
     };
-    let answer = client.verify(traced(request)).await.map_err(CallFailed::from)?.into_inner();
+    let answer = arguments.client.client()?.verify(request).await?;
     show_verification(&answer, arguments.client.output)?;
     Ok(if answer.threshold_reached { Exit::Done } else { Exit::Failed })
 }

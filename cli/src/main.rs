@@ -66,11 +66,11 @@ enum Command {
 
 fn main() -> ExitCode {
     let Arguments { trace, command } = Arguments::parse();
-    let outcome = run(trace, command);
-    match outcome {
+    match run(trace, command) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            output::error(format_args!("{error:#}"));
+            let advice = connect::advice(&error).map_or_else(String::new, |advice| format!("; {advice}"));
+            output::error(format_args!("{error:#}{advice}"));
             Exit::of(&error).into()
         }
     }

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use clap::Args;
 use semel_files::names;
-use semel_proto::v1::cluster_service_client::ClusterServiceClient;
-use semel_proto::v1::{GetClusterStatusRequest, GetClusterStatusResponse, ReplicaRole, ReplicaStatus, ShardStatus};
+use semel_proto::v1::{GetClusterStatusResponse, ReplicaRole, ReplicaStatus, ShardStatus};
 
-use crate::connect::{CallFailed, ClientArguments};
+use crate::connect::ClientArguments;
 use crate::document;
 use crate::exit::{EXIT_CODES, Exit};
 use crate::output::{self, Cell, Output, Page, grouped};
@@ -66,9 +65,7 @@ pub(crate) async fn run(arguments: StatusArguments) -> anyhow::Result<Exit> {
     if let Some(every) = arguments.watch {
         return watch::run(arguments.client, every, arguments.shards).await;
     }
-    let mut client = ClusterServiceClient::new(arguments.client.connect().await?);
-    let answer = client.get_cluster_status(GetClusterStatusRequest {}).await.map_err(CallFailed::from)?;
-    let status = answer.into_inner();
+    let status = arguments.client.client()?.status().await?;
     match arguments.client.output {
         Output::Json => output::json(&document::status(&status))?,
         Output::Table => page(&status, arguments.shards).show(),

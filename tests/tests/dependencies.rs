@@ -52,6 +52,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("semel-coordinator-wire", &["semel-proto", "semel-index", "semel-raft", "semel-workflow"]),
+    ("semel-client", &["semel-proto"]),
     ("semel-files", &["semel-proto"]),
     ("semel-population", &["semel-index"]),
     ("semel-sandbox", &["semel-proto", "semel-node", "semel-coordinator"]),
@@ -60,6 +61,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "semel-proto",
             "semel-telemetry",
+            "semel-client",
             "semel-files",
             "semel-index",
             "semel-node",

@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use semel_client::{CallError, Client};
 use semel_population::Row;
 use semel_proto::v1::{Case, GetClusterStatusResponse, ListCasesRequest};
 use semel_sandbox::{Sandbox, SandboxError, wait_until};
 
 use super::sets::Set;
-use crate::connect::CallFailed;
 
 /// How long obligations and replicas may take to come to rest.
 const AT_REST_WITHIN: Duration = Duration::from_secs(60);
@@ -77,12 +77,12 @@ impl Cases {
 }
 
 /// Reads every case of a set's gallery.
-pub(super) async fn cases(sandbox: &Sandbox, set: &Set, reviewed: &HashSet<(Row, Row)>) -> Result<Cases, CallFailed> {
+pub(super) async fn cases(client: &Client, set: &Set, reviewed: &HashSet<(Row, Row)>) -> Result<Cases, CallError> {
     let mut all: Vec<Case> = Vec::new();
     let mut page_token = String::new();
     loop {
         let request = ListCasesRequest { gallery: set.gallery.to_owned(), page_size: PAGE, page_token };
-        let page = sandbox.cases().list_cases(request).await?.into_inner();
+        let page = client.cases(request).await?;
         all.extend(page.cases);
         if page.next_page_token.is_empty() {
             break;

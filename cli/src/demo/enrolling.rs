@@ -6,17 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
+use semel_client::{Answer, Client, Outcome};
 use semel_population::Row;
 use semel_proto::v1::{EnrolRequest, Enrolment, EnrolmentState};
 use tokio::sync::{Barrier, watch};
 
 use super::sets::{Set, Step};
-use crate::connect::Addresses;
-use crate::enrol::stream::{Answer, Bounds, Ending, enrol_all};
 use crate::output::Progress;
-
-/// Times that an enrolment is sent before its trouble counts as its answer.
-const ATTEMPTS_MAX: u32 = 20;
 
 /// Candidates of a saturated verdict that get a case each; one cluster case stands for all of them.
 const SATURATED_CASES: usize = 16;
@@ -88,7 +84,7 @@ impl Enrolled {
 /// Enrols the set with two clients of `in_flight` each; `answers` counts as they come.
 pub(super) async fn enrol(
     set: &Set,
-    addresses: &Addresses,
+    client: &Client,
     shards: u32,
     in_flight: usize,
     answers: &watch::Sender<usize>,
@@ -96,7 +92,7 @@ pub(super) async fn enrol(
 ) -> anyhow::Result<Enrolled> {
     let seen = RefCell::new(Vec::with_capacity(set.len()));
     let flagged = RefCell::new(0_u64);
-    let answered = |answer: Answer| {
+    let answered = |answer: Answer<Row>| {
         let seen_now = see(set, shards, answer);
         let possible =
             matches!(&seen_now.recorded, Ok(recorded) if recorded.state == EnrolmentState::PossibleDuplicate);
@@ -105,16 +101,12 @@ pub(super) async fn enrol(
         answers.send_modify(|count| *count += 1);
         progress.borrow_mut().advance(|| format!("{} possible duplicates", flagged.borrow()));
     };
-    let bounds = Bounds { in_flight, attempts_max: ATTEMPTS_MAX };
     let started = Instant::now();
     let (first, second) = shares(&set.steps);
-    let (one, other) = tokio::join!(
-        enrol_all(addresses.clone(), requests(set, first), bounds, answered),
-        enrol_all(addresses.clone(), requests(set, second), bounds, answered),
-    );
+    let one = client.enrol_all(requests(set, first), in_flight);
+    let other = client.enrol_all(requests(set, second), in_flight);
+    futures::stream::select(one, other).for_each(|answer| std::future::ready(answered(answer))).await;
     progress.borrow_mut().finish();
-    one?;
-    other?;
     Ok(Enrolled { seen: seen.into_inner(), started, ended: Instant::now() })
 }
 
@@ -138,29 +130,32 @@ fn shares(steps: &[Step]) -> (Vec<Turn>, Vec<Turn>) {
     (first, second)
 }
 
-fn requests(set: &Set, turns: Vec<Turn>) -> impl Stream<Item = EnrolRequest> + Unpin {
+fn requests(set: &Set, turns: Vec<Turn>) -> impl Stream<Item = (Row, EnrolRequest)> {
     let request = async move |(row, barrier): Turn| {
         if let Some(barrier) = barrier {
             barrier.wait().await;
         }
-        set.request(row)
+        (row, set.request(row))
     };
-    Box::pin(futures::stream::iter(turns).then(request))
+    futures::stream::iter(turns).then(request)
 }
 
-fn see(set: &Set, shards: u32, answer: Answer) -> Seen {
-    let recorded = match answer.ending {
-        Ending::Settled(enrolment) => Ok(recorded(set, shards, &enrolment)),
-        Ending::Inconclusive(inconclusive) => Err(format!("no verdict yet: waits for {}", inconclusive.reason)),
-        Ending::Refused(error) => Err(error.to_string()),
+fn see(set: &Set, shards: u32, answer: Answer<Row>) -> Seen {
+    let recorded = match answer.result {
+        Ok(outcome) if outcome.is_final() => Ok(recorded(set, shards, outcome.enrolment())),
+        Ok(Outcome::Inconclusive { missing_shards, .. }) => {
+            Err(format!("no verdict yet: shards {missing_shards:?} are silent"))
+        }
+        Ok(_) => Err("no verdict yet".to_owned()),
+        Err(error) => Err(error.to_string()),
     };
     Seen {
-        row: set.row_of(&answer.enrolment_id).expect("only rows of the set are sent"),
+        row: answer.tag,
         sent: answer.sent,
         answered: answer.answered,
-        attempts: answer.attempts,
-        inconclusive: answer.inconclusive,
-        errors: answer.errors,
+        attempts: answer.course.attempts,
+        inconclusive: answer.course.inconclusive,
+        errors: answer.course.errors,
         recorded,
     }
 }

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use console::Term;
 use futures::future::join_all;
-use semel_proto::v1::cluster_service_client::ClusterServiceClient;
-use semel_proto::v1::{GetClusterStatusRequest, GetClusterStatusResponse, ReplicaRole, ShardStatus};
+use semel_client::{CallError, Client, InvalidAddress, Settings};
+use semel_proto::v1::{GetClusterStatusResponse, ReplicaRole, ShardStatus};
 use serde_json::json;
-use tonic::transport::Channel;
 
 use super::rates::{History, Rates};
 use super::{add_galleries, add_nodes, add_shards, headline, leader, mebibytes, short, yes};
-use crate::connect::{CallFailed, ClientArguments, connect_lazily};
+use crate::connect::ClientArguments;
 use crate::document;
 use crate::exit::{Exit, UsageError};
 use crate::output::{self, Output, Page, grouped};
@@ -31,7 +30,7 @@ const SHARDS_SHOWN: usize = 12;
 pub(super) async fn run(client: ClientArguments, every: Duration, shards: bool) -> anyhow::Result<Exit> {
     let mut coordinators = Coordinators::default();
     for address in &client.address {
-        coordinators.add(address).map_err(|reason| UsageError(format!("--address {address}: {reason}")))?;
+        coordinators.add(address).map_err(|error| UsageError(format!("--address: {error}")))?;
     }
     let mut view = View::new(client.output, shards, every);
     let mut looks = tokio::time::interval(every);
@@ -39,8 +38,7 @@ pub(super) async fn run(client: ClientArguments, every: Duration, shards: bool) 
     let watching = async {
         loop {
             looks.tick().await;
-            let look = coordinators.ask(every.max(ANSWER_WITHIN)).await;
-            view.take(look)?;
+            view.take(coordinators.ask().await)?;
         }
     };
     tokio::select! {
@@ -49,10 +47,10 @@ pub(super) async fn run(client: ClientArguments, every: Duration, shards: bool) 
     }
 }
 
-/// The coordinators that are asked, in order of preference, with a connection to each.
+/// The coordinators that are asked, in order of preference. A client for each: who answers is part of what is shown.
 #[derive(Default)]
 struct Coordinators {
-    known: Vec<(String, Channel)>,
+    known: Vec<(String, Client)>,
     /// The one that answered last: its counts are comparable with its own.
     preferred: Option<String>,
 }
@@ -66,25 +64,25 @@ struct Look {
 }
 
 impl Coordinators {
-    fn add(&mut self, address: &str) -> Result<(), String> {
+    fn add(&mut self, address: &str) -> Result<(), InvalidAddress> {
         let known = self.known.iter().any(|(known, _)| known == address);
         if !known && self.known.len() < COORDINATORS_MAX {
-            self.known.push((address.to_owned(), connect_lazily(address)?));
+            let patience =
+                Settings { deadline: ANSWER_WITHIN, unreachable_after: Duration::ZERO, ..Settings::default() };
+            self.known.push((address.to_owned(), Client::new([address], patience)?));
         }
         Ok(())
     }
 
     /// Asks all of them at once. The answer shown is of the one that answered last time, else of the first that did now.
-    async fn ask(&mut self, within: Duration) -> Look {
-        let asking = self.known.iter().map(|(address, channel)| async move {
-            let mut client = ClusterServiceClient::new(channel.clone());
-            let answer = tokio::time::timeout(within, client.get_cluster_status(GetClusterStatusRequest {})).await;
-            let answer = match answer {
-                Ok(Ok(answer)) => Ok(answer.into_inner()),
-                Ok(Err(status)) => Err(CallFailed::from(status).message),
-                Err(_) => Err("no answer in time".to_owned()),
+    async fn ask(&mut self) -> Look {
+        let asking = self.known.iter().map(|(address, client)| async move {
+            let reason = |error| match error {
+                CallError::Refused { message, .. } | CallError::Unanswered { message, .. } => message,
+                // There is one, and its address is told anyway.
+                CallError::Unreachable { .. } => "cannot be reached".to_owned(),
             };
-            (address.clone(), answer)
+            (address.clone(), client.status().await.map_err(reason))
         });
         let answers = join_all(asking).await;
         let outcome =

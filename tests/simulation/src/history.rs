@@ -223,7 +223,7 @@ pub struct CaseSeen {
 }
 
 /// The rows of one replica at one applied index.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReplicaSeen {
     /// Its group: a shard's number, or another number for the coordinators' group.
     pub group: u64,

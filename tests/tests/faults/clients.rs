@@ -30,7 +30,7 @@ const PEOPLE: u32 = 100_000;
 /// Stations that enrol at once.
 const STATIONS: usize = 8;
 /// A station takes the next person this long after the one before, or once that one has a verdict.
-const PACE: Duration = Duration::from_millis(100);
+pub(crate) const PACE: Duration = Duration::from_millis(100);
 /// How often one person is captured at most.
 const CAPTURES_MAX: u32 = 4;
 /// Of people captured again: how far back they may be.
@@ -117,8 +117,8 @@ impl Clients {
     }
 
     /// Sets the stations to work. Each ends, once stopped, when the people it has begun with have their verdicts.
-    pub(crate) fn start(self: &Arc<Self>) -> Vec<tokio::task::JoinHandle<()>> {
-        (0..STATIONS).map(|number| tokio::spawn(Arc::clone(self).station(number))).collect()
+    pub(crate) fn start(self: &Arc<Self>, pace: Duration) -> Vec<tokio::task::JoinHandle<()>> {
+        (0..STATIONS).map(|number| tokio::spawn(Arc::clone(self).station(number, pace))).collect()
     }
 
     pub(crate) fn stop(&self) {
@@ -139,10 +139,10 @@ impl Clients {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn station(self: Arc<Self>, number: usize) {
+    async fn station(self: Arc<Self>, number: usize, pace: Duration) {
         let mut chance = ChaCha8Rng::seed_from_u64(self.seed);
         chance.set_stream(number as u64 + 1);
-        let mut pace = tokio::time::interval(PACE);
+        let mut pace = tokio::time::interval(pace);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.stopping.load(Ordering::Relaxed) {
             pace.tick().await;

@@ -1,8 +1,9 @@
 //! A cluster under load, on a network of its own: its servers one by one, and waiting for what becomes of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,10 +15,11 @@ use semel_simulation::history::ReplicaSeen;
 use tonic::transport::Channel;
 
 use crate::binary::child_processes;
-use crate::clients::{Clients, Coordinators, GALLERY};
+use crate::clients::{Clients, GALLERY};
 use crate::machine::{Folder, Volume};
 use crate::network::Network;
 use crate::people::{DIMENSION, THRESHOLD};
+use crate::scenario::Scenario;
 
 pub(crate) const NODES: usize = 3;
 pub(crate) const COORDINATORS: usize = 3;
@@ -63,21 +65,16 @@ pub(crate) struct Cluster {
     pub(crate) volume: Option<Volume>,
     pub(crate) chance: ChaCha8Rng,
     pub(crate) clients: Arc<Clients>,
-    pub(crate) watched: Arc<Mutex<Vec<ReplicaSeen>>>,
+    pub(crate) watched: Arc<Mutex<BTreeSet<ReplicaSeen>>>,
     // Declared last, hence dropped last: servers end, then the network and the volume go, then the folder.
     pub(crate) folder: Folder,
 }
 
 impl Cluster {
-    /// Starts the cluster; the first node's data lies on a volume of `volume_bytes`, if that is given.
-    pub(crate) async fn start(
-        network: Network,
-        coordinators: Coordinators,
-        volume_bytes: Option<u64>,
-        seed: u64,
-    ) -> Self {
+    /// Starts the cluster as the scenario wants it.
+    pub(crate) async fn start(network: Network, scenario: &Scenario, seed: u64) -> Self {
         let folder = Folder::new();
-        let volume = volume_bytes.map(|bytes| Volume::mount(folder.path().join("node-1"), bytes));
+        let volume = scenario.volume_bytes.map(|bytes| Volume::mount(folder.path().join("node-1"), bytes));
         let volume = volume.transpose().unwrap_or_else(|refused| panic!("{refused}"));
         let launch = |server: Server| Launch {
             listen: Some(SocketAddr::new(network.address(server.place()), PORT)),
@@ -88,8 +85,11 @@ impl Cluster {
             .nodes(NODES)
             .coordinators(COORDINATORS)
             .shards(SHARDS)
-            .engine("exact")
             .data_dir(folder.path());
+        builder = match scenario.seal_at {
+            Some(references) => builder.node_settings(move |node| node.seal_at_references = references),
+            None => builder.engine("exact"),
+        };
         for server in Server::all() {
             builder = match server {
                 Server::Node(number) => builder.launch_node(number, launch(server)),
@@ -102,7 +102,7 @@ impl Cluster {
         sandbox.galleries().create_gallery(requests::gallery(GALLERY, policy)).await.expect("the gallery is created");
         let channels = (0..COORDINATORS).map(|number| sandbox.channel(number)).collect();
         Self {
-            clients: Arc::new(Clients::new(seed, channels, coordinators)),
+            clients: Arc::new(Clients::new(seed, channels, scenario.coordinators)),
             chance: ChaCha8Rng::seed_from_u64(seed),
             watched: Arc::default(),
             sandbox,
@@ -114,6 +114,15 @@ impl Cluster {
 
     pub(crate) fn channels(&self) -> Vec<Channel> {
         (0..COORDINATORS).map(|number| self.sandbox.channel(number)).collect()
+    }
+
+    /// The folder of a server's data.
+    pub(crate) fn data_of(&self, server: Server) -> PathBuf {
+        let name = match server {
+            Server::Node(number) => format!("node-{}", number + 1),
+            Server::Coordinator(number) => format!("coordinator-{}", number + 1),
+        };
+        self.folder.path().join(name)
     }
 
     pub(crate) async fn kill(&self, server: Server) {

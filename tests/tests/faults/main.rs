@@ -27,3 +27,4 @@ mod links;
 mod disks;
 mod clocks;
 mod memory;
+mod soak;

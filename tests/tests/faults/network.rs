@@ -60,6 +60,12 @@ impl Network {
         ["ip", "netns", "exec", &namespace(number)].map(str::to_owned).to_vec()
     }
 
+    /// The processes that run in a namespace.
+    pub(crate) fn processes(number: usize) -> Vec<u32> {
+        let listed = command(&["ip", "netns", "pids", &namespace(number)]).unwrap_or_default();
+        listed.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
     /// Drops packets from some namespaces to one, and no others: the other direction stays.
     pub(crate) fn cut(&self, from: &[usize], to: usize) {
         let from: Vec<String> = from.iter().map(|&number| self.address(number).to_string()).collect();

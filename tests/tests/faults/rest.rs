@@ -1,6 +1,7 @@
 //! The end of a scenario: when a cluster rests, what it then has on record, and what its replicas showed meanwhile.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -116,13 +117,13 @@ impl Cluster {
     }
 
     /// Every state of a replica that was seen.
-    pub(crate) fn watched(&self) -> MutexGuard<'_, Vec<ReplicaSeen>> {
+    pub(crate) fn watched(&self) -> MutexGuard<'_, BTreeSet<ReplicaSeen>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Looks at the replicas through one coordinator after another for as long as it is let.
-pub(crate) async fn watch(channels: Vec<Channel>, watched: Arc<Mutex<Vec<ReplicaSeen>>>) {
+pub(crate) async fn watch(channels: Vec<Channel>, watched: Arc<Mutex<BTreeSet<ReplicaSeen>>>) {
     let mut every = tokio::time::interval(WATCH_EVERY);
     for channel in channels.iter().cycle() {
         every.tick().await;
@@ -131,11 +132,7 @@ pub(crate) async fn watch(channels: Vec<Channel>, watched: Arc<Mutex<Vec<Replica
         // A coordinator that is down or paused shows nothing.
         if let Ok(Ok(status)) = asked.await {
             let mut watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
-            for replica in seen::replicas(status.get_ref()) {
-                if !watched.contains(&replica) {
-                    watched.push(replica);
-                }
-            }
+            watched.extend(seen::replicas(status.get_ref()));
         }
     }
 }

@@ -4,12 +4,13 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use semel_index::ShardCount;
 use semel_simulation::checkers::{CHECKERS, judge};
 use semel_simulation::history::{AtRest, History};
 
-use crate::clients::Coordinators;
+use crate::clients::{Coordinators, PACE};
 use crate::cluster::{AT_MOST, COORDINATORS, Cluster, NODES, SHARDS};
 use crate::machine::{self, Refused, say};
 use crate::network::Network;
@@ -24,15 +25,26 @@ const SATURATED_CASES_MAX: usize = 16;
 pub(crate) struct Scenario {
     name: &'static str,
     seed: u64,
-    coordinators: Coordinators,
+    pub(crate) coordinators: Coordinators,
     programs: &'static [&'static str],
-    volume_bytes: Option<u64>,
+    pub(crate) volume_bytes: Option<u64>,
+    pace: Duration,
+    /// The size of a sealed segment; `None` = nothing is sealed.
+    pub(crate) seal_at: Option<usize>,
 }
 
 impl Scenario {
     /// A scenario in which anybody may die, under `seed` unless `SEED` gives another. Named as its test.
     pub(crate) fn new(name: &'static str, seed: u64) -> Self {
-        Self { name, seed, coordinators: Coordinators::MayDie, programs: &[], volume_bytes: None }
+        Self {
+            name,
+            seed,
+            coordinators: Coordinators::MayDie,
+            programs: &[],
+            volume_bytes: None,
+            pace: PACE,
+            seal_at: None,
+        }
     }
 
     /// Only nodes are touched.
@@ -43,6 +55,16 @@ impl Scenario {
     /// Programs it runs beside those of the network.
     pub(crate) fn runs(self, programs: &'static [&'static str]) -> Self {
         Self { programs, ..self }
+    }
+
+    /// A station takes somebody every so often.
+    pub(crate) fn paced(self, pace: Duration) -> Self {
+        Self { pace, ..self }
+    }
+
+    /// Catalogues seal segments of so many references, with the nodes' own engine.
+    pub(crate) fn sealing_at(self, references: usize) -> Self {
+        Self { seal_at: Some(references), ..self }
     }
 
     /// The first node's data lies on a volume of so many bytes.
@@ -79,8 +101,8 @@ fn run_on(network: Network, scenario: &Scenario, faults: impl AsyncFnOnce(&mut C
     let runtime = runtime.worker_threads(2).enable_all().build().expect("a runtime starts");
     runtime.block_on(async {
         println!("SEED={seed} cargo test --test faults {}", scenario.name);
-        let mut cluster = Cluster::start(network, scenario.coordinators, scenario.volume_bytes, seed).await;
-        let stations = cluster.clients.start();
+        let mut cluster = Cluster::start(network, scenario, seed).await;
+        let stations = cluster.clients.start(scenario.pace);
         let watcher = tokio::spawn(rest::watch(cluster.channels(), Arc::clone(&cluster.watched)));
         cluster.verdicts(20).await;
         let injected = faults(&mut cluster).await;
@@ -107,7 +129,7 @@ fn history(cluster: &Cluster, at_rest: AtRest) -> History {
         calls,
         policies: Vec::new(),
         watched: None,
-        replicas: cluster.watched().clone(),
+        replicas: cluster.watched().iter().cloned().collect(),
         at_rest,
         reaching: book.mates(),
         saturated_cases_max: SATURATED_CASES_MAX,
