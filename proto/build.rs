@@ -15,6 +15,7 @@ const FILES: &[&str] = &[
     "semel/internal/v1/shard.proto",
     "semel/internal/v1/membership.proto",
     "semel/internal/v1/raft.proto",
+    "semel/internal/v1/snapshot.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -29,6 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ".semel.v1.BinaryCode",
             ".semel.internal.v1.CanonicalReference",
             ".semel.internal.v1.Envelope",
+            ".semel.internal.v1.SnapshotChunk",
         ])
         .compile_fds(descriptors)?;
     Ok(())

@@ -2,9 +2,22 @@
 
 use semel_files::names;
 use semel_proto::v1::{
-    Candidate, Case, Comparison, Coverage, Enrolment, GetClusterStatusResponse, ReplicaStatus, ShardStatus, Verdict,
+    Candidate, Case, Comparison, Coverage, Enrolment, GetClusterStatusResponse, ReplicaMove, ReplicaStatus,
+    ShardStatus, Verdict,
 };
 use serde_json::{Value, json};
+
+pub(crate) fn replica_move(moving: &ReplicaMove) -> Value {
+    json!({
+        "shard": moving.shard,
+        "from_node": moving.from_node,
+        "to_node": moving.to_node,
+        "from_replica": moving.from_replica,
+        "to_replica": moving.to_replica,
+        "state": names::move_state(moving.state()),
+        "lag": moving.lag,
+    })
+}
 
 pub(crate) fn comparison(comparison: &Comparison) -> Value {
     json!({

@@ -1,6 +1,8 @@
 //! `semel`: one binary for nodes, coordinators, local clusters and everything an operator or integrator types.
 
+mod bench;
 mod cases;
+mod cluster;
 mod connect;
 mod demo;
 mod document;
@@ -62,6 +64,8 @@ enum Command {
     Verify(identify::VerifyArguments),
     Cases(cases::CasesArguments),
     Status(status::StatusArguments),
+    Bench(bench::BenchArguments),
+    Cluster(cluster::ClusterArguments),
 }
 
 fn main() -> ExitCode {
@@ -93,6 +97,8 @@ fn run(trace: bool, command: Command) -> anyhow::Result<Exit> {
         Command::Verify(verify) => wait(identify::verify(verify)),
         Command::Cases(cases) => wait(cases::run(cases)),
         Command::Status(status) => wait(status::run(status)),
+        Command::Bench(bench) => wait(bench::run(bench)),
+        Command::Cluster(cluster) => wait(cluster::run(cluster)),
     }
 }
 

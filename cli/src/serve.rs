@@ -85,6 +85,18 @@ struct NodeFlags {
     #[arg(long, value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     request_bytes_max: Option<usize>,
+    /// Log entries that each shard keeps, 100 to 10000000; a replica that lacks older ones is sent all rows. [default: 20000]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_entries_max: Option<u64>,
+    /// The rate at which rows are sent to replicas that are new or far behind, 65536 to 10000000000. [default: 67108864]
+    #[arg(long, value_name = "BYTES_PER_SECOND")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot_bytes_per_second: Option<u64>,
+    /// What rows that come in leave free on the disk: a full disk stops the node's replicas. [default: 268435456]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_reserve_bytes: Option<u64>,
 }
 
 /// Runs a coordinator.
@@ -171,6 +183,10 @@ struct CoordinatorFlags {
     #[arg(long, value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     request_bytes_max: Option<usize>,
+    /// Log entries that the coordinators' group keeps, 100 to 10000000. [default: 20000]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_entries_max: Option<u64>,
 }
 
 fn wrong_setting(error: impl ToString) -> UsageError {

@@ -1,16 +1,25 @@
-//! `ClusterService`: the status of the cluster, from the metadata and the nodes' last reports.
+//! `ClusterService`: the status of the cluster, from the metadata and the nodes' last reports, and what operators ask to be moved.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use semel_index::ShardId;
 use semel_proto::internal::v1::ReplicaReport;
 use semel_proto::v1 as public;
 use semel_proto::v1::cluster_service_server::ClusterService;
-use semel_workflow::{MetadataView, NodeId, ShardPlacement};
+use semel_workflow::{
+    MOVES_MAX, MetadataCommand, MetadataReceipt, MetadataView, MoveState, NodeId, ReplicaMove, ShardPlacement,
+    plan_drain,
+};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::front::Front;
+use crate::metadata::refused;
+use crate::moves;
 use crate::routes::{LIVE_WITHIN, LastReport};
+use crate::status::ClientError;
 
 /// Serves the cluster's status.
 pub(crate) struct ClusterServer {
@@ -36,7 +45,7 @@ pub(crate) fn status(front: &Front) -> public::GetClusterStatusResponse {
         leader: Some(coordinator.id) == leader,
     });
     let shards: Vec<public::ShardStatus> =
-        view.shard_map().values().map(|placement| shard(placement, &reports)).collect();
+        view.shard_map().values().map(|placement| shard(&view, placement, &reports)).collect();
     let ready = !shards.is_empty() && shards.iter().all(is_led);
     public::GetClusterStatusResponse {
         cluster_id: view.cluster().map(|cluster| cluster.cluster_id.to_string()).unwrap_or_default(),
@@ -73,15 +82,127 @@ fn nodes(view: &MetadataView, reports: &Reports) -> Vec<public::NodeStatus> {
     nodes.collect()
 }
 
+/// How long the metadata group may take over what an operator asks.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// The fewest digits that name a node.
+const DIGITS_MIN: usize = 4;
+
+impl ClusterServer {
+    async fn current(&self) -> Result<Arc<MetadataView>, ClientError> {
+        Ok(self.front.metadata.current(Instant::now() + ANSWER_WITHIN).await?)
+    }
+
+    async fn record(&self, command: &MetadataCommand) -> Result<MetadataReceipt, ClientError> {
+        let receipt = self.front.metadata.propose(command, Instant::now() + ANSWER_WITHIN).await?;
+        refused(receipt).map_err(ClientError::MetadataRefused)
+    }
+
+    async fn start(&self, shard: ShardId, from: NodeId, to: NodeId) -> Result<ReplicaMove, ClientError> {
+        match self.record(&MetadataCommand::StartMove { shard, from, to }).await? {
+            MetadataReceipt::Move(moving) => Ok(moving),
+            receipt => unreachable!("a move is answered with a move, not with {receipt:?}"),
+        }
+    }
+
+    async fn move_replica(&self, request: &public::MoveReplicaRequest) -> Result<ReplicaMove, ClientError> {
+        let view = self.current().await?;
+        let from = named(&view, "from_node", &request.from_node)?;
+        let to = named(&view, "to_node", &request.to_node)?;
+        if !self.front.nodes.routes.is_live(to.0) {
+            return Err(ClientError::NodeNotLive(to.to_string()));
+        }
+        self.start(ShardId(request.shard), from, to).await
+    }
+
+    async fn drain(&self, request: &public::DrainNodeRequest) -> Result<public::DrainNodeResponse, ClientError> {
+        let view = self.current().await?;
+        let drained = named(&view, "node", &request.node)?;
+        let routes = &self.front.nodes.routes;
+        let live: Vec<NodeId> = view.nodes().map(|node| node.node_id).filter(|node| routes.is_live(node.0)).collect();
+        let mut moves: Vec<ReplicaMove> = view.moves().filter(|moving| moving.from.node == drained).copied().collect();
+        let plan = plan_drain(&view, drained, &live);
+        let room = MOVES_MAX.saturating_sub(view.moves().count());
+        let stuck = plan.iter().find(|(_, taker)| taker.is_none()).map(|(shard, _)| *shard);
+        for (shard, to) in plan.into_iter().filter_map(|(shard, taker)| Some((shard, taker?))).take(room) {
+            match self.start(shard, drained, to).await {
+                Ok(begun) => moves.push(begun),
+                // Somebody else begins moves too; the next call sees what they left.
+                Err(ClientError::MetadataRefused(refusal)) => {
+                    tracing::debug!(shard = shard.0, %refusal, "replica not moved yet");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let (true, Some(shard)) = (moves.is_empty(), stuck) {
+            return Err(ClientError::NowhereToMove { shard: shard.0 });
+        }
+        let replicas_left = view.shards_of(drained).count() as u32;
+        let moves = moves.iter().map(|moving| self.shown(moving)).collect();
+        Ok(public::DrainNodeResponse { node_id: drained.to_string(), replicas_left, moves })
+    }
+
+    async fn remove(&self, request: &public::RemoveNodeRequest) -> Result<NodeId, ClientError> {
+        let view = self.current().await?;
+        let node_id = named(&view, "node", &request.node)?;
+        if self.front.nodes.routes.is_live(node_id.0) {
+            return Err(ClientError::NodeLive(node_id.to_string()));
+        }
+        self.record(&MetadataCommand::RemoveNode { node_id }).await?;
+        tracing::info!(node = %node_id, "node removed");
+        Ok(node_id)
+    }
+
+    fn shown(&self, moving: &ReplicaMove) -> public::ReplicaMove {
+        public::ReplicaMove {
+            shard: moving.shard.0,
+            from_node: moving.from.node.to_string(),
+            to_node: moving.to.node.to_string(),
+            from_replica: moving.from.replica.get(),
+            to_replica: moving.to.replica.get(),
+            state: match moving.state {
+                MoveState::Learning => public::MoveState::Learning,
+                MoveState::Replacing => public::MoveState::Replacing,
+                MoveState::Cancelling => public::MoveState::Cancelling,
+            }
+            .into(),
+            lag: moves::lag(&self.front.nodes.routes, moving).unwrap_or(0),
+        }
+    }
+}
+
+/// The node that an operator names: by its address, or by digits that only its id begins with.
+fn named(view: &MetadataView, field: &'static str, name: &str) -> Result<NodeId, ClientError> {
+    let by_address = view.nodes().find(|node| !name.is_empty() && node.address == name);
+    if let Some(node) = by_address {
+        return Ok(node.node_id);
+    }
+    let digits = name.len() >= DIGITS_MIN && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !digits {
+        let reason = format!("`{name}` is neither an address of a node nor at least {DIGITS_MIN} digits of its id");
+        return Err(ClientError::field(field, reason));
+    }
+    let lower = name.to_ascii_lowercase();
+    let mut begins = view.nodes().filter(|node| node.node_id.to_string().starts_with(&lower));
+    match (begins.next(), begins.next()) {
+        (Some(node), None) => Ok(node.node_id),
+        (Some(_), Some(_)) => {
+            Err(ClientError::field(field, format!("several nodes begin with `{name}`; give more digits")))
+        }
+        (None, _) => Err(ClientError::NoSuchNode(name.to_owned())),
+    }
+}
+
 /// A node's last word on a shard, while it is fresh.
 fn reported(reports: &Reports, node: NodeId, shard: u32) -> Option<&ReplicaReport> {
     let report = reports.get(&node.0).filter(|report| report.at.elapsed() < LIVE_WITHIN)?;
     report.replicas.iter().find(|replica| replica.shard == shard)
 }
 
-fn shard(placement: &ShardPlacement, reports: &Reports) -> public::ShardStatus {
+fn shard(view: &MetadataView, placement: &ShardPlacement, reports: &Reports) -> public::ShardStatus {
     let number = placement.shard.0;
-    let known: Vec<_> = placement.voters.iter().map(|voter| (voter, reported(reports, voter.node, number))).collect();
+    let joining = view.move_of(placement.shard).map(|moving| &moving.to);
+    let replicas = placement.voters.iter().chain(joining);
+    let known: Vec<_> = replicas.map(|voter| (voter, reported(reports, voter.node, number))).collect();
     let commit = known.iter().filter_map(|(_, report)| report.map(|report| report.commit_index)).max().unwrap_or(0);
     // The replica that has applied most counts; a leader's word wins by being among them.
     let furthest = known
@@ -133,5 +254,45 @@ impl ClusterService for ClusterServer {
         _request: Request<public::GetClusterStatusRequest>,
     ) -> Result<Response<public::GetClusterStatusResponse>, Status> {
         Ok(Response::new(status(&self.front)))
+    }
+
+    async fn move_replica(
+        &self,
+        request: Request<public::MoveReplicaRequest>,
+    ) -> Result<Response<public::MoveReplicaResponse>, Status> {
+        let moving = ClusterServer::move_replica(self, request.get_ref()).await?;
+        Ok(Response::new(public::MoveReplicaResponse { r#move: Some(self.shown(&moving)) }))
+    }
+
+    async fn cancel_move(
+        &self,
+        request: Request<public::CancelMoveRequest>,
+    ) -> Result<Response<public::CancelMoveResponse>, Status> {
+        self.record(&MetadataCommand::CancelMove { shard: ShardId(request.get_ref().shard) }).await?;
+        Ok(Response::new(public::CancelMoveResponse {}))
+    }
+
+    async fn list_moves(
+        &self,
+        _request: Request<public::ListMovesRequest>,
+    ) -> Result<Response<public::ListMovesResponse>, Status> {
+        let view = self.current().await?;
+        let moves = view.moves().map(|moving| self.shown(moving)).collect();
+        Ok(Response::new(public::ListMovesResponse { moves }))
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<public::DrainNodeRequest>,
+    ) -> Result<Response<public::DrainNodeResponse>, Status> {
+        Ok(Response::new(self.drain(request.get_ref()).await?))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<public::RemoveNodeRequest>,
+    ) -> Result<Response<public::RemoveNodeResponse>, Status> {
+        let node_id = self.remove(request.get_ref()).await?.to_string();
+        Ok(Response::new(public::RemoveNodeResponse { node_id }))
     }
 }

@@ -51,6 +51,9 @@ pub struct CoordinatorConfig {
     pub sweep_ms: u64,
     /// The largest request taken, in bytes, 65,536 to 268,435,456.
     pub request_bytes_max: usize,
+    /// Log entries that the coordinators' group keeps, 100 to 10,000,000, before the older half of them goes; a coordinator that lacks
+    /// older ones is sent all rows instead.
+    pub log_entries_max: u64,
 }
 
 impl Default for CoordinatorConfig {
@@ -70,6 +73,7 @@ impl Default for CoordinatorConfig {
             search_attempt_ms: 3_000,
             sweep_ms: 500,
             request_bytes_max: 4 * 1024 * 1024,
+            log_entries_max: 20_000,
         }
     }
 }
@@ -104,6 +108,7 @@ impl CoordinatorConfig {
         settings::within("stream_items_max", self.stream_items_max as u64, 1, 4_096)?;
         settings::within("search_attempt_ms", self.search_attempt_ms, 100, 60_000)?;
         settings::within("sweep_ms", self.sweep_ms, 100, 60_000)?;
+        settings::within("log_entries_max", self.log_entries_max, 100, 10_000_000)?;
         settings::within("request_bytes_max", self.request_bytes_max as u64, 65_536, 268_435_456)
     }
 
@@ -162,5 +167,6 @@ mod tests {
         check(|c| c.search_attempt_ms = 1, Some("search_attempt_ms"));
         check(|c| c.sweep_ms = 1, Some("sweep_ms"));
         check(|c| c.request_bytes_max = 0, Some("request_bytes_max"));
+        check(|c| c.log_entries_max = 1, Some("log_entries_max"));
     }
 }

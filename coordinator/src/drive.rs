@@ -62,7 +62,7 @@ impl Front {
                         let shards: Vec<u32> = shards.iter().map(|shard| shard.0).collect();
                         let (span, _) =
                             searching.get_or_insert_with(|| (traced!("search"), self.metrics.search.start()));
-                        for replies in span.in_scope(|| self.nodes.search(&probe, &shards, searches)) {
+                        for replies in span.in_scope(|| self.nodes.search(&probe, &shards, searches, deadline)) {
                             calls.push(Box::pin(async { replies.await.into_iter().map(searched).collect() }));
                         }
                         searches += 1;

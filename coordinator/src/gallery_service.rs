@@ -37,9 +37,10 @@ fn name_of(name: &str) -> Result<GalleryId, ClientError> {
 fn gallery(receipt: MetadataReceipt) -> Result<public::Gallery, ClientError> {
     match refused(receipt).map_err(ClientError::MetadataRefused)? {
         MetadataReceipt::Gallery(record) => Ok(convert::gallery_of(&record)),
-        MetadataReceipt::Cluster(_) | MetadataReceipt::Done | MetadataReceipt::Refused(_) => {
-            Err(ClientError::MetadataRefused(MetadataRefusal::Malformed))
-        }
+        MetadataReceipt::Cluster(_)
+        | MetadataReceipt::Move(_)
+        | MetadataReceipt::Done
+        | MetadataReceipt::Refused(_) => Err(ClientError::MetadataRefused(MetadataRefusal::Malformed)),
     }
 }
 
@@ -85,15 +86,24 @@ async fn update(
 pub(crate) fn refusal_code(refusal: &MetadataRefusal) -> Code {
     match refusal {
         MetadataRefusal::Malformed => Code::Internal,
-        MetadataRefusal::NotInitialised => Code::Unavailable,
+        MetadataRefusal::NotInitialised | MetadataRefusal::NotPlaced { .. } => Code::Unavailable,
         MetadataRefusal::GalleryExists => Code::AlreadyExists,
         MetadataRefusal::NoSuchGallery | MetadataRefusal::NoSuchNode { .. } => Code::NotFound,
         MetadataRefusal::SpecsChanged => Code::InvalidArgument,
         MetadataRefusal::VersionMismatch { .. } => Code::Aborted,
-        MetadataRefusal::EmptiedVolume { .. } | MetadataRefusal::TooFewNodes { .. } => Code::FailedPrecondition,
+        MetadataRefusal::EmptiedVolume { .. }
+        | MetadataRefusal::TooFewNodes { .. }
+        | MetadataRefusal::NoReplicaThere { .. }
+        | MetadataRefusal::ReplicaThereAlready { .. }
+        | MetadataRefusal::MoveUnderWay { .. }
+        | MetadataRefusal::NoSuchMove { .. }
+        | MetadataRefusal::MoveGivenUp { .. }
+        | MetadataRefusal::MoveTooFar { .. }
+        | MetadataRefusal::NodeInUse { .. } => Code::FailedPrecondition,
         MetadataRefusal::TooManyGalleries { .. }
         | MetadataRefusal::TooManyPolicyVersions { .. }
         | MetadataRefusal::TooManyNodes { .. }
+        | MetadataRefusal::TooManyMoves { .. }
         | MetadataRefusal::ReplicaIdsExhausted => Code::ResourceExhausted,
     }
 }

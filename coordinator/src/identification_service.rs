@@ -73,7 +73,8 @@ async fn identify(
     let mut missing: Vec<ShardId> = shards.all().collect();
     for attempt in 0.. {
         let asked: Vec<u32> = missing.iter().map(|shard| shard.0).collect();
-        let mut replies: FuturesUnordered<_> = front.nodes.search(&probe, &asked, attempt).into_iter().collect();
+        let mut replies: FuturesUnordered<_> =
+            front.nodes.search(&probe, &asked, attempt, deadline).into_iter().collect();
         while let Ok(Some(replies)) = tokio::time::timeout_at(deadline, replies.next()).await {
             replies.into_iter().for_each(|reply| take_in(&mut gather, reply));
         }

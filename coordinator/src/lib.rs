@@ -13,6 +13,7 @@ mod enrolment_service;
 mod drive;
 mod nodes;
 mod routes;
+mod moves;
 mod obligations;
 mod sweep;
 mod identification_service;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use semel_index::ShardId;
 use semel_proto::internal::v1 as wire;
 use semel_proto::internal::v1::membership_service_server::MembershipService;
+use semel_raft::ReplicaId;
 use semel_workflow::{Cluster, MetadataCommand, MetadataRefusal, MetadataView, NodeId};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -37,7 +39,10 @@ impl MembershipServer {
         if cluster_id == own.0 {
             return Ok(());
         }
-        Err(Status::failed_precondition(format!("cluster_id: the volume belongs to another cluster than {own}")))
+        Err(Status::failed_precondition(format!(
+            "cluster_id: the volume belongs to another cluster than {own}: check `coordinators` and `data`; to join this cluster, start \
+             the node on an empty folder"
+        )))
     }
 }
 
@@ -48,32 +53,48 @@ fn node_id(bytes: &[u8]) -> Result<NodeId, Status> {
 fn explain(refusal: &MetadataRefusal) -> Status {
     let advice = match refusal {
         MetadataRefusal::EmptiedVolume { .. } => {
-            "; restore the volume as it was, with its replicas: what they acknowledged must not be forgotten"
+            "; restore the volume as it was, with its replicas: what they acknowledged must not be forgotten. Or empty it altogether: \
+             the node then joins as a new one, and `semel cluster drain` moves the replicas of the old one to others"
         }
         _ => "",
     };
     Status::new(crate::gallery_service::refusal_code(refusal), format!("{refusal}{advice}"))
 }
 
-/// What a node is to host.
+/// What a node is to host: its replicas by the map, and those that are being moved to it.
 fn assignments(view: &MetadataView, node: NodeId) -> Vec<wire::Assignment> {
-    let peer = |voter: &semel_workflow::Voter| {
-        Some(wire::Peer {
-            replica: voter.replica.get(),
-            node_id: Bytes::copy_from_slice(&voter.node.0),
-            address: view.node(voter.node)?.address.clone(),
-        })
+    let peer = |voter: &semel_workflow::Voter| wire::Peer {
+        replica: voter.replica.get(),
+        node_id: Bytes::copy_from_slice(&voter.node.0),
+        address: view.node(voter.node).map(|node| node.address.clone()).unwrap_or_default(),
     };
-    let assigned = view.shards_of(node).filter_map(|placement| {
-        let own = placement.voters.iter().find(|voter| voter.node == node)?;
+    let assigned = view.shard_map().values().filter_map(|placement| {
+        let joining = view.move_of(placement.shard).map(|moving| moving.to);
+        let placed = placement.voters.iter().find(|voter| voter.node == node);
+        let own = placed.copied().or(joining.filter(|joining| joining.node == node))?;
         Some(wire::Assignment {
             shard: placement.shard.0,
             epoch: placement.epoch,
             replica: own.replica.get(),
-            voters: placement.voters.iter().filter_map(peer).collect(),
+            voters: placement.voters.iter().map(peer).collect(),
+            joining: joining.iter().map(peer).collect(),
+            founder: placed.is_some() && placement.epoch == EPOCH_FIRST,
         })
     });
     assigned.collect()
+}
+
+/// The epoch of a shard none of whose replicas was moved: all of them founded it.
+const EPOCH_FIRST: u64 = 1;
+
+/// Replicas among those reported that nothing counts on.
+fn uncounted(view: &MetadataView, replicas: &[wire::ReplicaReport]) -> Vec<wire::RetiredReplica> {
+    let reported = replicas.iter().filter_map(|report| {
+        let replica = ReplicaId::new(report.status.as_ref()?.replica)?;
+        Some((ShardId(report.shard), replica))
+    });
+    let uncounted = reported.filter(|(shard, replica)| view.is_placed() && !view.counts_on(*shard, *replica));
+    uncounted.map(|(shard, replica)| wire::RetiredReplica { shard: shard.0, replica: replica.get() }).collect()
 }
 
 #[tonic::async_trait]
@@ -112,7 +133,20 @@ impl MembershipService for MembershipServer {
         let node = node_id(&request.node_id)?;
         let (view, metadata_index) = self.front.metadata.view_at();
         let assigned = assignments(&view, node);
-        let holds_all = !assigned.is_empty() && request.replicas.len() >= assigned.len();
+        let mut retired = uncounted(&view, &request.replicas);
+        if !retired.is_empty() {
+            // This view may be from before the replica came: its rows are only given up by one that knows everything.
+            retired = match self.front.metadata.current(Instant::now() + RECORD_WITHIN).await {
+                Ok(current) => uncounted(&current, &request.replicas),
+                Err(_) => Vec::new(),
+            };
+        }
+        let holds = |assigned: &wire::Assignment| {
+            let own =
+                |report: &wire::ReplicaReport| report.status.as_ref().is_some_and(|s| s.replica == assigned.replica);
+            request.replicas.iter().any(own)
+        };
+        let holds_all = !assigned.is_empty() && assigned.iter().all(holds);
         if holds_all && view.node(node).is_some_and(|record| !record.replicas_confirmed) {
             let confirm = MetadataCommand::ConfirmReplicas { node_id: node };
             // Reported again in half a second if this fails.
@@ -124,6 +158,7 @@ impl MembershipService for MembershipServer {
             assignments: assigned,
             shards_count,
             metadata_index: metadata_index.0,
+            retired,
         }))
     }
 }

@@ -150,8 +150,12 @@ impl Metadata {
             [] => transport_id(&[]),
             _ => transport_id(&voters),
         };
-        let host_config =
-            HostConfig { tick: Duration::from_millis(config.tick_ms), seed: rand::random(), ..HostConfig::new(named) };
+        let host_config = HostConfig {
+            tick: Duration::from_millis(config.tick_ms),
+            seed: rand::random(),
+            log_entries_max: config.log_entries_max,
+            ..HostConfig::new(named)
+        };
         let host = Host::start(host_config, Arc::clone(&database), Arc::new(transport.clone()))?;
         let (sender, current) = watch::channel(CurrentView { applied: LogIndex(0), view: Arc::default() });
         let publisher = ViewPublisher { current: sender };
@@ -276,7 +280,7 @@ impl Metadata {
     }
 
     /// Places the shards once enough nodes report and no further one has begun to for a moment; for as long as this coordinator leads.
-    /// A node that joined and went away is not placed on: its replicas could not be moved.
+    /// A node that joined and went away is not placed on: its replicas would have to be moved.
     pub(crate) async fn place_when_ready(&self, routes: &Routes) {
         let mut before = Vec::new();
         loop {

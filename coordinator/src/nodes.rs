@@ -1,10 +1,12 @@
 //! Calls to nodes: proposals that try every replica until a deadline, and searches that share requests.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join_all;
 use semel_coordinator_wire::ProbeReply;
 use semel_index::ShardId;
 use semel_proto::internal::v1 as wire;
@@ -65,7 +67,34 @@ struct Job {
     probe: wire::SearchProbe,
     /// What the caller does, for its trace.
     span: tracing::Span,
+    /// When its caller gives up.
+    deadline: Instant,
     reply: oneshot::Sender<Vec<ShardReply>>,
+    /// Counts it among those that wait for the node, for as long as it exists.
+    _outstanding: Outstanding,
+}
+
+/// The probes that wait for one node.
+#[derive(Clone)]
+struct SearchQueue {
+    jobs: mpsc::Sender<Job>,
+    outstanding: Arc<AtomicUsize>,
+}
+
+/// One of the probes that wait for a node.
+struct Outstanding(Arc<AtomicUsize>);
+
+impl Outstanding {
+    fn count(outstanding: &Arc<AtomicUsize>) -> Self {
+        outstanding.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(outstanding))
+    }
+}
+
+impl Drop for Outstanding {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What one shard answered to one probe.
@@ -86,7 +115,7 @@ pub(crate) struct Nodes {
     cluster: OnceLock<ClusterId>,
     pub(crate) routes: Arc<Routes>,
     channels: Mutex<HashMap<String, Channel>>,
-    searches: Mutex<HashMap<String, mpsc::Sender<Job>>>,
+    searches: Mutex<HashMap<String, SearchQueue>>,
     search_attempt: Duration,
 }
 
@@ -165,7 +194,7 @@ impl Nodes {
                     Code::NotFound if status.metadata().contains_key(NO_SUCH_RECORD) => {
                         return Err(CallError::NotFound);
                     }
-                    Code::InvalidArgument => {
+                    Code::InvalidArgument | Code::Aborted => {
                         return Err(CallError::Refused { shard, reason: status.message().to_owned() });
                     }
                     // Another cluster's node at a reused address, or one of another version: the others may do.
@@ -206,6 +235,20 @@ impl Nodes {
         self.call(shard, deadline, true, |mut client, limit| {
             let request = within(request.clone(), limit);
             async move { client.propose(request).await }
+        })
+        .await
+    }
+
+    /// Asks a shard's leader to change who belongs to its group.
+    pub(crate) async fn change_membership(
+        &self,
+        mut request: wire::ChangeMembershipRequest,
+        deadline: Instant,
+    ) -> Result<wire::ChangeMembershipResponse, CallError> {
+        request.cluster_id = self.cluster_id();
+        self.call(request.shard, deadline, true, |mut client, limit| {
+            let request = within(request.clone(), limit);
+            async move { client.change_membership(request).await }
         })
         .await
     }
@@ -271,14 +314,17 @@ impl Nodes {
 
     /// Searches `shards` for one probe, once, and gives one future per node asked, so that a slow node hides no answer of the others.
     /// Together they answer every shard exactly once; one that does not answer in time has an error for an answer. The scans
-    /// begin after the call.
+    /// begin after the call, and end with the futures, or at the deadline.
     pub(crate) fn search(
         self: &Arc<Self>,
         probe: &wire::SearchProbe,
         shards: &[u32],
         attempt: usize,
+        deadline: Instant,
     ) -> Vec<impl Future<Output = Vec<ShardReply>> + Send + use<>> {
-        let mut shares = self.routes.for_search(shards, attempt);
+        let batches = self.batches_waiting();
+        let mut shares =
+            self.routes.for_search(shards, attempt, |address| batches.get(address).copied().unwrap_or_default());
         let routed: HashSet<u32> = shares.iter().flat_map(|(_, shards)| shards.iter().copied()).collect();
         let unplaced: Vec<u32> = shards.iter().copied().filter(|shard| !routed.contains(shard)).collect();
         if !unplaced.is_empty() {
@@ -290,10 +336,12 @@ impl Nodes {
             let refused = if address.is_empty() {
                 Some("the shard is not placed yet")
             } else {
+                let SearchQueue { jobs, outstanding } = self.search_queue(&address);
+                let _outstanding = Outstanding::count(&outstanding);
                 let span = tracing::Span::current();
-                let job = Job { shards: shards.clone(), probe: probe.clone(), span, reply };
-                let queued = self.search_queue(&address).try_send(job);
-                queued.is_err().then_some("too many probes wait for the node")
+                let (shards, probe) = (shards.clone(), probe.clone());
+                let job = Job { shards, probe, span, deadline, reply, _outstanding };
+                jobs.try_send(job).is_err().then_some("too many probes wait for the node")
             };
             async move {
                 let answered = match refused {
@@ -310,41 +358,44 @@ impl Nodes {
         asked.collect()
     }
 
-    fn search_queue(self: &Arc<Self>, address: &str) -> mpsc::Sender<Job> {
+    fn search_queue(self: &Arc<Self>, address: &str) -> SearchQueue {
         let mut searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(queue) = searches.get(address) {
             return queue.clone();
         }
-        let (sender, receiver) = mpsc::channel(PROBES_QUEUED_MAX);
+        let (jobs, receiver) = mpsc::channel(PROBES_QUEUED_MAX);
         tokio::spawn(Arc::clone(self).run_searches(address.to_owned(), receiver));
-        searches.insert(address.to_owned(), sender.clone());
-        sender
+        let queue = SearchQueue { jobs, outstanding: Arc::default() };
+        searches.insert(address.to_owned(), queue.clone());
+        queue
+    }
+
+    /// How many full requests wait for each node, or are on their way to it.
+    fn batches_waiting(&self) -> HashMap<String, usize> {
+        let searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
+        let batches = |queue: &SearchQueue| queue.outstanding.load(Ordering::Relaxed) / PROBES_PER_REQUEST_MAX;
+        searches.iter().map(|(address, queue)| (address.clone(), batches(queue))).collect()
     }
 
     /// Sends the probes that wait for one node: as they come while the node is idle, together while it is busy.
     async fn run_searches(self: Arc<Self>, address: String, mut jobs: mpsc::Receiver<Job>) {
         let permits = Arc::new(tokio::sync::Semaphore::new(REQUESTS_PER_NODE_MAX));
-        let mut held: Option<Job> = None;
+        let mut waiting: VecDeque<Job> = VecDeque::new();
         loop {
             let permit = Arc::clone(&permits).acquire_owned().await.expect("the semaphore is never closed");
-            let first = match held.take() {
-                Some(job) => job,
-                None => match jobs.recv().await {
-                    Some(job) => job,
+            waiting.retain(|job| !job.reply.is_closed());
+            if waiting.is_empty() {
+                match jobs.recv().await {
+                    Some(job) => waiting.push_back(job),
                     None => return,
-                },
-            };
-            let mut batch = vec![first];
-            while batch.len() < PROBES_PER_REQUEST_MAX {
-                match jobs.try_recv() {
-                    Ok(job) if job.shards == batch[0].shards => batch.push(job),
-                    Ok(job) => {
-                        held = Some(job);
-                        break;
-                    }
-                    Err(_) => break,
                 }
             }
+            while waiting.len() < PROBES_QUEUED_MAX
+                && let Ok(job) = jobs.try_recv()
+            {
+                waiting.push_back(job);
+            }
+            let batch = take_alike(&mut waiting);
             let nodes = Arc::clone(&self);
             let address = address.clone();
             let span = traced!("search_request", otel.kind = "client", probes = batch.len());
@@ -359,19 +410,26 @@ impl Nodes {
 
     async fn search_node(&self, address: &str, mut batch: Vec<Job>) {
         batch.retain(|job| !job.reply.is_closed());
-        let Some(first) = batch.first() else { return };
-        let shards = first.shards.clone();
+        let Some(deadline) = batch.iter().map(|job| job.deadline).max() else { return };
+        // The node hears how long somebody waits for it, and stops with the last of them.
+        let limit = self.search_attempt.min(deadline.saturating_duration_since(Instant::now()));
+        let shards = batch[0].shards.clone();
         let request = wire::SearchRequest {
             cluster_id: self.cluster_id(),
             shards: shards.clone(),
-            probes: batch.iter().map(|job| job.probe.clone()).collect(),
+            probes: batch.iter_mut().map(|job| std::mem::take(&mut job.probe)).collect(),
         };
         let answered = match self.client(address) {
             Ok(mut client) => {
-                let call = client.search(within(request, self.search_attempt));
-                match tokio::time::timeout(self.search_attempt, call).await {
-                    Ok(answered) => answered.map(tonic::Response::into_inner),
-                    Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+                let call = tokio::time::timeout(limit, client.search(within(request, limit)));
+                let all_gone = join_all(batch.iter_mut().map(|job| job.reply.closed()));
+                tokio::select! {
+                    answered = call => match answered {
+                        Ok(answered) => answered.map(tonic::Response::into_inner),
+                        Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+                    },
+                    // Dropping the call tells the node.
+                    _ = all_gone => return,
                 }
             }
             Err(status) => Err(status),
@@ -379,7 +437,9 @@ impl Nodes {
         match answered {
             Ok(response) => hand_out(batch, response),
             Err(status) => {
-                if status.code() != Code::ResourceExhausted {
+                // A call cut short by its callers says nothing of the node.
+                let telling = limit >= ATTEMPT_TELLING || status.code() == Code::Unavailable;
+                if telling && status.code() != Code::ResourceExhausted {
                     self.routes.suspect(address);
                 }
                 tracing::debug!(address, code = ?status.code(), reason = status.message(), "search not answered");
@@ -408,6 +468,21 @@ fn within<T>(message: T, limit: Duration) -> tonic::Request<T> {
 
 fn unanswered(shard: u32, reason: &str) -> ShardReply {
     ShardReply { shard, outcome: Err(reason.to_owned()) }
+}
+
+/// Takes the first job, and those that go to the same shards, as many as one request holds; the others stay in order.
+fn take_alike(waiting: &mut VecDeque<Job>) -> Vec<Job> {
+    let Some(first) = waiting.pop_front() else { return Vec::new() };
+    let mut batch = vec![first];
+    let mut others = VecDeque::new();
+    while batch.len() < PROBES_PER_REQUEST_MAX
+        && let Some(job) = waiting.pop_front()
+    {
+        if job.shards == batch[0].shards { batch.push(job) } else { others.push_back(job) }
+    }
+    others.append(waiting);
+    *waiting = others;
+    batch
 }
 
 /// Turns a response by shard into replies by probe.

@@ -90,7 +90,7 @@ impl Routes {
         lock(&self.suspects).insert(address.to_owned(), Instant::now());
     }
 
-    /// Nodes that did not answer a moment ago, or whose reports are overdue, and replicas that stopped. A node that never reported has the benefit of the doubt.
+    /// Nodes that did not answer a moment ago, or whose reports are overdue, and replicas that stopped or do not belong to their group. A node that never reported has the benefit of the doubt.
     fn silent(&self) -> Silent {
         let suspects = lock(&self.suspects)
             .iter()
@@ -102,7 +102,14 @@ impl Routes {
         let overdue = overdue.map(|(node, _)| *node).collect();
         let replicas =
             reports.values().flat_map(|report| &report.replicas).filter_map(|replica| replica.status.as_ref());
-        let stopped = replicas.filter(|status| status.role() == public::ReplicaRole::Stopped);
+        let stopped = replicas.filter(|status| match status.role() {
+            public::ReplicaRole::Stopped | public::ReplicaRole::Installing | public::ReplicaRole::Outside => true,
+            public::ReplicaRole::Unspecified
+            | public::ReplicaRole::Follower
+            | public::ReplicaRole::Leader
+            | public::ReplicaRole::Candidate
+            | public::ReplicaRole::Learner => false,
+        });
         let stopped = stopped.map(|status| status.replica).collect();
         Silent { suspects, overdue, stopped }
     }
@@ -119,9 +126,15 @@ impl Routes {
     }
 
     /// Shares shards out over nodes so that each node is asked once: every shard goes to one of its replicas, spread evenly,
-    /// suspects avoided. `attempt` turns the choice, so that a retry asks somebody else. Equal arguments give equal shares while no
-    /// suspicion changes, which lets probes that travel together share a request.
-    pub(crate) fn for_search(&self, shards: &[u32], attempt: usize) -> Vec<(String, Vec<u32>)> {
+    /// suspects avoided, and nodes that are behind: of whom `load` says that more whole batches wait for them. `attempt` turns the
+    /// choice, so that a retry asks somebody else. Equal arguments give equal shares while no suspicion changes, which lets probes
+    /// that travel together share a request.
+    pub(crate) fn for_search(
+        &self,
+        shards: &[u32],
+        attempt: usize,
+        load: impl Fn(&str) -> usize,
+    ) -> Vec<(String, Vec<u32>)> {
         let map = self.map();
         let silent = self.silent();
         let mut shares: Vec<(String, Vec<u32>)> = Vec::new();
@@ -129,7 +142,12 @@ impl Routes {
             let Some(route) = map.get(shard as usize) else { continue };
             let trusted: Vec<&Seat> = route.seats.iter().filter(|seat| !silent.covers(seat)).collect();
             let seats = if trusted.is_empty() { route.seats.iter().collect() } else { trusted };
-            let Some(seat) = seats.get((shard as usize + attempt) % seats.len().max(1)) else { continue };
+            let mut in_turn: Vec<&Seat> = seats;
+            let count = in_turn.len().max(1);
+            in_turn.rotate_left(shard as usize % count);
+            // Stable: of equal ones first whose turn it is.
+            in_turn.sort_by_key(|seat| load(&seat.address));
+            let Some(seat) = in_turn.get(attempt % count) else { continue };
             match shares.iter_mut().find(|(address, _)| *address == seat.address) {
                 Some((_, shards)) => shards.push(shard),
                 None => shares.push((seat.address.clone(), vec![shard])),
@@ -163,6 +181,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    fn idle(_: &str) -> usize {
+        0
+    }
+
     fn routes() -> Routes {
         let seat = |replica, node: u8| Seat { replica, node_id: [node; 16], address: format!("node{node}") };
         let routes = Routes::default();
@@ -176,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_search_asks_each_node_once_and_each_shard_once() {
-        let shares = routes().for_search(&[0, 1, 2, 3, 4, 5], 0);
+        let shares = routes().for_search(&[0, 1, 2, 3, 4, 5], 0, idle);
         let mut shards: Vec<u32> = shares.iter().flat_map(|(_, shards)| shards.clone()).collect();
         shards.sort_unstable();
         assert_eq!(shards, [0, 1, 2, 3, 4, 5]);
@@ -185,11 +207,23 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_is_behind_is_spared_until_it_has_caught_up() {
+        let routes = routes();
+        let behind = |address: &str| usize::from(address == "node1");
+        let shares = routes.for_search(&[0, 1, 2, 3, 4, 5], 0, behind);
+        assert!(shares.iter().all(|(address, _)| address != "node1"), "{shares:?}");
+        assert_eq!(shares.iter().map(|(_, shards)| shards.len()).sum::<usize>(), 6);
+        let retry: Vec<_> = routes.for_search(&[4], 1, behind);
+        assert_ne!(retry, routes.for_search(&[4], 0, behind), "a retry asks somebody else");
+        assert_eq!(routes.for_search(&[4], 0, idle)[0].0, "node1");
+    }
+
+    #[test]
     fn a_suspect_is_asked_last_and_not_searched_while_others_can() {
         let routes = routes();
         routes.suspect("node1");
         assert_eq!(routes.for_proposal(0).last().map(String::as_str), Some("node1"));
-        assert!(routes.for_search(&[0, 1, 2, 3, 4, 5], 0).iter().all(|(address, _)| address != "node1"));
+        assert!(routes.for_search(&[0, 1, 2, 3, 4, 5], 0, idle).iter().all(|(address, _)| address != "node1"));
     }
 
     #[test]
@@ -200,9 +234,9 @@ mod tests {
         let replica = ReplicaReport { shard: 0, status: Some(status), ..Default::default() };
         routes.reported([1; 16], ReportRequest { replicas: vec![replica], ..Default::default() });
         for attempt in 0..3 {
-            assert!(routes.for_search(&[0], attempt).iter().all(|(address, _)| address != "node1"));
+            assert!(routes.for_search(&[0], attempt, idle).iter().all(|(address, _)| address != "node1"));
         }
-        assert_eq!(routes.for_search(&[4], 0)[0].0, "node1", "its other replicas are");
+        assert_eq!(routes.for_search(&[4], 0, idle)[0].0, "node1", "its other replicas are");
     }
 
     #[test]

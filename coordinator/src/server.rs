@@ -8,15 +8,19 @@ use anyhow::Context as _;
 use semel_index::ShardCount;
 use semel_proto::internal::v1::membership_service_server::MembershipServiceServer;
 use semel_proto::internal::v1::raft_service_server::RaftServiceServer;
+use semel_proto::internal::v1::snapshot_service_server::SnapshotServiceServer;
 use semel_proto::v1::case_service_server::CaseServiceServer;
 use semel_proto::v1::cluster_service_server::ClusterServiceServer;
 use semel_proto::v1::enrolment_service_server::EnrolmentServiceServer;
 use semel_proto::v1::gallery_service_server::GalleryServiceServer;
 use semel_proto::v1::identification_service_server::IdentificationServiceServer;
 use semel_raft::StateMachine as _;
-use semel_raft_host::{ClusterId, Database, EXCHANGE_BYTES_MAX, GrpcTransport, RaftServer, metrics, server};
+use semel_raft_host::{
+    ClusterId, Database, EXCHANGE_BYTES_MAX, GrpcTransport, RaftServer, SNAPSHOT_MESSAGE_BYTES_MAX, SnapshotServer,
+    metrics, server,
+};
 use semel_telemetry::Monitor;
-use semel_workflow::{Cluster, MetadataMachine};
+use semel_workflow::{Cluster, MetadataMachine, MoveState};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes as Services;
@@ -32,9 +36,9 @@ use crate::membership_service::MembershipServer;
 use crate::metadata::Metadata;
 use crate::nodes::Nodes;
 use crate::routes::{Route, Routes, Seat};
-use crate::{obligations, sweep};
+use crate::{moves, obligations, sweep};
 
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 8] = [
     "semel.v1.EnrolmentService",
     "semel.v1.IdentificationService",
     "semel.v1.GalleryService",
@@ -42,6 +46,7 @@ const SERVICES: [&str; 7] = [
     "semel.v1.ClusterService",
     "semel.internal.v1.MembershipService",
     "semel.internal.v1.RaftService",
+    "semel.internal.v1.SnapshotService",
 ];
 
 /// The largest report of a node taken, in bytes.
@@ -91,18 +96,21 @@ async fn open(
         let _ = stop.send(true);
     });
     let raft = RaftServiceServer::new(RaftServer::new(host.handle())).max_decoding_message_size(EXCHANGE_BYTES_MAX);
-    let served = run(&config, address, listener, raft, metadata, monitor, stopped).await;
+    let snapshots = SnapshotServiceServer::new(SnapshotServer::new(host.handle()))
+        .max_decoding_message_size(SNAPSHOT_MESSAGE_BYTES_MAX);
+    let group = Services::new(raft).add_service(snapshots);
+    let served = run(&config, address, listener, group, metadata, monitor, stopped).await;
     host.shutdown().await;
     served
 }
 
-/// Serves everything on one listener. The metadata group needs its own service to come to life, so that is served from the start, and
+/// Serves everything on one listener. The metadata group needs its own services to come to life, so that is served from the start, and
 /// the others answer UNAVAILABLE until the cluster is founded.
 async fn run(
     config: &CoordinatorConfig,
     address: String,
     listener: TcpListener,
-    raft: RaftServiceServer<RaftServer<MetadataMachine>>,
+    group: Services,
     metadata: Arc<Metadata>,
     monitor: &Monitor,
     mut stopped: watch::Receiver<bool>,
@@ -124,13 +132,13 @@ async fn run(
     // A report names every gallery of every replica.
     let memberships = MembershipServiceServer::new(MembershipServer::new(Arc::clone(&front)))
         .max_decoding_message_size(REPORT_BYTES_MAX);
-    let services = Services::new(enrolments)
+    let services = group
+        .add_service(enrolments)
         .add_service(identifications)
         .add_service(GalleryServiceServer::new(GalleryServer::new(Arc::clone(&front))))
         .add_service(CaseServiceServer::new(CaseServer::new(Arc::clone(&front))))
         .add_service(ClusterServiceServer::new(ClusterServer::new(Arc::clone(&front))))
-        .add_service(memberships)
-        .add_service(raft);
+        .add_service(memberships);
     let wanted = Cluster {
         cluster_id: semel_workflow::ClusterId(rand::random()),
         shards: ShardCount::new(config.shards).context("shards: must be at least 1")?,
@@ -152,6 +160,7 @@ async fn run(
             follow_map(&front),
             obligations::run(&front, outbox),
             sweep::run(&front, sweep_every),
+            moves::run(&front),
         );
         Ok(())
     };
@@ -174,11 +183,14 @@ async fn follow_map(front: &Front) {
         let view = Arc::clone(&views.borrow_and_update().view);
         let seat = |voter: &semel_workflow::Voter| {
             let address = view.node(voter.node)?.address.clone();
-            Some(Seat { replica: voter.replica.get(), node_id: voter.node.0, address })
+            // Empty where another node listens by now.
+            (!address.is_empty()).then(|| Seat { replica: voter.replica.get(), node_id: voter.node.0, address })
         };
-        let map = view.shard_map().values().map(|placement| Route {
-            epoch: placement.epoch,
-            seats: placement.voters.iter().filter_map(seat).collect(),
+        let map = view.shard_map().values().map(|placement| {
+            // From the moment that it may be the one that leads.
+            let joining = view.move_of(placement.shard).filter(|moving| moving.state == MoveState::Replacing);
+            let voters = placement.voters.iter().chain(joining.map(|moving| &moving.to));
+            Route { epoch: placement.epoch, seats: voters.filter_map(seat).collect() }
         });
         front.nodes.routes.set_map(map.collect());
         if views.changed().await.is_err() {

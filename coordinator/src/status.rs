@@ -30,8 +30,18 @@ pub(crate) enum ClientError {
     NotReady(&'static str),
     #[error("{0}")]
     Metadata(#[from] MetadataError),
-    #[error("{0}")]
+    #[error("{0}{next}", next = next(.0))]
     MetadataRefused(MetadataRefusal),
+    #[error("node `{0}` does not exist; `semel status` shows those there are")]
+    NoSuchNode(String),
+    #[error("node {0} is not live: start it, or choose another")]
+    NodeNotLive(String),
+    #[error("node {0} is live: stop its process first, and see that it is not started again")]
+    NodeLive(String),
+    #[error(
+        "no live node can take the replica of shard {shard}, as replicas of a shard must be on different nodes; add a node"
+    )]
+    NowhereToMove { shard: u32 },
     #[error("{0}")]
     Call(#[from] CallError),
     #[error("{0}")]
@@ -55,7 +65,10 @@ impl ClientError {
             Self::Invalid(_) | Self::InvalidField { .. } => Code::InvalidArgument,
             Self::NoSuchGallery(_) | Self::NoSuchRecord { .. } => Code::NotFound,
             Self::AlreadyExists(_) => Code::AlreadyExists,
-            Self::Withdrawn(_) => Code::FailedPrecondition,
+            Self::Withdrawn(_) | Self::NodeNotLive(_) | Self::NodeLive(_) | Self::NowhereToMove { .. } => {
+                Code::FailedPrecondition
+            }
+            Self::NoSuchNode(_) => Code::NotFound,
             Self::IdentificationNotAllowed(_) => Code::PermissionDenied,
             Self::NotReady(_) | Self::Metadata(_) | Self::StageFailed { .. } => Code::Unavailable,
             Self::MetadataRefused(refusal) => crate::gallery_service::refusal_code(refusal),
@@ -82,6 +95,20 @@ impl ClientError {
             Code::Unavailable | Code::ResourceExhausted => Some(OVERLOAD_RETRY_MS),
             _ => None,
         }
+    }
+}
+
+/// What whoever asked does next, where it is not plain.
+fn next(refusal: &MetadataRefusal) -> &'static str {
+    match refusal {
+        MetadataRefusal::NodeInUse { .. } => "; move them away first: `semel cluster drain`",
+        MetadataRefusal::TooManyMoves { .. } => "; wait until one is done: `semel cluster moves`",
+        MetadataRefusal::MoveUnderWay { .. } => "; wait until it is done, or give it up: `semel cluster move --cancel`",
+        MetadataRefusal::MoveTooFar { .. } => ", and will have it soon; move it back afterwards if need be",
+        MetadataRefusal::NoReplicaThere { .. } | MetadataRefusal::ReplicaThereAlready { .. } => {
+            "; `semel status --shards` shows where they are"
+        }
+        _ => "",
     }
 }
 

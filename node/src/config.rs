@@ -34,6 +34,13 @@ pub struct NodeConfig {
     pub searches_max: usize,
     /// The largest request taken, in bytes, 65,536 to 268,435,456.
     pub request_bytes_max: usize,
+    /// Log entries that each shard keeps, 100 to 10,000,000, before the older half of them goes; a replica that lacks older ones is sent
+    /// all rows instead.
+    pub log_entries_max: u64,
+    /// The rate at which rows are sent to replicas that are new or far behind, in bytes per second, 65,536 to 10,000,000,000.
+    pub snapshot_bytes_per_second: u64,
+    /// What rows that come in leave free on the disk, in bytes: a disk that is full stops the node's replicas.
+    pub disk_reserve_bytes: u64,
 }
 
 impl Default for NodeConfig {
@@ -50,6 +57,9 @@ impl Default for NodeConfig {
             tick_ms: 50,
             searches_max: 1_024,
             request_bytes_max: 32 * 1024 * 1024,
+            log_entries_max: 20_000,
+            snapshot_bytes_per_second: 64 << 20,
+            disk_reserve_bytes: 256 << 20,
         }
     }
 }
@@ -81,6 +91,8 @@ impl NodeConfig {
         settings::within("tick_ms", self.tick_ms, 10, 1_000)?;
         settings::within("searches_max", self.searches_max as u64, 1, 65_536)?;
         settings::within("request_bytes_max", self.request_bytes_max as u64, 65_536, 268_435_456)?;
+        settings::within("log_entries_max", self.log_entries_max, 100, 10_000_000)?;
+        settings::within("snapshot_bytes_per_second", self.snapshot_bytes_per_second, 65_536, 10_000_000_000)?;
         crate::engine::parse(&self.engine).map(|_| ())
     }
 }
@@ -108,6 +120,8 @@ mod tests {
         check(|c| c.tick_ms = 1, Some("tick_ms"));
         check(|c| c.searches_max = 0, Some("searches_max"));
         check(|c| c.request_bytes_max = 1, Some("request_bytes_max"));
+        check(|c| c.log_entries_max = 1, Some("log_entries_max"));
+        check(|c| c.snapshot_bytes_per_second = 1, Some("snapshot_bytes_per_second"));
         check(|c| c.engine = "magic".to_owned(), Some("engine"));
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use semel_proto::internal::v1::membership_service_client::MembershipServiceClient;
 use semel_proto::internal::v1::{GalleryReport, JoinRequest, ReplicaReport, ReportRequest, ReportResponse};
 use semel_proto::v1 as public;
-use semel_raft::{Role, StoreError};
+use semel_raft::{ReplicaId, ReplicaStatus, Role, StoreError};
 use semel_raft_host::{ClusterId, Database, GroupStatus};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -159,10 +159,17 @@ async fn report_once(
     cluster: ClusterId,
 ) -> anyhow::Result<()> {
     let identity = Identity::of(database);
+    let open = replicas.all();
+    let mut reports = open.iter().map(|shard| report(replicas, shard)).collect::<Result<Vec<_>, _>>()?;
+    reports.extend(replicas.closed()?.into_iter().map(|(shard, replica)| ReplicaReport {
+        shard,
+        status: Some(public::ReplicaStatus { replica: replica.get(), ..Default::default() }),
+        ..Default::default()
+    }));
     let request = ReportRequest {
         cluster_id: Bytes::copy_from_slice(&cluster.0),
         node_id: Bytes::copy_from_slice(&identity.node_id()?),
-        replicas: replicas.all().iter().map(|shard| report(replicas, shard)).collect::<Result<_, _>>()?,
+        replicas: reports,
         shard_searches: metrics.shard_searches(),
         resident_bytes: semel_telemetry::resident_bytes().unwrap_or(0),
     };
@@ -172,10 +179,13 @@ async fn report_once(
         return Ok(());
     }
     let remembered = identity.assignments()?;
-    if answer.assignments.is_empty() || remembered.as_ref() == Some(&answer) {
-        return replicas.assign(&answer, &held(remembered.as_ref())).await;
-    }
     replicas.assign(&answer, &held(remembered.as_ref())).await?;
+    // Said once; their tombstones remain.
+    answer.retired.clear();
+    let nothing_yet = remembered.is_none() && answer.assignments.is_empty();
+    if nothing_yet || remembered.as_ref() == Some(&answer) {
+        return Ok(());
+    }
     // Remembered only once every replica has its first rows, so that "remembered, yet no rows" always means a loss.
     identity.set_assignments(&answer)
 }
@@ -200,18 +210,20 @@ fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, Sto
         catalogue_bytes: memory_bytes as u64,
         ..Default::default()
     };
-    let (mut leader_replica, mut commit_index) = (0, 0);
+    let mut group = ReplicaReport::default();
     match status {
         Some(GroupStatus::Running(status)) => {
             public.lag = status.commit.0.saturating_sub(applied);
-            public.set_role(match status.role {
-                Role::Leader => public::ReplicaRole::Leader,
-                Role::Follower => public::ReplicaRole::Follower,
-                Role::Candidate | Role::PreCandidate => public::ReplicaRole::Candidate,
-            });
-            leader_replica = status.leader.map_or(0, semel_raft::ReplicaId::get);
-            commit_index = status.commit.0;
+            public.log_starts_after = status.truncated.0;
+            public.set_role(role(&status));
+            group.leader_replica = status.leader.map_or(0, ReplicaId::get);
+            group.commit_index = status.commit.0;
+            group.epoch = status.epoch;
+            group.voters = numbers(&status.voters);
+            group.voters_outgoing = numbers(&status.voters_outgoing);
+            group.learners = numbers(&status.learners);
         }
+        Some(GroupStatus::Installing) => public.set_role(public::ReplicaRole::Installing),
         Some(GroupStatus::Stopped { reason }) => {
             public.set_role(public::ReplicaRole::Stopped);
             public.stopped_reason = reason;
@@ -229,9 +241,22 @@ fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, Sto
     Ok(ReplicaReport {
         shard: shard.shard.0,
         status: Some(public),
-        leader_replica,
-        commit_index,
         obligations: semel_shard::obligations_count(&snapshot)?,
         galleries: galleries.collect(),
+        ..group
     })
+}
+
+fn role(status: &ReplicaStatus) -> public::ReplicaRole {
+    match status.role {
+        Role::Leader => public::ReplicaRole::Leader,
+        _ if !status.is_member => public::ReplicaRole::Outside,
+        _ if status.learners.contains(&status.replica) => public::ReplicaRole::Learner,
+        Role::Follower => public::ReplicaRole::Follower,
+        Role::Candidate | Role::PreCandidate => public::ReplicaRole::Candidate,
+    }
+}
+
+fn numbers(replicas: &[ReplicaId]) -> Vec<u64> {
+    replicas.iter().map(|replica| replica.get()).collect()
 }

@@ -18,6 +18,7 @@ pub(crate) struct NodeMetrics {
     search: Seconds,
     scan: Seconds,
     probes_per_search: Sizes,
+    probes_per_scan: Sizes,
     shard_searches: Counter,
     searches_refused: Counter,
 }
@@ -50,6 +51,7 @@ impl NodeMetrics {
 
     /// Starts to measure one shard's scan for `probes` probes.
     pub(crate) fn scan(&self, probes: usize) -> Timer {
+        self.probes_per_scan.observe(probes);
         self.shard_searches.inc_by(probes as u64);
         self.scan.start()
     }
@@ -74,6 +76,7 @@ impl NodeMetrics {
         ];
         seconds.into_iter().for_each(|(name, help, seconds)| monitor.seconds(name, help, seconds));
         monitor.sizes("semel_node_probes_per_search", "Probes of one search request", &self.probes_per_search);
+        monitor.sizes("semel_node_probes_per_scan", "Probes that shared one scan of a shard", &self.probes_per_scan);
         let counters = [
             ("semel_node_shard_searches_total", "Probes compared with one shard", &self.shard_searches),
             (

@@ -6,14 +6,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context as _, bail};
 use semel_index::{CatalogueConfig, ShardCount, ShardId};
-use semel_proto::internal::v1::{Assignment, ReportResponse};
-use semel_raft::ReplicaId;
+use semel_proto::internal::v1::{Assignment, ReportResponse, RetiredReplica};
+use semel_raft::{ReplicaId, StoreError};
 use semel_raft_host::{
     Database, Directory, FreshGroup, GroupConfig, GroupStatus, GroupStore, GrpcTransport, HostHandle,
 };
 use semel_shard::ShardMachine;
 use tokio::task::JoinSet;
 
+use crate::search::ShardScans;
 use crate::shard_view::{ShardView, ViewPublisher};
 
 /// Committed entries that a replica of a node that is ready may still have to take in.
@@ -23,12 +24,18 @@ const READY_LAG_MAX: u64 = 1_024;
 pub(crate) struct HostedShard {
     pub(crate) shard: ShardId,
     pub(crate) replica: ReplicaId,
-    pub(crate) epoch: u64,
+    epoch: AtomicU64,
     pub(crate) view: Arc<ShardView>,
     pub(crate) store: GroupStore,
+    pub(crate) scans: ShardScans,
 }
 
 impl HostedShard {
+    /// How often the shard was placed, as far as this node was told.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
     /// The shard's group in the host.
     pub(crate) fn group(&self) -> u64 {
         u64::from(self.shard.0)
@@ -95,7 +102,7 @@ impl Replicas {
 
     /// Opens what is assigned and not open yet. A replica that cannot be opened does not hold up the others; the first
     /// such error is returned, and the next call tries again. Replicas among `held` were open on this volume before: if their rows are
-    /// gone they are refused, because what they voted for and acknowledged is gone too.
+    /// gone they are refused, because what they voted for and acknowledged is gone too. Replicas that are retired end, and their rows go.
     pub(crate) async fn assign(&self, assigned: &ReportResponse, held: &BTreeSet<u64>) -> anyhow::Result<()> {
         let Some(shards) = ShardCount::new(assigned.shards_count) else { return Ok(()) };
         let _assigning = self.assigning.lock().await;
@@ -103,8 +110,17 @@ impl Replicas {
         let shards_assigned = assigned.assignments.iter().map(|assignment| assignment.shard).collect();
         *self.assigned.lock().unwrap_or_else(PoisonError::into_inner) = Some(shards_assigned);
         let mut failed = Ok(());
+        for retired in &assigned.retired {
+            let removed = self.remove(retired).await;
+            if let Err(error) = removed.with_context(|| format!("remove the replica of shard {}", retired.shard)) {
+                tracing::error!(shard = retired.shard, error = format!("{error:#}"), "replica not removed");
+                failed = failed.and(Err(error));
+            }
+        }
         for assignment in &assigned.assignments {
-            if self.get(assignment.shard).is_some() {
+            if let Some(hosted) = self.get(assignment.shard).filter(|hosted| hosted.replica.get() == assignment.replica)
+            {
+                hosted.epoch.fetch_max(assignment.epoch, Ordering::Relaxed);
                 continue;
             }
             let opened = self.open(assignment, shards, held.contains(&assignment.replica)).await;
@@ -119,8 +135,10 @@ impl Replicas {
     fn learn_addresses(&self, assignments: &[Assignment]) {
         let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
         let before: HashMap<_, _> = directory.clone();
-        for peer in assignments.iter().flat_map(|assignment| &assignment.voters) {
-            if let Some(replica) = ReplicaId::new(peer.replica) {
+        for peer in assignments.iter().flat_map(|assignment| assignment.voters.iter().chain(&assignment.joining)) {
+            if let Some(replica) = ReplicaId::new(peer.replica)
+                && !peer.address.is_empty()
+            {
                 directory.insert(replica, peer.address.clone());
             }
         }
@@ -168,16 +186,22 @@ impl Replicas {
             && held != replica
         {
             bail!(
-                "the volume holds replica {held} of the shard, the map says {replica}: is this another node's folder?"
+                "the volume holds replica {held} of the shard, the map says {replica}; the former is to be removed first"
             );
         }
         let view = ShardView::new(self.catalogue.clone());
-        let fresh = if held { FreshGroup::Refuse } else { FreshGroup::Bootstrap { voters } };
+        let fresh = match (held, assignment.founder) {
+            (true, _) => FreshGroup::Refuse,
+            (false, true) => FreshGroup::Bootstrap { voters },
+            (false, false) => FreshGroup::Join,
+        };
         let config = GroupConfig { group, replica, fresh };
         let machine = ShardMachine::new(shard, shards).context("a shard that the cluster does not have")?;
         self.host.add_group(config, machine, Box::new(ViewPublisher { view: Arc::clone(&view) })).await?;
         let store = self.database.group(group);
-        let hosted = HostedShard { shard, replica, epoch: assignment.epoch, view: Arc::clone(&view), store };
+        let epoch = AtomicU64::new(assignment.epoch);
+        let scans = ShardScans::default();
+        let hosted = HostedShard { shard, replica, epoch, view: Arc::clone(&view), store, scans };
         self.sealers.lock().unwrap_or_else(PoisonError::into_inner).spawn(seal_as_it_grows(view));
         self.hosted.write().unwrap_or_else(PoisonError::into_inner).insert(assignment.shard, Arc::new(hosted));
         tracing::info!(shard = assignment.shard, replica = replica.get(), "replica open");
@@ -185,11 +209,35 @@ impl Replicas {
     }
 }
 
+impl Replicas {
+    /// Ends a replica that its shard does without, and removes its rows.
+    async fn remove(&self, retired: &RetiredReplica) -> anyhow::Result<()> {
+        let replica = ReplicaId::new(retired.replica).context("replica id 0")?;
+        {
+            let mut hosted = self.hosted.write().unwrap_or_else(PoisonError::into_inner);
+            if hosted.get(&retired.shard).is_some_and(|hosted| hosted.replica == replica) {
+                hosted.remove(&retired.shard);
+            }
+        }
+        self.host.remove_group(u64::from(retired.shard), replica).await?;
+        tracing::info!(shard = retired.shard, replica = replica.get(), "replica removed: its shard does without it");
+        Ok(())
+    }
+
+    /// Replicas whose rows are on the volume and that are not open: not assigned, or not to be opened.
+    pub(crate) fn closed(&self) -> Result<Vec<(u32, ReplicaId)>, StoreError> {
+        let held = self.database.groups()?.into_iter();
+        let held = held.filter_map(|(group, replica)| Some((u32::try_from(group).ok()?, replica)));
+        Ok(held.filter(|(shard, replica)| self.get(*shard).is_none_or(|hosted| hosted.replica != *replica)).collect())
+    }
+}
+
 /// Seals the segments of one shard in the background, for as long as the node runs.
 async fn seal_as_it_grows(view: Arc<ShardView>) {
     let mut moments = view.moments();
     while moments.changed().await.is_ok() {
-        for job in view.seal_jobs() {
+        let (build, jobs) = view.seal_jobs();
+        for job in jobs {
             let (ticket, gallery, references) = (job.ticket(), job.gallery().to_string(), job.references());
             let sealed = tokio::task::spawn_blocking(move || job.run()).await;
             let sealed = sealed.unwrap_or_else(|error| ticket.lost(error.to_string()));
@@ -198,7 +246,7 @@ async fn seal_as_it_grows(view: Arc<ShardView>) {
                 // The rows stay where they are and are searched exactly.
                 Some(error) => tracing::warn!(gallery, references, %error, "segment not sealed, searched exactly"),
             }
-            view.sealed(sealed);
+            view.sealed(build, sealed);
         }
     }
 }

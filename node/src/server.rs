@@ -8,8 +8,12 @@ use anyhow::Context as _;
 use semel_index::CatalogueConfig;
 use semel_proto::internal::v1::raft_service_server::RaftServiceServer;
 use semel_proto::internal::v1::shard_service_server::ShardServiceServer;
+use semel_proto::internal::v1::snapshot_service_server::SnapshotServiceServer;
 use semel_raft::StateMachine as _;
-use semel_raft_host::{Database, EXCHANGE_BYTES_MAX, GrpcTransport, Host, HostConfig, RaftServer, metrics, server};
+use semel_raft_host::{
+    Database, EXCHANGE_BYTES_MAX, GrpcTransport, Host, HostConfig, RaftServer, SNAPSHOT_MESSAGE_BYTES_MAX,
+    SnapshotServer, metrics, server,
+};
 use semel_shard::ShardMachine;
 use semel_telemetry::Monitor;
 use tokio::net::TcpListener;
@@ -29,7 +33,8 @@ const HEALTH_EVERY: Duration = Duration::from_secs(1);
 /// How long a member waits for a coordinator before it serves without; longer than a copy of a running node takes to be found out.
 const JOIN_WITHIN: Duration = Duration::from_secs(10);
 
-const SERVICES: [&str; 2] = ["semel.internal.v1.ShardService", "semel.internal.v1.RaftService"];
+const SERVICES: [&str; 3] =
+    ["semel.internal.v1.ShardService", "semel.internal.v1.RaftService", "semel.internal.v1.SnapshotService"];
 
 /// Runs a node on `listener` until `shutdown` resolves: joins the cluster, hosts what the coordinators assign, serves.
 ///
@@ -85,8 +90,14 @@ async fn run(
     tracing::info!(cluster = ?cluster, address, "member of the cluster");
 
     let transport = GrpcTransport::new(tokio::runtime::Handle::current());
-    let host_config =
-        HostConfig { tick: Duration::from_millis(config.tick_ms), seed: rand::random(), ..HostConfig::new(cluster) };
+    let host_config = HostConfig {
+        tick: Duration::from_millis(config.tick_ms),
+        seed: rand::random(),
+        log_entries_max: config.log_entries_max,
+        snapshot_bytes_per_second: config.snapshot_bytes_per_second,
+        disk_reserve_bytes: config.disk_reserve_bytes,
+        ..HostConfig::new(cluster)
+    };
     let host = Host::start(host_config, Arc::clone(&database), Arc::new(transport.clone()))?;
     let engine = crate::engine::parse(&config.engine)?;
     let catalogue =
@@ -120,7 +131,9 @@ async fn run(
         .max_encoding_message_size(usize::MAX);
     let raft_service =
         RaftServiceServer::new(RaftServer::new(host.handle())).max_decoding_message_size(EXCHANGE_BYTES_MAX);
-    let routes = tonic::service::Routes::new(shard_service).add_service(raft_service);
+    let snapshot_service = SnapshotServiceServer::new(SnapshotServer::new(host.handle()))
+        .max_decoding_message_size(SNAPSHOT_MESSAGE_BYTES_MAX);
+    let routes = tonic::service::Routes::new(shard_service).add_service(raft_service).add_service(snapshot_service);
     let mut until_stopped = stopped;
     let serving = server::serve(listener, routes, health, &SERVICES, async move {
         // A sender that has gone means the same: stop.

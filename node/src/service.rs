@@ -8,7 +8,7 @@ use semel_node_wire as convert;
 use semel_proto::internal::v1 as wire;
 use semel_proto::internal::v1::shard_result::Outcome;
 use semel_proto::internal::v1::shard_service_server::ShardService;
-use semel_raft::LogIndex;
+use semel_raft::{LogIndex, MembershipChange, MembershipError};
 use semel_raft_host::ClusterId;
 use semel_shard::{CaseId, CaseSubject, EnrolmentState, Receipt};
 use semel_telemetry::{Instrument as _, continued, traced};
@@ -85,6 +85,26 @@ impl ShardServer {
         Ok(wire::ProposeResponse { receipt: Some(receipt), obligations })
     }
 
+    async fn change_membership(
+        &self,
+        request: wire::ChangeMembershipRequest,
+    ) -> Result<wire::ChangeMembershipResponse, CallError> {
+        let hosted = self.hosted(&request.cluster_id, request.shard)?;
+        let change = request.change.ok_or_else(|| CallError::invalid("change", "is required"))?;
+        let change = convert::membership_change(change)?;
+        let changed = self.replicas.host().change_membership(hosted.group(), change, request.expected_epoch);
+        let epoch = match changed.await {
+            // Done before: whoever asks again need not know.
+            Err(MembershipError::AlreadyMember { .. } | MembershipError::NotLearner { .. })
+                if !matches!(change, MembershipChange::Replace { .. }) =>
+            {
+                request.expected_epoch
+            }
+            changed => changed?,
+        };
+        Ok(wire::ChangeMembershipResponse { epoch })
+    }
+
     async fn search(&self, request: wire::SearchRequest) -> Result<wire::SearchResponse, CallError> {
         self.check_cluster(&request.cluster_id)?;
         if request.shards.is_empty() || request.shards.len() > SHARDS_PER_REQUEST_MAX {
@@ -113,7 +133,7 @@ impl ShardServer {
                 let outcome = match answer {
                     Ok(answers) => {
                         let index = LogIndex(answers.searchable_index);
-                        Outcome::Answer(convert::shard_answer(hosted.epoch, index, &answers.answers, &probes))
+                        Outcome::Answer(convert::shard_answer(hosted.epoch(), index, &answers.answers, &probes))
                     }
                     Err(error) => {
                         // The replica said at ERROR why it stopped; every search after that says nothing new.
@@ -220,6 +240,13 @@ impl ShardService for ShardServer {
         let span = traced!("node_propose", otel.kind = "server", shard = request.get_ref().shard);
         let span = continued(span, request.metadata());
         Ok(Response::new(ShardServer::propose(self, request.into_inner()).instrument(span).await?))
+    }
+
+    async fn change_membership(
+        &self,
+        request: Request<wire::ChangeMembershipRequest>,
+    ) -> Result<Response<wire::ChangeMembershipResponse>, Status> {
+        Ok(Response::new(ShardServer::change_membership(self, request.into_inner()).await?))
     }
 
     async fn search(&self, request: Request<wire::SearchRequest>) -> Result<Response<wire::SearchResponse>, Status> {

@@ -2,6 +2,7 @@
 //! wait for verdicts. What is derived, and how it is searched, is [`SearchView`]'s.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use semel_index::{
@@ -23,7 +24,10 @@ type EnrolmentKey = (GalleryId, EnrolmentId);
 
 /// The view of one shard. Truth is in the rows; all of this can be thrown away and built again.
 pub(crate) struct ShardView {
+    config: CatalogueConfig,
     searched: Mutex<SearchView>,
+    /// How often the view was built: what was begun for an earlier catalogue is not for this one. Changed under the view's lock.
+    builds: AtomicU64,
     moment: watch::Sender<SearchMoment>,
     verdict_waiters: Mutex<HashMap<EnrolmentKey, Vec<oneshot::Sender<()>>>>,
     calibrations: Mutex<HashMap<(GalleryId, Slot), Calibration>>,
@@ -31,10 +35,12 @@ pub(crate) struct ShardView {
 
 impl ShardView {
     pub(crate) fn new(config: CatalogueConfig) -> Arc<Self> {
-        let mut searched = SearchView::new(config);
+        let mut searched = SearchView::new(config.clone());
         let moment = watch::Sender::new(searched.moment());
         Arc::new(Self {
+            config,
             searched: Mutex::new(searched),
+            builds: AtomicU64::new(0),
             moment,
             verdict_waiters: Mutex::default(),
             calibrations: Mutex::default(),
@@ -91,14 +97,18 @@ impl ShardView {
         }
     }
 
-    /// Segments that have grown enough to be sealed, each a job for another thread.
-    pub(crate) fn seal_jobs(&self) -> Vec<SealJob> {
-        lock(&self.searched).catalogue().seal_jobs()
+    /// Segments that have grown enough to be sealed, each a job for another thread, and which build of the view they are of.
+    pub(crate) fn seal_jobs(&self) -> (u64, Vec<SealJob>) {
+        let mut searched = lock(&self.searched);
+        (self.builds.load(Ordering::Relaxed), searched.catalogue().seal_jobs())
     }
 
-    /// Swaps a sealed segment in.
-    pub(crate) fn sealed(&self, sealed: Sealed) {
+    /// Swaps a sealed segment in, unless the view was built anew since its job was given out.
+    pub(crate) fn sealed(&self, build: u64, sealed: Sealed) {
         let mut searched = lock(&self.searched);
+        if build != self.builds.load(Ordering::Relaxed) {
+            return;
+        }
         searched.catalogue().sealed(sealed);
         self.moment.send_replace(searched.moment());
     }
@@ -151,7 +161,16 @@ pub(crate) struct ViewPublisher {
 
 impl Publisher<ShardMachine> for ViewPublisher {
     fn restore(&mut self, applied: LogIndex, store: &GroupStore) -> Result<(), StoreError> {
+        let calibrations = lock(&self.view.calibrations);
         let mut searched = lock(&self.view.searched);
+        // Before the first start there is nothing to forget; after rows were exchanged, the old catalogue makes room for the new one.
+        *searched = SearchView::new(self.view.config.clone());
+        self.view.builds.fetch_add(1, Ordering::Relaxed);
+        for ((gallery, slot), calibration) in calibrations.iter() {
+            searched.catalogue().set_calibration(gallery, *slot, calibration.clone());
+        }
+        drop(calibrations);
+        self.view.moment.send_replace(searched.moment());
         searched.restore(applied, store)?;
         self.view.moment.send_replace(searched.moment());
         Ok(())

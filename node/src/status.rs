@@ -2,7 +2,7 @@
 
 use semel_node_wire::InvalidField;
 use semel_proto::{NO_SUCH_RECORD, NOTHING_PROPOSED, RETRY_AFTER_MS};
-use semel_raft::{BarrierError, ProposeError, StoreError};
+use semel_raft::{BarrierError, MembershipError, ProposeError, StoreError};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -26,6 +26,8 @@ pub(crate) enum CallError {
     Propose(#[from] ProposeError),
     #[error("{0}")]
     Barrier(#[from] BarrierError),
+    #[error("{0}")]
+    Membership(#[from] MembershipError),
     #[error("{0}")]
     Overload(#[from] TooManySearches),
     #[error("{0}")]
@@ -52,6 +54,20 @@ impl From<CallError> for Status {
                 ProposeError::TooManyPending => (Code::ResourceExhausted, Some(NOTHING_PROPOSED)),
                 ProposeError::TooLarge { .. } => (Code::InvalidArgument, None),
                 ProposeError::Unknown => (Code::Unavailable, None),
+            },
+            CallError::Membership(membership) => match membership {
+                MembershipError::NotLeader { .. }
+                | MembershipError::LeadershipMoves { .. }
+                | MembershipError::Stopped => (Code::Unavailable, Some(NOTHING_PROPOSED)),
+                MembershipError::WrongEpoch { .. }
+                | MembershipError::InProgress
+                | MembershipError::AlreadyMember { .. }
+                | MembershipError::NotLearner { .. }
+                | MembershipError::NotVoter { .. }
+                | MembershipError::TooManyLearners { .. }
+                | MembershipError::NotCaughtUp { .. } => (Code::Aborted, Some(NOTHING_PROPOSED)),
+                MembershipError::TooManyPending => (Code::ResourceExhausted, Some(NOTHING_PROPOSED)),
+                MembershipError::Unknown => (Code::Unavailable, None),
             },
             CallError::Barrier(barrier) => match barrier {
                 BarrierError::NotConfirmed | BarrierError::Stopped => (Code::Unavailable, Some(NOTHING_PROPOSED)),

@@ -58,3 +58,9 @@ impl fmt::Debug for internal::v1::Envelope {
         write!(f, "Envelope[group {}, {} bytes]", self.group, self.message.len())
     }
 }
+
+impl fmt::Debug for internal::v1::SnapshotChunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SnapshotChunk[{} of {}, {} bytes]", self.number, self.table, self.rows.len())
+    }
+}

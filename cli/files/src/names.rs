@@ -1,6 +1,6 @@
 //! Modalities, positions and states as people write them: `face`, `left-eye`, `possible-duplicate`.
 
-use semel_proto::v1::{CaseState, EnrolmentState, Modality, Position, ReplicaRole};
+use semel_proto::v1::{CaseState, EnrolmentState, Modality, MoveState, Position, ReplicaRole};
 
 /// A word that names nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +46,11 @@ pub fn case_state(state: CaseState) -> String {
 /// `leader`, `follower`, …
 pub fn role(role: ReplicaRole) -> String {
     short(role.as_str_name(), "REPLICA_ROLE_")
+}
+
+/// How far a move is, in lower case.
+pub fn move_state(state: MoveState) -> String {
+    short(state.as_str_name(), "MOVE_STATE_")
 }
 
 /// The modality of that name.

@@ -21,6 +21,7 @@ mod rotation;
 mod search;
 mod sweep;
 mod v1;
+mod v2;
 mod validate;
 
 pub use canonical::{
@@ -38,9 +39,9 @@ pub use gallery::{
 pub use invalid::{Fault, ValidationError};
 pub use metadata::{
     COMMAND_BYTES_MAX, COORDINATORS_MAX, Cluster, ClusterId, Coordinator, CorruptRow, DecodeError, GALLERIES_MAX,
-    GalleryRecord, GalleryRow, METADATA, MetadataChanged, MetadataCommand, MetadataMachine, MetadataReceipt,
-    MetadataRefusal, MetadataRow, MetadataView, NODES_MAX, NodeId, NodeRecord, POLICY_VERSIONS_MAX,
-    REPLICAS_PER_SHARD_MAX, metadata_digest,
+    GalleryRecord, GalleryRow, METADATA, MOVES_MAX, MetadataChanged, MetadataCommand, MetadataMachine, MetadataReceipt,
+    MetadataRefusal, MetadataRow, MetadataView, MoveState, NODES_MAX, NodeId, NodeRecord, POLICY_VERSIONS_MAX,
+    PlannedMove, REPLICAS_PER_SHARD_MAX, ReplicaMove, metadata_digest, plan_drain,
 };
 pub use obligations::{
     DISCHARGED_MAX, DeliveryOutcome, Obligation, ObligationDriver, ObligationEffect, ObligationEvent, ObligationKey,

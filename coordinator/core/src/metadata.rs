@@ -5,6 +5,7 @@
 
 mod command;
 mod machine;
+mod moves;
 mod nodes;
 mod policy_versions;
 mod row;
@@ -17,6 +18,7 @@ use semel_raft::ReplicaId;
 
 pub use command::{COMMAND_BYTES_MAX, DecodeError, MetadataCommand};
 pub use machine::{METADATA, MetadataChanged, MetadataMachine, MetadataReceipt, MetadataRefusal, metadata_digest};
+pub use moves::{MOVES_MAX, MoveState, PlannedMove, ReplicaMove, plan_drain};
 pub use row::{CorruptRow, MetadataRow};
 pub use view::MetadataView;
 
@@ -106,7 +108,7 @@ pub struct GalleryRecord {
 pub struct NodeRecord {
     /// The node.
     pub node_id: NodeId,
-    /// Where it listens, host:port.
+    /// Where it listens, host:port; empty where another node was seen there since.
     pub address: String,
     /// The version it runs.
     pub version: String,

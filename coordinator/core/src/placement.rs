@@ -1,6 +1,6 @@
 //! The initial placement of replicas on nodes: pure, deterministic, even.
 //!
-//! When it is computed and how it is recorded lives in `metadata`; moving replicas later is no concern of this module.
+//! When it is computed and how it is recorded lives in `metadata`, and so do later moves.
 
 use semel_index::{ShardCount, ShardId};
 use semel_raft::ReplicaId;
@@ -21,7 +21,7 @@ pub struct Voter {
 pub struct ShardPlacement {
     /// The shard.
     pub shard: ShardId,
-    /// The epoch of the configuration: 1 for the first.
+    /// How often the shard was placed: 1 at first, one more with each replica that moved.
     pub epoch: u64,
     /// Its voters, each on another node. The first is the one that should lead.
     pub voters: Vec<Voter>,

@@ -149,7 +149,7 @@ impl Engine for FaissEngine {
 }
 
 /// Trains an index on rows spread evenly over the segment, then adds all rows in order.
-fn fill(factory: &Factory, rows: &EmbeddingRows) -> Result<Filled, RawError> {
+pub(crate) fn fill(factory: &Factory, rows: &EmbeddingRows) -> Result<Filled, RawError> {
     let mut index = RawIndex::new(rows.dimension(), factory)?;
     let mut numbers = Vec::new();
     for row in spread(rows.len(), factory.training_references_max()) {

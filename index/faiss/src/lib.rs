@@ -13,6 +13,7 @@
 mod cut;
 mod engine;
 mod factory;
+mod plain;
 mod planted;
 #[allow(unsafe_code)]
 mod raw;
@@ -20,4 +21,5 @@ mod segment;
 
 pub use engine::{EngineError, FaissEngine, engine_by_name};
 pub use factory::Factory;
+pub use plain::{PlainIndex, PlainProbes};
 pub use segment::{FaissSegment, PROPOSALS_FIRST_MIN, PROPOSALS_MAX, THRESHOLDS_MAX};

@@ -139,6 +139,16 @@ impl RawIndex {
 
     /// For each probe its `k` best rows, best first; fewer where FAISS reports fewer.
     pub(crate) fn search(&self, probes: &[f32], k: usize) -> Result<Vec<Vec<Estimate>>, RawError> {
+        let (cosines, labels) = self.search_plainly(probes, k)?;
+        labels
+            .chunks_exact(k)
+            .zip(cosines.chunks_exact(k))
+            .map(|(labels, cosines)| self.list(labels, cosines))
+            .collect()
+    }
+
+    /// For each probe `k` estimates and as many labels, as FAISS hands them over.
+    pub(crate) fn search_plainly(&self, probes: &[f32], k: usize) -> Result<(Vec<f32>, Vec<idx_t>), RawError> {
         let count = self.count("search", probes)?;
         assert!(k > 0, "an empty list answers nothing");
         let k_c = idx_t::try_from(k).expect("a list fits in memory");
@@ -161,11 +171,7 @@ impl RawIndex {
         };
         checked("search", code)?;
         drop(statistics);
-        labels
-            .chunks_exact(k)
-            .zip(cosines.chunks_exact(k))
-            .map(|(labels, cosines)| self.list(labels, cosines))
-            .collect()
+        Ok((cosines, labels))
     }
 
     /// One probe's list without the places FAISS left empty, which it marks with −1.

@@ -15,7 +15,7 @@ use crate::planted::{Direction, Planted, Planter};
 use crate::raw::{Estimate, RawError, RawIndex};
 
 /// The shortest list asked for first.
-pub const PROPOSALS_FIRST_MIN: usize = 64;
+pub const PROPOSALS_FIRST_MIN: usize = 8;
 /// The longest list asked for; a probe with more estimates above the cut scans the segment exactly.
 pub const PROPOSALS_MAX: usize = 4096;
 /// The most thresholds a segment keeps cuts for.

@@ -35,6 +35,18 @@ pub struct HostConfig {
     pub messages_queued_max: usize,
     /// The same, in bytes. Default 256 MiB.
     pub message_bytes_queued_max: usize,
+    /// Entries that a group's log holds, besides those not applied, before the oldest are removed; half of them stay. Default 20,000.
+    pub log_entries_max: u64,
+    /// Snapshots that are sent to other processes at once; more wait. Default 2.
+    pub snapshots_sent_max: usize,
+    /// Snapshots that are taken in at once; more are refused, and tried again by their senders. Default 2.
+    pub snapshots_received_max: usize,
+    /// The rate at which all snapshots together leave, in bytes per second. Default 64 MiB.
+    pub snapshot_bytes_per_second: u64,
+    /// How long a transfer may stand still before it counts as failed. Default 10 s.
+    pub snapshot_stall: Duration,
+    /// What a snapshot that comes in leaves free on the disk, in bytes. Default 256 MiB.
+    pub disk_reserve_bytes: u64,
 }
 
 impl HostConfig {
@@ -53,6 +65,12 @@ impl HostConfig {
             request_bytes_queued_max: 64 << 20,
             messages_queued_max: 65_536,
             message_bytes_queued_max: 256 << 20,
+            log_entries_max: 20_000,
+            snapshots_sent_max: 2,
+            snapshots_received_max: 2,
+            snapshot_bytes_per_second: 64 << 20,
+            snapshot_stall: Duration::from_secs(10),
+            disk_reserve_bytes: 256 << 20,
         }
     }
 
@@ -61,6 +79,8 @@ impl HostConfig {
             election_ticks: self.election_ticks,
             heartbeat_ticks: self.heartbeat_ticks,
             entry_cache_bytes_max: self.entry_cache_bytes_max,
+            log_entries_max: self.log_entries_max,
+            log_entries_kept: self.log_entries_max / 2,
             ..ReplicaConfig::new(replica, boot_nonce, self.seed)
         }
     }
@@ -83,9 +103,12 @@ pub enum FreshGroup {
     /// Write its first rows. Right only while the group is being founded: every replica of it starts with these voters and
     /// an empty log.
     Bootstrap {
-        /// All replicas of the group.
+        /// All first replicas of the group.
         voters: Vec<ReplicaId>,
     },
+    /// Write the first rows of a replica that joins a group: it knows nothing, votes for nobody who knows more, and gets a snapshot
+    /// first.
+    Join,
     /// Refuse: the replica existed before, and what it voted for and acknowledged is gone.
     Refuse,
 }

@@ -9,12 +9,17 @@ use std::path::{Path, PathBuf};
 use crate::database_error::OpenDatabaseError;
 
 /// The format this program writes. A folder with a newer one is refused: older programs would misread it.
-pub const FORMAT_VERSION: u32 = 1;
+///
+/// 1: every row under its group. 2: rows of state machines under a generation too, and logs that do not start at their first entry. A
+/// folder of format 1 is one of format 2 in which nothing has happened yet, so it becomes one when it is opened.
+pub const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION_OLDEST: u32 = 1;
 
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "semel data folder, format ";
 const LOCK_FILE: &str = "LOCK";
 const ROWS_FOLDER: &str = "rows";
+const INCOMING_FOLDER: &str = "incoming";
 
 /// A folder that this process alone may write, for as long as the value lives.
 #[derive(Debug)]
@@ -53,6 +58,11 @@ impl DataFolder {
         self.path.join(ROWS_FOLDER)
     }
 
+    /// Where files of snapshots that are coming in lie.
+    pub(crate) fn incoming(&self) -> PathBuf {
+        self.path.join(INCOMING_FOLDER)
+    }
+
     /// The folder itself.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -74,6 +84,8 @@ impl DataFolder {
         let version = text.strip_prefix(FORMAT_PREFIX).and_then(|rest| rest.trim_end().parse::<u32>().ok());
         match version {
             Some(FORMAT_VERSION) => Ok(()),
+            // Said before the first row of the new format, so that an older program never meets one.
+            Some(FORMAT_VERSION_OLDEST..FORMAT_VERSION) => self.write_format(),
             Some(found) if found > FORMAT_VERSION => {
                 Err(OpenDatabaseError::NewerFormat { path: self.path.clone(), found, supported: FORMAT_VERSION })
             }

@@ -2,21 +2,24 @@
 //!
 //! Which rows belong to which group is [`crate::GroupStore`]'s affair; what they mean is the replica's.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
 use rocksdb::{
-    Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DEFAULT_COLUMN_FAMILY_NAME, ErrorKind, Options, ReadOptions,
-    WriteOptions,
+    Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DEFAULT_COLUMN_FAMILY_NAME, ErrorKind,
+    IngestExternalFileOptions, Options, ReadOptions, WriteOptions,
 };
 use semel_raft::{ReplicaId, StoreError, Table, Write, WriteBatch};
 
 use crate::data_folder::DataFolder;
 use crate::database_error::{FoundGroupError, OpenDatabaseError, WriteError};
 use crate::database_options::{BLOCK_CACHE_BYTES, database_options, table_options};
-use crate::group_store::{GroupStore, group_key};
+use crate::generations::{self, Generation, Live, row_key, row_range};
+use crate::group_store::GroupStore;
+use crate::snapshot::install::remove_left_over_files;
 use crate::write_ahead_log::{LogError, check_logs};
 
 /// Rows of the process itself, not of a group: who it is, and which replicas it holds.
@@ -40,6 +43,8 @@ pub struct Database {
     rows: DB,
     tables: Vec<Table>,
     failure: OnceLock<WriteError>,
+    /// Every group that was asked for or has a generation, with the live one.
+    live: RwLock<BTreeMap<u64, Arc<Live>>>,
     /// Held while it is decided whether a group is fresh and its first rows are written.
     founding: Mutex<()>,
     // Declared last, hence dropped last: the folder is free only once RocksDB has closed its files.
@@ -69,7 +74,17 @@ impl Database {
         descriptors.push(ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, table_options(&cache)));
         let rows = DB::open_cf_descriptors(&options, folder.rows(), descriptors)
             .map_err(|error| open_failed(&folder, error))?;
-        Ok(Arc::new(Self { rows, tables: all, failure: OnceLock::new(), founding: Mutex::new(()), folder }))
+        let mut database = Self {
+            rows,
+            tables: all,
+            failure: OnceLock::new(),
+            live: RwLock::default(),
+            founding: Mutex::new(()),
+            folder,
+        };
+        database.learn_generations().map_err(|reason| rows_failed(&database.folder, reason))?;
+        database.forget_incoming().map_err(|reason| rows_failed(&database.folder, reason))?;
+        Ok(Arc::new(database))
     }
 
     /// The data folder.
@@ -101,14 +116,22 @@ impl Database {
 
     /// Returns every group with a replica in this database, in ascending order, with the replica's id.
     pub fn groups(&self) -> Result<Vec<(u64, ReplicaId)>, StoreError> {
-        let mut groups = Vec::new();
-        let mut iterator = self.iterate(IDENTITY, GROUP_PREFIX, &prefix_end(GROUP_PREFIX), ReadOptions::default())?;
+        self.identity_rows(GROUP_PREFIX, group_row)
+    }
+
+    fn identity_rows<T>(
+        &self,
+        prefix: &[u8],
+        read: impl Fn(&[u8], &[u8]) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut rows = Vec::new();
+        let mut iterator = self.iterate(IDENTITY, prefix, &prefix_end(prefix), ReadOptions::default())?;
         while let Some((key, value)) = iterator.item() {
-            groups.push(group_row(key, value)?);
+            rows.push(read(key, value)?);
             iterator.next();
         }
         iterator.status().map_err(|error| read_failed(IDENTITY, error))?;
-        Ok(groups)
+        Ok(rows)
     }
 
     /// Returns the replica that holds `group` in this database.
@@ -128,6 +151,9 @@ impl Database {
         let _founding = self.founding.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(holder) = self.replica_of(group)? {
             return Ok(holder);
+        }
+        if self.is_removed(group, replica)? {
+            return Err(FoundGroupError::Removed);
         }
         let mut row = vec![GROUP_ROW_VERSION];
         row.extend_from_slice(&replica.get().to_be_bytes());
@@ -152,9 +178,147 @@ impl Database {
         self.write(batch, durability)
     }
 
+    /// Whether this replica was here and was removed: it never comes back.
+    pub fn is_removed(&self, group: u64, replica: ReplicaId) -> Result<bool, StoreError> {
+        let tombstone = self.get(IDENTITY, &generations::tombstone_key(group, replica), &ReadOptions::default())?;
+        Ok(tombstone.is_some())
+    }
+
+    /// Removes every row of a replica that its group has done without, and leaves a tombstone, synced. Nothing may run the group.
+    pub(crate) fn remove_group(&self, group: u64, replica: ReplicaId) -> Result<(), WriteError> {
+        let live = self.live(group);
+        let mut live = live.write();
+        let mut batch = self.batch();
+        batch.put(IDENTITY, &generations::tombstone_key(group, replica), generations::TOMBSTONE)?;
+        batch.delete(IDENTITY, &grouped(group))?;
+        batch.delete(IDENTITY, &generations::generation_key(group))?;
+        for table in self.tables.iter().filter(|table| **table != IDENTITY) {
+            batch.delete_all(*table, group, *live)?;
+        }
+        self.write(batch, Durability::Synced)?;
+        *live = Generation::default();
+        Ok(())
+    }
+
     /// The rows of one group.
     pub fn group(self: &Arc<Self>, group: u64) -> GroupStore {
-        GroupStore::new(self.clone(), group)
+        GroupStore::new(self.clone(), group, self.live(group))
+    }
+
+    /// Tells where files of snapshots that are coming in lie.
+    pub(crate) fn incoming_folder(&self) -> PathBuf {
+        self.folder.incoming()
+    }
+
+    pub(crate) fn live(&self, group: u64) -> Arc<Live> {
+        let known = self.live.read().unwrap_or_else(PoisonError::into_inner).get(&group).cloned();
+        known.unwrap_or_else(|| {
+            self.live.write().unwrap_or_else(PoisonError::into_inner).entry(group).or_default().clone()
+        })
+    }
+
+    fn learn_generations(&mut self) -> Result<(), String> {
+        let read = |key: &[u8], value: &[u8]| generations::decode(generations::GENERATION_PREFIX, key, value);
+        let found = self.identity_rows(generations::GENERATION_PREFIX, read).map_err(|error| error.to_string())?;
+        let found = found.into_iter().map(|(group, generation)| (group, Arc::new(Live::new(generation))));
+        self.live = RwLock::new(found.collect());
+        Ok(())
+    }
+
+    /// Removes what a snapshot left under a generation that never became live.
+    fn forget_incoming(&self) -> Result<(), String> {
+        let read = |key: &[u8], value: &[u8]| generations::decode(generations::INCOMING_PREFIX, key, value);
+        let left = self.identity_rows(generations::INCOMING_PREFIX, read).map_err(|error| error.to_string())?;
+        remove_left_over_files(&self.folder.incoming()).map_err(|error| error.to_string())?;
+        for (group, generation) in left {
+            assert_ne!(generation, *self.live(group).read(), "incoming rows of group {group} are not the live ones");
+            self.discard_incoming(group, generation).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Removes rows under a generation that will not become live.
+    pub(crate) fn discard_incoming(&self, group: u64, generation: Generation) -> Result<(), WriteError> {
+        let mut batch = self.batch();
+        batch.delete(IDENTITY, &generations::incoming_key(group))?;
+        for table in self.machine_tables() {
+            batch.delete_all(table, group, generation)?;
+        }
+        self.write(batch, Durability::Synced)
+    }
+
+    /// Notes, synced, that rows of a group are about to come in under the generation returned: whatever a crash leaves of them is
+    /// removed when the database is opened.
+    pub(crate) fn expect_incoming(&self, group: u64) -> Result<Generation, WriteError> {
+        let generation = self.live(group).read().next();
+        let mut batch = self.batch();
+        batch.put(IDENTITY, &generations::incoming_key(group), &generations::encode(generation))?;
+        for table in self.machine_tables() {
+            batch.delete_all(table, group, generation)?;
+        }
+        self.write(batch, Durability::Synced)?;
+        Ok(generation)
+    }
+
+    /// How files of sorted rows are written.
+    pub(crate) fn incoming_options(&self) -> Options {
+        table_options(&Cache::new_lru_cache(0))
+    }
+
+    /// Takes over files of sorted rows, written with [`Self::incoming_options`]; they are on disk when this returns. A failure here is the
+    /// snapshot's, not the database's: nothing that counts was to be written.
+    pub(crate) fn ingest(&self, table: Table, files: Vec<PathBuf>) -> Result<(), StoreError> {
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        let family = self.family(table)?;
+        self.rows.ingest_external_file_cf_opts(family, &options, files).map_err(|error| read_failed(table, error))
+    }
+
+    /// Makes the rows under `generation` the group's, in one step and synced, together with changes of the log's own rows.
+    /// Nothing may run the group. Returns the generation that ended.
+    pub(crate) fn exchange(
+        &self,
+        group: u64,
+        generation: Generation,
+        raft_rows: &WriteBatch,
+    ) -> Result<Generation, WriteError> {
+        let live = self.live(group);
+        let old = *live.read();
+        let mut batch = self.batch();
+        batch.append(group, raft_rows)?;
+        batch.put(IDENTITY, &generations::generation_key(group), &generations::encode(generation))?;
+        batch.delete(IDENTITY, &generations::incoming_key(group))?;
+        for table in self.machine_tables() {
+            batch.delete_all(table, group, old)?;
+        }
+        // Readers wait from before the rows change until they know of it.
+        let mut live = live.write();
+        self.write(batch, Durability::Synced)?;
+        *live = generation;
+        drop(live);
+        Ok(old)
+    }
+
+    /// Gives the disk back what removed rows of a group took. Blocks for long; other rows are read and written meanwhile.
+    pub(crate) fn reclaim(&self, group: u64, generation: Generation) {
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        for table in self.machine_tables() {
+            let (from, to) = row_range(table, group, generation);
+            if let Ok(family) = self.family(table) {
+                self.rows.compact_range_cf_opt(family, Some(from), Some(to), &options);
+            }
+        }
+    }
+
+    /// Ends what would keep the files open for long. The database takes no more writes worth keeping afterwards.
+    pub(crate) fn end_background_work(&self) {
+        self.rows.cancel_all_background_work(false);
+    }
+
+    fn machine_tables(&self) -> impl Iterator<Item = Table> {
+        let own = [Table::LOG, Table::RAFT, IDENTITY];
+        self.tables.iter().copied().filter(move |table| !own.contains(table))
     }
 
     /// An empty batch over all groups and tables.
@@ -222,22 +386,25 @@ pub(crate) struct DatabaseBatch<'a> {
 impl DatabaseBatch<'_> {
     /// Appends the changes of one group, in order.
     pub(crate) fn append(&mut self, group: u64, batch: &WriteBatch) -> Result<(), WriteError> {
+        let generation = self.generation(group);
+        let row = |table, key: &[u8]| row_key(table, group, generation, key);
         for write in &batch.writes {
             match write {
-                Write::Put { table, key, value } => self.put(*table, &group_key(group, key), value)?,
-                Write::Delete { table, key } => {
-                    let family = self.family(*table)?;
-                    self.rows.delete_cf(family, group_key(group, key));
-                }
+                Write::Put { table, key, value } => self.put(*table, &row(*table, key), value)?,
+                Write::Delete { table, key } => self.delete(*table, &row(*table, key))?,
                 // RocksDB refuses a range that ends before it begins; here it is simply empty.
                 Write::DeleteRange { table, from, to } if from < to => {
                     let family = self.family(*table)?;
-                    self.rows.delete_range_cf(family, group_key(group, from), group_key(group, to));
+                    self.rows.delete_range_cf(family, row(*table, from), row(*table, to));
                 }
                 Write::DeleteRange { .. } => {}
             }
         }
         Ok(())
+    }
+
+    fn generation(&self, group: u64) -> Generation {
+        *self.database.live(group).read()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -251,6 +418,20 @@ impl DatabaseBatch<'_> {
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), WriteError> {
         let family = self.family(table)?;
         self.rows.put_cf(family, key, value);
+        Ok(())
+    }
+
+    fn delete(&mut self, table: Table, key: &[u8]) -> Result<(), WriteError> {
+        let family = self.family(table)?;
+        self.rows.delete_cf(family, key);
+        Ok(())
+    }
+
+    /// Removes every row of a group in a table, under one generation.
+    fn delete_all(&mut self, table: Table, group: u64, generation: Generation) -> Result<(), WriteError> {
+        let family = self.family(table)?;
+        let (from, to) = row_range(table, group, generation);
+        self.rows.delete_range_cf(family, from, to);
         Ok(())
     }
 
@@ -289,6 +470,10 @@ fn open_failed(folder: &DataFolder, error: rocksdb::Error) -> OpenDatabaseError 
     } else {
         OpenDatabaseError::Rows { path, reason: error.into_string() }
     }
+}
+
+fn rows_failed(folder: &DataFolder, reason: String) -> OpenDatabaseError {
+    OpenDatabaseError::Rows { path: folder.path().to_owned(), reason }
 }
 
 pub(crate) fn read_failed(table: Table, error: rocksdb::Error) -> StoreError {

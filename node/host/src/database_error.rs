@@ -21,7 +21,9 @@ pub enum OpenDatabaseError {
         path: PathBuf,
     },
     /// A newer program wrote it.
-    #[error("data folder {path} has format {found}; this program reads up to {supported}")]
+    #[error(
+        "data folder {path} has format {found}; this program reads up to {supported}: run the version that wrote it, or a newer one"
+    )]
     NewerFormat {
         /// The folder.
         path: PathBuf,
@@ -93,4 +95,6 @@ pub(crate) enum FoundGroupError {
     Read(#[from] StoreError),
     #[error(transparent)]
     Write(#[from] WriteError),
+    #[error("the replica was removed from this volume")]
+    Removed,
 }

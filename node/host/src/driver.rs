@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use semel_raft::{Effects, Event, Message, ReplicaId, StateMachine, Table, Write, WriteBatch, encode_message};
+use semel_raft::{
+    Effects, Event, Message, ReplicaId, SnapshotRequest, StateMachine, Table, Write, WriteBatch, encode_message,
+};
+use tokio::sync::oneshot;
 
 use crate::clock::TickClock;
 use crate::config::HostConfig;
@@ -14,7 +17,10 @@ use crate::database_error::WriteError;
 use crate::envelope::{ClusterId, Envelope, Transport};
 use crate::inbox::{Arrival, Inbox, Request};
 use crate::metrics::HostMetrics;
-use crate::seat::Seat;
+use crate::seat::{Seat, Seated};
+use crate::snapshot::OutgoingSnapshot;
+use crate::snapshot::send::Senders;
+use crate::status::GroupStatus;
 
 /// Everything that the host's thread owns.
 pub(crate) struct Driver<M: StateMachine> {
@@ -23,6 +29,7 @@ pub(crate) struct Driver<M: StateMachine> {
     transport: Arc<dyn Transport>,
     inbox: Arc<Inbox<M>>,
     metrics: Arc<HostMetrics>,
+    senders: Arc<Senders>,
     clock: TickClock,
     seats: BTreeMap<u64, Seat<M>>,
     /// Groups whose replica was told something, or may have more to hand out.
@@ -45,6 +52,7 @@ impl<M: StateMachine> Driver<M> {
             database,
             transport,
             inbox,
+            senders: Senders::new(config, metrics.clone()),
             metrics,
             clock: TickClock::new(config.tick, config.turn_ticks_max, Instant::now()),
             seats: BTreeMap::new(),
@@ -80,6 +88,8 @@ impl<M: StateMachine> Driver<M> {
             }
         }
         self.seats.values_mut().for_each(|seat| seat.stop("the host has shut down"));
+        self.senders.close();
+        self.database.end_background_work();
     }
 
     fn receive(&mut self, arrival: Arrival) {
@@ -112,6 +122,29 @@ impl<M: StateMachine> Driver<M> {
                 self.seat(group, |seat| seat.feed(Event::TransferLeadership(to)));
             }
             Request::Unreachable { group, replica } => self.seat(group, |seat| seat.feed(Event::Unreachable(replica))),
+            Request::ChangeMembership { group, change, expected_epoch, reply } => {
+                self.seat(group, |seat| seat.change_membership(change, expected_epoch, reply));
+            }
+            Request::SnapshotSent { group, from, to, delivered } => self.seat(group, |seat| {
+                // A replica that took the seat meanwhile has sent nothing yet.
+                if seat.replica_id() == from {
+                    seat.feed(Event::SnapshotSent { to, delivered });
+                }
+            }),
+            Request::Vacate { group, replica, reply } => self.vacate(group, replica, reply),
+        }
+    }
+
+    fn vacate(&mut self, group: u64, replica: ReplicaId, reply: oneshot::Sender<Seated<M>>) {
+        if self.seats.get(&group).is_none_or(|seat| seat.replica_id() != replica) {
+            return;
+        }
+        let vacated = self.seats.remove(&group).and_then(Seat::vacate);
+        if let Some(seated) = vacated
+            && let Err(unclaimed) = reply.send(seated)
+        {
+            let reason = "whoever was to exchange its rows is gone".to_owned();
+            unclaimed.status.send_replace(GroupStatus::Stopped { reason });
         }
     }
 
@@ -155,7 +188,9 @@ impl<M: StateMachine> Driver<M> {
             self.write(&stage)?;
             let mut leaving = Vec::new();
             let mut next = Stage::new();
-            for (group, effects) in stage {
+            for (group, mut effects) in stage {
+                let Some(from) = self.seats.get(&group).map(Seat::replica_id) else { continue };
+                self.send_snapshots(group, from, std::mem::take(&mut effects.snapshots));
                 let Some(seat) = self.seats.get_mut(&group) else { continue };
                 let awaits_done = effects.awaits_done;
                 seat.release(effects);
@@ -210,6 +245,27 @@ impl<M: StateMachine> Driver<M> {
                 continue;
             };
             leaving.push(Envelope { cluster: self.cluster, group, from, to, message: encode_message(&message) });
+        }
+    }
+
+    /// Hands snapshots to the transport, after the write that they hold.
+    fn send_snapshots(&self, group: u64, from: ReplicaId, requests: Vec<SnapshotRequest>) {
+        for SnapshotRequest { to } in requests {
+            let inbox = self.inbox.clone();
+            let report = move |delivered| {
+                // A host that has ended needs no report.
+                let _ = inbox.request(Request::SnapshotSent { group, from, to, delivered });
+            };
+            self.transport.send_snapshot(OutgoingSnapshot {
+                cluster: self.cluster,
+                group,
+                from,
+                to,
+                tables: M::TABLES,
+                database: Arc::downgrade(&self.database),
+                senders: self.senders.clone(),
+                report: Some(Box::new(report)),
+            });
         }
     }
 

@@ -5,6 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 use semel_raft::ReplicaId;
 
+use crate::snapshot::OutgoingSnapshot;
+
 /// A cluster's id, drawn once when it is initialised.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClusterId(pub [u8; 16]);
@@ -43,4 +45,10 @@ pub trait Transport: Send + Sync + 'static {
     /// with the messages of all groups, so it must not block: what cannot be queued is dropped, and
     /// [`crate::HostHandle::unreachable`] may be told.
     fn send(&self, envelopes: Vec<Envelope>);
+
+    /// Sends a snapshot, outside the host's thread, and reports how that went. A transport that sends none drops it, which reports that
+    /// it was not delivered.
+    fn send_snapshot(&self, snapshot: OutgoingSnapshot) {
+        drop(snapshot);
+    }
 }

@@ -13,12 +13,15 @@ use futures::StreamExt as _;
 use semel_proto::internal::v1 as wire;
 use semel_proto::internal::v1::raft_service_client::RaftServiceClient;
 use semel_proto::internal::v1::raft_service_server::RaftService;
+use semel_proto::internal::v1::snapshot_service_client::SnapshotServiceClient;
 use semel_raft::{ReplicaId, StateMachine};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::snapshot::send::send;
+use crate::snapshot::{OutgoingSnapshot, SNAPSHOT_MESSAGE_BYTES_MAX};
 use crate::{ClusterId, Envelope, HostHandle, Transport};
 
 /// Batches that may wait for one destination.
@@ -101,6 +104,16 @@ impl GrpcTransport {
 }
 
 impl Transport for GrpcTransport {
+    fn send_snapshot(&self, snapshot: OutgoingSnapshot) {
+        let Some(address) = self.inner.directory.load().get(&snapshot.to()).cloned() else { return };
+        self.inner.runtime.spawn(send(snapshot, |parts| async move {
+            // A connection of its own: rows of a snapshot must not hold up heartbeats.
+            let channel = endpoint(&address).map_err(|error| Status::unavailable(error.to_string()))?.connect_lazy();
+            let mut client = SnapshotServiceClient::new(channel).max_encoding_message_size(SNAPSHOT_MESSAGE_BYTES_MAX);
+            Ok(client.send(ReceiverStream::new(parts)).await?.into_inner())
+        }));
+    }
+
     fn send(&self, envelopes: Vec<Envelope>) {
         let directory = self.inner.directory.load();
         let mut batches: HashMap<&String, Batch> = HashMap::new();
@@ -134,15 +147,16 @@ struct Batch {
     request: wire::ExchangeRequest,
 }
 
+fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+    let endpoint = endpoint.connect_timeout(CONNECT_WITHIN).tcp_nodelay(true);
+    Ok(endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE).keep_alive_while_idle(true))
+}
+
 /// Carries batches to one address until the transport forgets it.
 async fn run_link(address: String, mut batches: mpsc::Receiver<wire::ExchangeRequest>) {
-    let endpoint = match Endpoint::from_shared(format!("http://{address}")) {
-        Ok(endpoint) => endpoint
-            .connect_timeout(CONNECT_WITHIN)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true),
+    let endpoint = match endpoint(&address) {
+        Ok(endpoint) => endpoint,
         Err(error) => {
             tracing::error!(address, %error, "raft peer has an address that cannot be dialled");
             return;

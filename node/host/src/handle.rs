@@ -4,17 +4,25 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
-use semel_raft::{BarrierError, COMMAND_BYTES_MAX, LogIndex, ProposeError, ReplicaId, StateMachine, decode_message};
+use semel_raft::{
+    BarrierError, COMMAND_BYTES_MAX, LogIndex, MembershipChange, MembershipError, ProposeError, ReplicaId,
+    SnapshotMetadata, StateMachine, StoreError, decode_message,
+};
 use semel_telemetry::{Instrument as _, traced};
 use tokio::sync::{OnceCell, oneshot, watch};
 
-use crate::config::{GroupConfig, HostConfig};
+use crate::config::{FreshGroup, GroupConfig, HostConfig};
 use crate::database::Database;
-use crate::envelope::Envelope;
+use crate::database_error::WriteError;
+use crate::envelope::{ClusterId, Envelope};
+use crate::generations::Generation;
 use crate::inbox::{Arrival, Inbox, Queued, Refused, Request};
 use crate::metrics::HostMetrics;
 use crate::opening::{AddGroupError, Opening};
 use crate::publisher::Publisher;
+use crate::seat::Seated;
+use crate::snapshot::install::InstallError;
+use crate::snapshot::receive::Receivers;
 use crate::status::GroupStatus;
 
 /// Why a request without an answer was not passed on.
@@ -28,6 +36,20 @@ pub enum RequestError {
     HostEnded,
 }
 
+/// Why the rows of a replica are still there.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RemoveGroupError {
+    /// The rows could not be read.
+    #[error("{0}")]
+    Read(#[from] StoreError),
+    /// The rows could not be removed.
+    #[error("{0}")]
+    Write(#[from] WriteError),
+    /// The host has ended.
+    #[error("the host has ended")]
+    HostEnded,
+}
+
 /// A handle on a host. Outlives it: then every call says that the replica has stopped.
 pub struct HostHandle<M: StateMachine> {
     shared: Arc<Shared<M>>,
@@ -35,11 +57,11 @@ pub struct HostHandle<M: StateMachine> {
 
 pub(crate) struct Shared<M: StateMachine> {
     pub(crate) config: Arc<HostConfig>,
-    pub(crate) boot_nonce: u64,
     /// Weak, so that the last handle does not keep the data folder locked after the host has ended.
     pub(crate) database: Weak<Database>,
     pub(crate) inbox: Arc<Inbox<M>>,
     pub(crate) metrics: Arc<HostMetrics>,
+    pub(crate) receivers: Arc<Receivers>,
     pub(crate) groups: Mutex<BTreeMap<u64, Arc<OnceCell<Added>>>>,
 }
 
@@ -48,6 +70,8 @@ pub(crate) struct Shared<M: StateMachine> {
 pub(crate) struct Added {
     replica: ReplicaId,
     status: watch::Receiver<GroupStatus>,
+    /// Held while rows of the group are exchanged or removed.
+    changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl<M: StateMachine> HostHandle<M> {
@@ -55,15 +79,18 @@ impl<M: StateMachine> HostHandle<M> {
         Self { shared }
     }
 
-    /// Runs a replica of a group from now on. `machine` and `publisher` are brought up to the rows on a thread that may
-    /// block. Adding the same replica again changes nothing, also while the first call is still at work or after the
+    /// Runs a replica of a group from now on. A copy of `machine`, and `publisher`, are brought up to the rows on a thread that may
+    /// block, and again whenever the rows were exchanged for a snapshot's. Adding the same replica again changes nothing, also while the first call is still at work or after the
     /// replica has stopped.
     pub async fn add_group(
         &self,
         config: GroupConfig,
         machine: M,
         publisher: Box<dyn Publisher<M>>,
-    ) -> Result<watch::Receiver<GroupStatus>, AddGroupError> {
+    ) -> Result<watch::Receiver<GroupStatus>, AddGroupError>
+    where
+        M: Clone,
+    {
         let GroupConfig { group, replica, .. } = config;
         let cell = self.cell(group)?;
         let added = cell.get_or_try_init(|| self.open(config, machine, publisher)).await?;
@@ -79,20 +106,110 @@ impl<M: StateMachine> HostHandle<M> {
         config: GroupConfig,
         machine: M,
         publisher: Box<dyn Publisher<M>>,
-    ) -> Result<Added, AddGroupError> {
+    ) -> Result<Added, AddGroupError>
+    where
+        M: Clone,
+    {
+        let (status, shown) = watch::channel(GroupStatus::Installing);
+        let machine = Box::new(move || machine.clone());
+        let replica = config.replica;
+        self.seat(config, Seated { machine, publisher, status }).await?;
+        Ok(Added { replica, status: shown, changing: Arc::default() })
+    }
+
+    /// Opens a replica on its rows and hands it to the host's thread.
+    async fn seat(&self, config: GroupConfig, seated: Seated<M>) -> Result<(), AddGroupError> {
         let database = self.shared.database.upgrade().ok_or(AddGroupError::HostEnded)?;
-        let opening = Opening {
-            config: self.shared.config.clone(),
-            boot_nonce: self.shared.boot_nonce,
-            database,
-            metrics: self.shared.metrics.clone(),
-        };
-        let seat = tokio::task::spawn_blocking(move || opening.open(config, machine, publisher))
+        let opening = Opening { config: self.shared.config.clone(), database, metrics: self.shared.metrics.clone() };
+        let seat = tokio::task::spawn_blocking(move || opening.open(config, seated))
             .await
             .map_err(|_| AddGroupError::HostEnded)??;
-        let added = Added { replica: seat.replica_id(), status: seat.status() };
-        self.shared.inbox.request(Request::Seat(seat)).map_err(|_| AddGroupError::HostEnded)?;
-        Ok(added)
+        self.shared.inbox.request(Request::Seat(seat)).map_err(|_| AddGroupError::HostEnded)
+    }
+
+    /// Ends a replica that its group does without, removes its rows and leaves a tombstone: it never comes back. Does nothing where
+    /// the replica is not here.
+    ///
+    /// # Errors
+    /// The rows could not be removed; the replica has ended all the same.
+    pub async fn remove_group(&self, group: u64, replica: ReplicaId) -> Result<(), RemoveGroupError> {
+        let database = self.shared.database.upgrade().ok_or(RemoveGroupError::HostEnded)?;
+        let added = self.groups().get(&group).and_then(|cell| cell.get().cloned());
+        let _changing = match &added {
+            Some(added) if added.replica == replica => Some(added.changing.lock().await),
+            Some(_) | None => None,
+        };
+        if let Some(seated) = self.vacate(group, replica).await {
+            let reason = "the replica was removed from its group".to_owned();
+            seated.status.send_replace(GroupStatus::Stopped { reason });
+        }
+        tokio::task::spawn_blocking(move || {
+            if database.replica_of(group)? == Some(replica) {
+                let generation = *database.live(group).read();
+                database.remove_group(group, replica)?;
+                database.reclaim(group, generation);
+            }
+            Ok::<_, RemoveGroupError>(())
+        })
+        .await
+        .map_err(|_| RemoveGroupError::HostEnded)??;
+        let mut groups = self.groups();
+        if groups.get(&group).and_then(|cell| cell.get()).is_some_and(|added| added.replica == replica) {
+            groups.remove(&group);
+        }
+        Ok(())
+    }
+
+    /// Takes a replica from its seat; `None` if it has none or has stopped.
+    async fn vacate(&self, group: u64, replica: ReplicaId) -> Option<Seated<M>> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.inbox.request(Request::Vacate { group, replica, reply }).ok()?;
+        answer.await.ok()
+    }
+
+    /// Exchanges the rows of a replica for those that were written under `generation`, and opens it on them. It answers nothing
+    /// meanwhile; other groups go on.
+    pub(crate) async fn exchange(
+        &self,
+        group: u64,
+        replica: ReplicaId,
+        metadata: SnapshotMetadata,
+        generation: Generation,
+    ) -> Result<(), InstallError> {
+        let added = self.groups().get(&group).and_then(|cell| cell.get().cloned());
+        let added = added.filter(|added| added.replica == replica).ok_or(InstallError::NotRunning)?;
+        let _changing = added.changing.lock().await;
+        let database = self.shared.database.upgrade().ok_or(InstallError::NotRunning)?;
+        let Some(seated) = self.vacate(group, replica).await else {
+            let discarded = tokio::task::spawn_blocking(move || database.discard_incoming(group, generation)).await;
+            discarded.map_err(|_| InstallError::NotRunning)??;
+            return Err(InstallError::NotRunning);
+        };
+        let status = seated.status.clone();
+        let metrics = self.shared.metrics.clone();
+        let exchanging = Arc::clone(&database);
+        let exchanged = tokio::task::spawn_blocking(move || {
+            // Asked once more, of a replica that no longer changes.
+            match semel_raft::install(&exchanging.group(group), &metadata)? {
+                Some(raft_rows) => {
+                    let ended = exchanging.exchange(group, generation, &raft_rows)?;
+                    metrics.snapshots_installed.add(1);
+                    Ok(ended)
+                }
+                None => exchanging.discard_incoming(group, generation).map(|()| generation).map_err(InstallError::from),
+            }
+        })
+        .await
+        .map_err(|_| InstallError::NotRunning)?;
+        // Opened in either case: without the exchange it is as it was.
+        let config = GroupConfig { group, replica, fresh: FreshGroup::Refuse };
+        if let Err(error) = self.seat(config, seated).await {
+            tracing::error!(group, %replica, %error, "replica not opened after the exchange of its rows");
+            status.send_replace(GroupStatus::Stopped { reason: error.to_string() });
+        }
+        let ended = exchanged?;
+        tokio::task::spawn_blocking(move || database.reclaim(group, ended));
+        Ok(())
     }
 
     /// Proposes a command and waits until it is applied here. Works on any replica: a follower forwards to its leader.
@@ -125,6 +242,24 @@ impl<M: StateMachine> HostHandle<M> {
             Refused::Closed => BarrierError::Stopped,
         })?;
         answer.instrument(traced!("barrier", group)).await.unwrap_or(Err(BarrierError::Stopped))
+    }
+
+    /// Changes who belongs to a group, if its leader runs here; returns the epoch of the configuration that this led to.
+    ///
+    /// [`MembershipError::Stopped`] also where this host runs no replica of the group: nothing was done.
+    pub async fn change_membership(
+        &self,
+        group: u64,
+        change: MembershipChange,
+        expected_epoch: u64,
+    ) -> Result<u64, MembershipError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::ChangeMembership { group, change, expected_epoch, reply };
+        self.request(request).map_err(|refused| match refused {
+            Refused::Full => MembershipError::TooManyPending,
+            Refused::Closed => MembershipError::Stopped,
+        })?;
+        answer.await.unwrap_or(Err(MembershipError::Stopped))
     }
 
     /// Asks the group's leader, if it runs here, to hand over to another replica. Whether it did shows in the status.
@@ -172,6 +307,24 @@ impl<M: StateMachine> HostHandle<M> {
     /// What waits for the next turn.
     pub(crate) fn queued(&self) -> Queued {
         self.shared.inbox.queued()
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterId {
+        self.shared.config.cluster
+    }
+
+    pub(crate) fn database(&self) -> Option<Arc<Database>> {
+        self.shared.database.upgrade()
+    }
+
+    pub(crate) fn receivers(&self) -> &Arc<Receivers> {
+        &self.shared.receivers
+    }
+
+    /// Whether this replica of the group was added here.
+    pub(crate) fn runs(&self, group: u64, replica: ReplicaId) -> bool {
+        let groups = self.groups();
+        groups.get(&group).and_then(|cell| cell.get()).is_some_and(|added| added.replica == replica)
     }
 
     fn request(&self, request: Request<M>) -> Result<(), Refused> {

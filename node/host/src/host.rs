@@ -16,6 +16,7 @@ use crate::envelope::Transport;
 use crate::handle::{HostHandle, Shared};
 use crate::inbox::Inbox;
 use crate::metrics::HostMetrics;
+use crate::snapshot::receive::Receivers;
 
 /// Why a host does not start.
 #[derive(Debug, thiserror::Error)]
@@ -54,12 +55,13 @@ impl<M: StateMachine> Host<M> {
         validate(&config)?;
         let inbox = Arc::new(Inbox::new(&config));
         let metrics = Arc::new(HostMetrics::default());
+        let receivers = Arc::new(Receivers::new(&config));
         let shared = Shared {
             config: Arc::new(config),
-            boot_nonce: rand::random(),
             database: Arc::downgrade(&database),
             inbox: inbox.clone(),
             metrics: metrics.clone(),
+            receivers,
             groups: Mutex::new(BTreeMap::new()),
         };
         let driver = Driver::new(&shared.config, database, transport, inbox.clone(), metrics);
@@ -129,6 +131,9 @@ fn validate(config: &HostConfig) -> Result<(), StartError> {
     }
     if config.heartbeat_ticks == 0 {
         return refuse("heartbeat_ticks", "must be at least 1");
+    }
+    if config.log_entries_max < 2 {
+        return refuse("log_entries_max", "must be at least 2");
     }
     if config.election_ticks <= config.heartbeat_ticks {
         return refuse("election_ticks", "must exceed heartbeat_ticks");

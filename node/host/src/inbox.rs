@@ -6,19 +6,52 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use semel_raft::{BarrierError, LogIndex, Message, ProposeError, ReplicaId, StateMachine};
+use semel_raft::{
+    BarrierError, LogIndex, MembershipChange, MembershipError, Message, ProposeError, ReplicaId, StateMachine,
+};
 use tokio::sync::oneshot;
 
 use crate::config::HostConfig;
-use crate::seat::Seat;
+use crate::seat::{Seat, Seated};
 
 /// One thing that a caller wants. A `reply` that is dropped tells the caller that the replica has stopped.
 pub(crate) enum Request<M: StateMachine> {
     Seat(Box<Seat<M>>),
-    Propose { group: u64, command: Bytes, reply: oneshot::Sender<Result<M::Receipt, ProposeError>> },
-    Barrier { group: u64, reply: oneshot::Sender<Result<LogIndex, BarrierError>> },
-    TransferLeadership { group: u64, to: ReplicaId },
-    Unreachable { group: u64, replica: ReplicaId },
+    Propose {
+        group: u64,
+        command: Bytes,
+        reply: oneshot::Sender<Result<M::Receipt, ProposeError>>,
+    },
+    Barrier {
+        group: u64,
+        reply: oneshot::Sender<Result<LogIndex, BarrierError>>,
+    },
+    TransferLeadership {
+        group: u64,
+        to: ReplicaId,
+    },
+    Unreachable {
+        group: u64,
+        replica: ReplicaId,
+    },
+    ChangeMembership {
+        group: u64,
+        change: MembershipChange,
+        expected_epoch: u64,
+        reply: oneshot::Sender<Result<u64, MembershipError>>,
+    },
+    SnapshotSent {
+        group: u64,
+        from: ReplicaId,
+        to: ReplicaId,
+        delivered: bool,
+    },
+    /// Ends the group's replica so that its rows can be exchanged or removed.
+    Vacate {
+        group: u64,
+        replica: ReplicaId,
+        reply: oneshot::Sender<Seated<M>>,
+    },
 }
 
 /// A message of another replica, already found to be of this cluster and whole.
@@ -83,12 +116,16 @@ impl<M: StateMachine> Inbox<M> {
         }
     }
 
-    /// Queues a request. A new seat always finds room: seats are bounded by the number of groups.
+    /// Queues a request. What is bounded already always finds room: seats by the number of groups, reports on snapshots by the number
+    /// of followers.
     pub(crate) fn request(&self, request: Request<M>) -> Result<(), Refused> {
         let (bytes, bounded) = match &request {
             Request::Propose { command, .. } => (command.len(), true),
-            Request::Barrier { .. } | Request::TransferLeadership { .. } | Request::Unreachable { .. } => (0, true),
-            Request::Seat(_) => (0, false),
+            Request::Barrier { .. }
+            | Request::TransferLeadership { .. }
+            | Request::Unreachable { .. }
+            | Request::ChangeMembership { .. } => (0, true),
+            Request::Seat(_) | Request::SnapshotSent { .. } | Request::Vacate { .. } => (0, false),
         };
         let mut waiting = self.lock();
         if waiting.closed {

@@ -2,7 +2,7 @@
 //! synced write per turn, envelopes to and from other processes, and the clock.
 //!
 //! Lives here: [`Database`] and [`GroupStore`] (rows), [`Host`] (the thread and its owner), [`HostHandle`] (what servers
-//! call), [`Transport`] (where messages leave; [`GrpcTransport`] between processes), and what every process with a host also
+//! call), [`SnapshotServer`] (rows of a replica from another process), [`Transport`] (where messages leave; [`GrpcTransport`] between processes), and what every process with a host also
 //! needs: [`server`], [`settings`]. Does not live here: raft itself (`semel-raft`), what is replicated, and the services that
 //! the crates with hosts offer.
 
@@ -11,6 +11,7 @@ mod database_options;
 mod database_error;
 mod data_folder;
 mod write_ahead_log;
+mod generations;
 mod group_store;
 mod config;
 mod host;
@@ -26,6 +27,7 @@ pub mod metrics;
 mod opening;
 mod inbox;
 mod clock;
+mod snapshot;
 mod seat;
 mod driver;
 
@@ -36,10 +38,11 @@ pub use database_error::{OpenDatabaseError, WriteError};
 pub use envelope::{ClusterId, Envelope, Transport};
 pub use group_store::{GroupSnapshot, GroupStore};
 pub use grpc::{Directory, EXCHANGE_BYTES_MAX, GrpcTransport, RaftServer};
-pub use handle::{HostHandle, RequestError};
+pub use handle::{HostHandle, RemoveGroupError, RequestError};
 pub use host::{Host, StartError};
 pub use loopback::LoopbackTransport;
 pub use metrics::HostMetrics;
 pub use opening::AddGroupError;
 pub use publisher::{Discard, Publisher};
+pub use snapshot::{OutgoingSnapshot, SNAPSHOT_MESSAGE_BYTES_MAX, SnapshotServer};
 pub use status::GroupStatus;

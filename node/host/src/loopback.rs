@@ -4,19 +4,32 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use futures::StreamExt as _;
 use semel_raft::{ReplicaId, StateMachine};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::envelope::{Envelope, Transport};
 use crate::handle::HostHandle;
+use crate::snapshot::receive::receive;
+use crate::snapshot::send::send;
+use crate::snapshot::{CHUNKS_UNACKNOWLEDGED_MAX, OutgoingSnapshot};
 
 type Address = (u64, ReplicaId);
 type Delivery = Arc<dyn Fn(Vec<Envelope>) + Send + Sync>;
+type SnapshotDelivery = Arc<dyn Fn(OutgoingSnapshot) + Send + Sync>;
+
+#[derive(Clone)]
+struct Route {
+    messages: Delivery,
+    snapshots: SnapshotDelivery,
+}
 
 /// Hands messages to hosts of the same process; clones share their routes. Messages to a replica without a route vanish, as
 /// in a partition.
 #[derive(Clone, Default)]
 pub struct LoopbackTransport {
-    routes: Arc<RwLock<BTreeMap<Address, Delivery>>>,
+    routes: Arc<RwLock<BTreeMap<Address, Route>>>,
 }
 
 impl LoopbackTransport {
@@ -25,10 +38,24 @@ impl LoopbackTransport {
         Self::default()
     }
 
-    /// Lets messages to a replica reach the host behind `handle`.
+    /// Lets messages and snapshots to a replica reach the host behind `handle`.
+    ///
+    /// # Panics
+    /// Outside a runtime, on which snapshots travel.
     pub fn connect<M: StateMachine>(&self, group: u64, replica: ReplicaId, handle: HostHandle<M>) {
-        let delivery: Delivery = Arc::new(move |envelopes| handle.receive(envelopes));
-        self.routes.write().unwrap_or_else(PoisonError::into_inner).insert((group, replica), delivery);
+        let runtime = tokio::runtime::Handle::current();
+        let receiver = handle.clone();
+        let snapshots: SnapshotDelivery = Arc::new(move |snapshot| {
+            let receiver = receiver.clone();
+            runtime.spawn(send(snapshot, |parts| async move {
+                let (answers, states) = mpsc::channel(CHUNKS_UNACKNOWLEDGED_MAX);
+                tokio::spawn(receive(receiver, ReceiverStream::new(parts).map(Ok), answers));
+                Ok(ReceiverStream::new(states))
+            }));
+        });
+        let messages: Delivery = Arc::new(move |envelopes| handle.receive(envelopes));
+        let route = Route { messages, snapshots };
+        self.routes.write().unwrap_or_else(PoisonError::into_inner).insert((group, replica), route);
     }
 
     /// Lets no message reach a replica any more.
@@ -45,9 +72,16 @@ impl Transport for LoopbackTransport {
         }
         let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
         for (address, envelopes) in by_addressee {
-            if let Some(deliver) = routes.get(&address) {
-                deliver(envelopes);
+            if let Some(route) = routes.get(&address) {
+                (route.messages)(envelopes);
             }
+        }
+    }
+
+    fn send_snapshot(&self, snapshot: OutgoingSnapshot) {
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(route) = routes.get(&(snapshot.group, snapshot.to)) {
+            (route.snapshots)(snapshot);
         }
     }
 }

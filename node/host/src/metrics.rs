@@ -44,6 +44,14 @@ pub struct HostMetrics {
     pub messages_dropped_misaddressed: Count,
     /// Requests refused because too many waited.
     pub requests_refused_overload: Count,
+    /// Snapshots delivered to other processes.
+    pub snapshots_sent: Count,
+    /// Attempts to deliver a snapshot that failed; they are made again.
+    pub snapshots_failed: Count,
+    /// Bytes of rows sent in snapshots.
+    pub snapshot_bytes_sent: Count,
+    /// Snapshots that became a replica's rows here.
+    pub snapshots_installed: Count,
     /// Replicas that stopped by a failure of theirs or of the database.
     pub replicas_failed: Count,
 }
@@ -95,6 +103,10 @@ fn counters(families: &mut Families<'_>, metrics: &HostMetrics) -> fmt::Result {
         messages_sent,
         messages_received,
         requests_refused_overload,
+        snapshots_sent,
+        snapshots_failed,
+        snapshot_bytes_sent,
+        snapshots_installed,
         replicas_failed,
         // Shown by `show`, some under one name.
         sync_seconds: _,
@@ -113,6 +125,10 @@ fn counters(families: &mut Families<'_>, metrics: &HostMetrics) -> fmt::Result {
         ("semel_raft_messages_sent_total", "Messages handed to the transport", messages_sent),
         ("semel_raft_messages_received_total", "Messages handed to a replica", messages_received),
         ("semel_raft_requests_refused_total", "Requests refused because too many waited", requests_refused_overload),
+        ("semel_raft_snapshots_sent_total", "Snapshots delivered to other processes", snapshots_sent),
+        ("semel_raft_snapshots_failed_total", "Attempts to deliver a snapshot that failed", snapshots_failed),
+        ("semel_raft_snapshot_sent_bytes_total", "Bytes of rows sent in snapshots", snapshot_bytes_sent),
+        ("semel_raft_snapshots_installed_total", "Snapshots that became a replica's rows here", snapshots_installed),
         ("semel_raft_replicas_failed_total", "Replicas that stopped by a failure", replicas_failed),
     ];
     for (name, help, count) in counters {

@@ -4,14 +4,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use semel_raft::{OpenError, Replica, ReplicaId, StateMachine, StoreError, Table, bootstrap};
+use semel_raft::{
+    OpenError, Replica, ReplicaId, StateMachine, StoreError, Table, WriteBatch, bootstrap, bootstrap_learner,
+};
 
 use crate::config::{FreshGroup, GroupConfig, HostConfig};
 use crate::database::Database;
 use crate::database_error::{FoundGroupError, WriteError};
 use crate::metrics::HostMetrics;
-use crate::publisher::Publisher;
-use crate::seat::{Seat, panic_message};
+use crate::seat::{Seat, Seated, panic_message};
 
 /// Why a group does not run here.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,14 @@ pub enum AddGroupError {
         /// The group.
         group: u64,
         /// The replica asked for.
+        replica: ReplicaId,
+    },
+    /// The replica was here and was removed: its group has done without it since.
+    #[error("group {group}: replica {replica} was removed from this volume and never comes back")]
+    Removed {
+        /// The group.
+        group: u64,
+        /// The replica.
         replica: ReplicaId,
     },
     /// The rows belong to another replica of the group.
@@ -96,7 +105,6 @@ pub enum AddGroupError {
 /// What opening needs of the host.
 pub(crate) struct Opening {
     pub(crate) config: Arc<HostConfig>,
-    pub(crate) boot_nonce: u64,
     pub(crate) database: Arc<Database>,
     pub(crate) metrics: Arc<HostMetrics>,
 }
@@ -105,20 +113,19 @@ impl Opening {
     /// Opens the replica of one group. Whatever panics over damaged rows is an error of this group alone.
     pub(crate) fn open<M: StateMachine>(
         self,
-        group: GroupConfig,
-        machine: M,
-        publisher: Box<dyn Publisher<M>>,
+        config: GroupConfig,
+        seated: Seated<M>,
     ) -> Result<Box<Seat<M>>, AddGroupError> {
-        let id = group.group;
-        catch_unwind(AssertUnwindSafe(|| self.open_rows(group, machine, publisher)))
-            .unwrap_or_else(|panic| Err(AddGroupError::Panicked { group: id, reason: panic_message(panic.as_ref()) }))
+        let group = config.group;
+        let open = AssertUnwindSafe(|| self.open_rows(config, seated));
+        catch_unwind(open)
+            .unwrap_or_else(|panic| Err(AddGroupError::Panicked { group, reason: panic_message(panic.as_ref()) }))
     }
 
     fn open_rows<M: StateMachine>(
         self,
         config: GroupConfig,
-        machine: M,
-        mut publisher: Box<dyn Publisher<M>>,
+        mut seated: Seated<M>,
     ) -> Result<Box<Seat<M>>, AddGroupError> {
         let GroupConfig { group, replica, .. } = config;
         if let Some(table) = M::TABLES.iter().find(|table| !self.database.has_table(**table)) {
@@ -129,11 +136,13 @@ impl Opening {
             return Err(AddGroupError::OtherReplica { group, replica, holder });
         }
         let store = self.database.group(group);
-        let replica_config = self.config.replica_config(replica, self.boot_nonce);
-        let opened = Replica::open(replica_config, store.clone(), machine)
+        // Another one each time, so that nothing of the former run in the network is taken for this one's.
+        let replica_config = self.config.replica_config(replica, rand::random());
+        let opened = Replica::open(replica_config, store.clone(), (seated.machine)())
             .map_err(|source| AddGroupError::Open { group, source })?;
-        publisher.restore(opened.status().applied, &store).map_err(|source| AddGroupError::Read { group, source })?;
-        Ok(Box::new(Seat::new(group, replica, opened, publisher, self.metrics)))
+        let restored = seated.publisher.restore(opened.status().applied, &store);
+        restored.map_err(|source| AddGroupError::Read { group, source })?;
+        Ok(Box::new(Seat::new(group, replica, opened, seated, self.metrics)))
     }
 
     /// The replica whose rows the database has, writing the first ones where the group is being founded.
@@ -148,13 +157,16 @@ impl Opening {
             FreshGroup::Bootstrap { voters } if !voters.contains(&replica) => {
                 Err(AddGroupError::NotAVoter { group, replica })
             }
-            FreshGroup::Bootstrap { voters } => {
-                let founded = self.database.found_group(group, replica, &bootstrap(voters));
-                founded.map_err(|error| match error {
-                    FoundGroupError::Read(source) => AddGroupError::Read { group, source },
-                    FoundGroupError::Write(source) => AddGroupError::Write { group, source },
-                })
-            }
+            FreshGroup::Bootstrap { voters } => self.found(group, replica, &bootstrap(voters)),
+            FreshGroup::Join => self.found(group, replica, &bootstrap_learner()),
         }
+    }
+
+    fn found(&self, group: u64, replica: ReplicaId, first_rows: &WriteBatch) -> Result<ReplicaId, AddGroupError> {
+        self.database.found_group(group, replica, first_rows).map_err(|error| match error {
+            FoundGroupError::Read(source) => AddGroupError::Read { group, source },
+            FoundGroupError::Write(source) => AddGroupError::Write { group, source },
+            FoundGroupError::Removed => AddGroupError::Removed { group, replica },
+        })
     }
 }

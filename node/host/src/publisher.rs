@@ -6,8 +6,8 @@ use crate::group_store::GroupStore;
 
 /// A derived view of one group, such as an index in memory.
 pub trait Publisher<M: StateMachine>: Send + 'static {
-    /// Builds the view from the rows, whose last applied entry is `applied`. Called once, on a thread that may block,
-    /// before the group takes part in anything.
+    /// Builds the view from the rows, whose last applied entry is `applied`, and forgets what it held before. Called on a thread that
+    /// may block, before the group takes part in anything, and again each time its rows were exchanged for a snapshot's.
     fn restore(&mut self, applied: LogIndex, store: &GroupStore) -> Result<(), StoreError> {
         let _ = (applied, store);
         Ok(())

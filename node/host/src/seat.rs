@@ -7,7 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use semel_raft::{BarrierError, Effects, Event, LogIndex, ProposeError, Replica, ReplicaId, StateMachine, Ticket};
+use semel_raft::{
+    BarrierError, Effects, Event, LogIndex, MembershipChange, MembershipError, ProposeError, Replica, ReplicaId,
+    StateMachine, Ticket,
+};
 use tokio::sync::{oneshot, watch};
 
 use crate::group_store::GroupStore;
@@ -17,19 +20,28 @@ use crate::status::GroupStatus;
 
 type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 
+/// What stays of a seat while its replica is opened anew.
+pub(crate) struct Seated<M: StateMachine> {
+    /// Makes the machine as it is before it has seen any row.
+    pub(crate) machine: Box<dyn Fn() -> M + Send>,
+    pub(crate) publisher: Box<dyn Publisher<M>>,
+    pub(crate) status: watch::Sender<GroupStatus>,
+}
+
 /// A group's replica, its waiting callers and its derived view.
 pub(crate) struct Seat<M: StateMachine> {
     group: u64,
     replica_id: ReplicaId,
     /// `None` once stopped.
     replica: Option<Replica<GroupStore, M>>,
-    publisher: Box<dyn Publisher<M>>,
+    /// `None` once it was vacated.
+    seated: Option<Seated<M>>,
     /// The publisher has been told of entries up to here.
     published: LogIndex,
     proposers: BTreeMap<Ticket, Reply<M::Receipt, ProposeError>>,
     readers: BTreeMap<Ticket, Reply<LogIndex, BarrierError>>,
+    changers: BTreeMap<Ticket, Reply<u64, MembershipError>>,
     next_ticket: u64,
-    status: watch::Sender<GroupStatus>,
     metrics: Arc<HostMetrics>,
 }
 
@@ -39,20 +51,22 @@ impl<M: StateMachine> Seat<M> {
         group: u64,
         replica_id: ReplicaId,
         replica: Replica<GroupStore, M>,
-        publisher: Box<dyn Publisher<M>>,
+        seated: Seated<M>,
         metrics: Arc<HostMetrics>,
     ) -> Self {
         let status = replica.status();
+        let published = status.applied;
+        seated.status.send_replace(GroupStatus::Running(status));
         Self {
             group,
             replica_id,
-            published: status.applied,
+            published,
             replica: Some(replica),
-            publisher,
+            seated: Some(seated),
             proposers: BTreeMap::new(),
             readers: BTreeMap::new(),
+            changers: BTreeMap::new(),
             next_ticket: 0,
-            status: watch::Sender::new(GroupStatus::Running(status)),
             metrics,
         }
     }
@@ -63,10 +77,6 @@ impl<M: StateMachine> Seat<M> {
 
     pub(crate) fn replica_id(&self) -> ReplicaId {
         self.replica_id
-    }
-
-    pub(crate) fn status(&self) -> watch::Receiver<GroupStatus> {
-        self.status.subscribe()
     }
 
     /// Hands the replica a command; the reply comes when it is applied, or refused. A stopped replica drops the reply.
@@ -89,11 +99,30 @@ impl<M: StateMachine> Seat<M> {
         self.feed(Event::Barrier { ticket });
     }
 
+    /// Asks the replica to change who belongs to its group. A stopped replica drops the reply.
+    pub(crate) fn change_membership(
+        &mut self,
+        change: MembershipChange,
+        expected_epoch: u64,
+        reply: Reply<u64, MembershipError>,
+    ) {
+        if self.replica.is_none() {
+            return;
+        }
+        let ticket = self.ticket();
+        self.changers.insert(ticket, reply);
+        self.feed(Event::ChangeMembership { ticket, change, expected_epoch });
+    }
+
     /// Tells the replica of something whose effects are collected later in the turn.
     pub(crate) fn feed(&mut self, event: Event) {
         let Some(effects) = self.step(event) else { return };
         // Only `Collect` and `Done` may write or send: their effects take part in the turn's batch.
-        if effects.messages.is_empty() && effects.writes.is_empty() && !effects.awaits_done {
+        if effects.messages.is_empty()
+            && effects.writes.is_empty()
+            && effects.snapshots.is_empty()
+            && !effects.awaits_done
+        {
             self.release(effects);
         } else {
             self.fail("effects out of turn");
@@ -109,7 +138,7 @@ impl<M: StateMachine> Seat<M> {
             Ok(effects) => {
                 let Some(reason) = replica.stopped().map(ToString::to_string) else { return Some(effects) };
                 // The replica knows which proposals it had not passed on yet; nothing of its effects is to be written.
-                self.answer(effects.receipts, effects.barriers);
+                self.answer(effects.receipts, effects.barriers, effects.memberships);
                 self.fail(&reason);
                 None
             }
@@ -124,14 +153,15 @@ impl<M: StateMachine> Seat<M> {
     /// out of the effects but messages and writes.
     pub(crate) fn release(&mut self, effects: Effects<M>) {
         if effects.applied > self.published {
-            let publish = AssertUnwindSafe(|| self.publisher.publish(effects.applied, effects.publications));
+            let Some(seated) = &mut self.seated else { return };
+            let publish = AssertUnwindSafe(|| seated.publisher.publish(effects.applied, effects.publications));
             if let Err(panic) = catch_unwind(publish) {
                 self.fail(&panic_message(panic.as_ref()));
                 return;
             }
             self.published = effects.applied;
         }
-        self.answer(effects.receipts, effects.barriers);
+        self.answer(effects.receipts, effects.barriers, effects.memberships);
     }
 
     /// Answers callers. One that has given up meanwhile has nobody left to be told.
@@ -139,6 +169,7 @@ impl<M: StateMachine> Seat<M> {
         &mut self,
         receipts: Vec<(Ticket, Result<M::Receipt, ProposeError>)>,
         barriers: Vec<(Ticket, Result<LogIndex, BarrierError>)>,
+        memberships: Vec<(Ticket, Result<u64, MembershipError>)>,
     ) {
         for (ticket, receipt) in receipts {
             if let Some(reply) = self.proposers.remove(&ticket) {
@@ -150,13 +181,18 @@ impl<M: StateMachine> Seat<M> {
                 let _ = reply.send(index);
             }
         }
+        for (ticket, epoch) in memberships {
+            if let Some(reply) = self.changers.remove(&ticket) {
+                let _ = reply.send(epoch);
+            }
+        }
     }
 
     /// Shows the replica's state to those who watch it.
     pub(crate) fn show(&self) {
-        let Some(replica) = &self.replica else { return };
+        let (Some(replica), Some(seated)) = (&self.replica, &self.seated) else { return };
         let now = GroupStatus::Running(replica.status());
-        self.status.send_if_modified(|shown| {
+        seated.status.send_if_modified(|shown| {
             let changed = *shown != now;
             *shown = now;
             changed
@@ -175,7 +211,25 @@ impl<M: StateMachine> Seat<M> {
     /// Stops the replica for good. A reader that waits for it learns that it has stopped; a proposer, that its command may
     /// have gone to the other replicas already.
     pub(crate) fn stop(&mut self, reason: &str) {
-        let Some(replica) = self.replica.take() else { return };
+        if self.close()
+            && let Some(seated) = &self.seated
+        {
+            seated.status.send_replace(GroupStatus::Stopped { reason: reason.to_owned() });
+        }
+    }
+
+    /// Takes the replica from its seat, so that it can be opened anew; `None` if it has stopped. Whoever waits for it learns what
+    /// they would of one that stops.
+    pub(crate) fn vacate(mut self) -> Option<Seated<M>> {
+        if !self.close() {
+            return None;
+        }
+        self.seated.take().inspect(|seated| drop(seated.status.send_replace(GroupStatus::Installing)))
+    }
+
+    /// Ends the replica and lets go of those who wait for it; false if it had ended before.
+    fn close(&mut self) -> bool {
+        let Some(replica) = self.replica.take() else { return false };
         // What a panic left behind may panic again while it is taken apart.
         if catch_unwind(AssertUnwindSafe(|| drop(replica))).is_err() {
             tracing::warn!(group = self.group, replica = %self.replica_id, "stopped replica panicked once more");
@@ -186,7 +240,10 @@ impl<M: StateMachine> Seat<M> {
         for reply in std::mem::take(&mut self.readers).into_values() {
             let _ = reply.send(Err(BarrierError::Stopped));
         }
-        self.status.send_replace(GroupStatus::Stopped { reason: reason.to_owned() });
+        for reply in std::mem::take(&mut self.changers).into_values() {
+            let _ = reply.send(Err(MembershipError::Unknown));
+        }
+        true
     }
 
     fn ticket(&mut self) -> Ticket {

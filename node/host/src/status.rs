@@ -7,6 +7,8 @@ use semel_raft::ReplicaStatus;
 pub enum GroupStatus {
     /// It takes part.
     Running(ReplicaStatus),
+    /// Its rows are being exchanged for those of a snapshot, after which it takes part again.
+    Installing,
     /// It takes part in nothing until the process starts again.
     Stopped {
         /// Why.
@@ -19,7 +21,7 @@ impl GroupStatus {
     pub fn running(&self) -> Option<&ReplicaStatus> {
         match self {
             GroupStatus::Running(status) => Some(status),
-            GroupStatus::Stopped { .. } => None,
+            GroupStatus::Installing | GroupStatus::Stopped { .. } => None,
         }
     }
 }

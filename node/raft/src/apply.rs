@@ -1,18 +1,22 @@
 //! Applying committed entries: from the log, through the machine, into one batch of rows.
 
-use raft::RawNode;
-use raft::eraftpb::{ConfChange, ConfChangeV2, Entry, EntryType};
+use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType};
+use raft::{INVALID_ID, RawNode, StateRole};
 use raft_prost::Message as _;
 
+use crate::cache::weight;
+use crate::compaction::Compaction;
 use crate::event::ProposeError;
 use crate::failures::StopReason;
 use crate::ids::{LogIndex, Ticket};
 use crate::log::ReplicaLog;
 use crate::machine::StateMachine;
+use crate::membership::{self, Membership};
+use crate::mutant::Mutant;
 use crate::overlay::{ChangedRows, Overlay};
 use crate::proposals::Proposals;
 use crate::rows;
-use crate::store::{Store, WriteBatch};
+use crate::store::{Store, Table, WriteBatch};
 
 /// What applying borrows of its replica.
 pub(crate) struct Applier<'a, S: Store, M: StateMachine> {
@@ -20,14 +24,18 @@ pub(crate) struct Applier<'a, S: Store, M: StateMachine> {
     pub(crate) machine: &'a mut M,
     pub(crate) proposals: &'a mut Proposals,
     pub(crate) receipts: &'a mut Vec<(Ticket, Result<M::Receipt, ProposeError>)>,
+    pub(crate) membership: &'a mut Membership,
+    pub(crate) memberships: &'a mut Vec<membership::Answer>,
+    pub(crate) compaction: &'a mut Compaction,
 }
 
 /// What the views learn of the entries of one batch, with the index of each.
 pub(crate) type Publications<M> = Vec<(LogIndex, Vec<<M as StateMachine>::Publication>)>;
 
 impl<S: Store, M: StateMachine> Applier<'_, S, M> {
-    /// Applies `entries`, which follow `applied`, and appends to `batch` the machine's rows, the applied index and the hard
-    /// state whose commit index covers it. Returns the new applied index.
+    /// Applies `entries`, which follow `applied`, and appends to `batch` the machine's rows, the applied index, the hard state
+    /// whose commit index covers it, and the removal of the log's oldest entries where it is time. Returns the new applied
+    /// index.
     pub(crate) fn apply(
         mut self,
         mut applied: LogIndex,
@@ -42,6 +50,7 @@ impl<S: Store, M: StateMachine> Applier<'_, S, M> {
         for entry in entries {
             assert_eq!(entry.index, applied.0 + 1, "entries are applied once and in order");
             applied = LogIndex(entry.index);
+            self.compaction.applied(entry.index, weight(&entry) as u64);
             match entry.get_entry_type() {
                 EntryType::EntryNormal => {
                     let published = self.apply_command(&entry, &mut changed)?;
@@ -54,7 +63,22 @@ impl<S: Store, M: StateMachine> Applier<'_, S, M> {
         }
         changed.write_into(batch);
         rows::put_applied(batch, applied, &self.node.raft.hard_state());
+        self.node.mut_store().set_applied(applied);
+        self.compact(batch)?;
         Ok((applied, publications))
+    }
+
+    fn compact(&mut self, batch: &mut WriteBatch) -> Result<(), StopReason> {
+        let log = self.node.mut_store();
+        let Some(to) = self.compaction.due(log.offers.pinned_after()) else { return Ok(()) };
+        let from = log.truncated().index;
+        let truncated = log.compact(to)?;
+        self.compaction.truncated(to);
+        batch.delete_range(Table::LOG, rows::entry_key(LogIndex(from)), rows::entry_key(LogIndex(to + 1)));
+        if !Mutant::LogCutUnmarked.is_chosen() {
+            rows::put_truncated(batch, truncated);
+        }
+        Ok(())
     }
 
     fn apply_command(&mut self, entry: &Entry, changed: &mut ChangedRows) -> Result<Vec<M::Publication>, StopReason> {
@@ -71,16 +95,45 @@ impl<S: Store, M: StateMachine> Applier<'_, S, M> {
     }
 
     fn apply_conf_change(&mut self, entry: &Entry, batch: &mut WriteBatch) -> Result<(), StopReason> {
-        let stop = |reason: String| StopReason::ConfChange { index: LogIndex(entry.index), reason };
-        let conf_state = if entry.get_entry_type() == EntryType::EntryConfChange {
-            let change = ConfChange::decode(&*entry.data).map_err(|error| stop(error.to_string()))?;
-            self.node.apply_conf_change(&change)
-        } else {
-            let change = ConfChangeV2::decode(&*entry.data).map_err(|error| stop(error.to_string()))?;
-            self.node.apply_conf_change(&change)
-        };
-        rows::put_conf_state(batch, &conf_state.map_err(|error| stop(error.to_string()))?);
+        let conf_state = self.change_configuration(entry).map_err(|reason| {
+            // A replica that cannot follow its group must not go on by itself.
+            StopReason::ConfChange { index: LogIndex(entry.index), reason }
+        })?;
+        let (changed, answer) = self.membership.applied(&entry.context, membership::sorted(conf_state));
+        self.memberships.extend(answer);
+        if changed {
+            rows::put_conf_state(batch, self.membership.conf_state());
+            rows::put_epoch(batch, self.membership.epoch());
+        }
+        let conf_state = self.membership.conf_state();
+        self.node.mut_store().offers.retain(|follower| membership::names(conf_state, follower));
+        self.step_down_if_removed();
         Ok(())
+    }
+
+    fn change_configuration(&mut self, entry: &Entry) -> Result<ConfState, String> {
+        if entry.get_entry_type() == EntryType::EntryConfChange {
+            let change = ConfChange::decode(&*entry.data).map_err(|error| error.to_string())?;
+            return self.node.apply_conf_change(&change).map_err(|error| error.to_string());
+        }
+        let change = ConfChangeV2::decode(&*entry.data).map_err(|error| error.to_string())?;
+        let conf_state = self.node.apply_conf_change(&change).map_err(|error| error.to_string())?;
+        if Mutant::JointLeftAtOnce.is_chosen() && !conf_state.voters_outgoing.is_empty() {
+            return self.node.apply_conf_change(&ConfChangeV2::default()).map_err(|error| error.to_string());
+        }
+        Ok(conf_state)
+    }
+
+    /// raft-rs panics in a leader that belongs to its group no more. One that is to be removed hands over before, but what a
+    /// former leader proposed may remove it yet.
+    fn step_down_if_removed(&mut self) {
+        let raft = &mut self.node.raft;
+        if raft.state == StateRole::Leader && !raft.prs().conf().voters().contains(raft.id) {
+            let term = raft.term;
+            raft.become_follower(term, INVALID_ID);
+            // A follower has none to send after it has written. Any may be lost.
+            raft.msgs.clear();
+        }
     }
 }
 

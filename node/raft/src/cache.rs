@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 
 use raft::eraftpb::Entry;
 
-/// Entries without a gap, up to the last of the log; the newest is always there, so that the last term needs no read.
+/// Entries without a gap, up to the last of the log; the newest, if there is one, is always there, so that the last term needs
+/// no read.
 #[derive(Debug)]
 pub(crate) struct EntryCache {
     entries: VecDeque<Entry>,
@@ -32,6 +33,14 @@ impl EntryCache {
         self.entries.extend(entries);
         while self.bytes > self.bytes_max && self.entries.len() > 1 {
             let oldest = self.entries.pop_front().expect("there are at least two");
+            self.bytes -= weight(&oldest);
+        }
+    }
+
+    /// Lets go of the entries up to `index`, which are removed from the log.
+    pub(crate) fn compact(&mut self, index: u64) {
+        while self.entries.front().is_some_and(|oldest| oldest.index <= index) {
+            let oldest = self.entries.pop_front().expect("just seen");
             self.bytes -= weight(&oldest);
         }
     }
@@ -78,6 +87,22 @@ mod tests {
         assert!(cache.get(1).is_none());
         cache.append(vec![entry(101, 1, 50_000)]);
         assert_eq!(cache.first_index(), Some(101));
+    }
+
+    #[test]
+    fn removed_entries_leave_the_cache_and_the_next_follow_on() {
+        let mut cache = EntryCache::new(1 << 20);
+        cache.append((5..=10).map(|index| entry(index, 1, 8)).collect());
+        cache.compact(7);
+        assert!(cache.get(7).is_none());
+        assert_eq!(
+            (cache.first_index(), cache.bytes()),
+            (Some(8), (8..=10).map(|index| weight(&entry(index, 1, 8))).sum())
+        );
+        cache.compact(10);
+        assert_eq!((cache.first_index(), cache.bytes()), (None, 0));
+        cache.append(vec![entry(11, 1, 8)]);
+        assert!(cache.get(11).is_some());
     }
 
     #[test]

@@ -46,6 +46,27 @@ pub struct ReplicaConfig {
     pub uncommitted_bytes_max: u64,
     /// Entries applied in one batch of writes, in bytes; a single larger entry still is. Default 4 MiB.
     pub apply_bytes_max: u64,
+    /// The log is cut short when it holds more applied entries than this. Default 20,000.
+    pub log_entries_max: u64,
+    /// The log is cut short when its applied entries are larger than this, in bytes (what an entry is in memory; after
+    /// opening, an estimate). Default 64 MiB.
+    pub log_bytes_max: u64,
+    /// Applied entries that stay when the log is cut short, for followers that are a little behind; fewer where they are larger
+    /// than half of `log_bytes_max`. Default 10,000; at most `log_entries_max`.
+    pub log_entries_kept: u64,
+    /// Applied entries that stay for a follower to which a snapshot is being sent; beyond, it will need another. Default 200,000.
+    pub log_entries_pinned_max: u64,
+    /// The same in bytes. Default 256 MiB.
+    pub log_bytes_pinned_max: u64,
+    /// A follower whose snapshot failed is offered no other for so many ticks; one to which it was delivered has as long to ask
+    /// for what follows. Default 40.
+    pub snapshot_retry_ticks: u64,
+    /// Learners that a group may have. Default 2.
+    pub learners_max: usize,
+    /// A learner that lacks more entries than this is not made a voter. Default 256.
+    pub learner_lag_max: u64,
+    /// A change of the membership that is not complete after so many ticks has an unknown outcome. Default 200.
+    pub membership_ticks_max: u64,
 }
 
 impl ReplicaConfig {
@@ -68,6 +89,15 @@ impl ReplicaConfig {
             appends_inflight_max: 16,
             uncommitted_bytes_max: 16 << 20,
             apply_bytes_max: 4 << 20,
+            log_entries_max: 20_000,
+            log_bytes_max: 64 << 20,
+            log_entries_kept: 10_000,
+            log_entries_pinned_max: 200_000,
+            log_bytes_pinned_max: 256 << 20,
+            snapshot_retry_ticks: 40,
+            learners_max: 2,
+            learner_lag_max: 256,
+            membership_ticks_max: 200,
         }
     }
 

@@ -6,7 +6,9 @@ use bytes::Bytes;
 
 use crate::ids::{LogIndex, ReplicaId, Ticket};
 use crate::machine::StateMachine;
+use crate::membership::{MembershipChange, MembershipError};
 use crate::message::Message;
+use crate::snapshot::SnapshotRequest;
 use crate::store::WriteBatch;
 
 /// One thing that happened to a replica.
@@ -33,6 +35,23 @@ pub enum Event {
     Unreachable(ReplicaId),
     /// Leadership should move to this replica, if it is up to date. Only the leader heeds it.
     TransferLeadership(ReplicaId),
+    /// A caller wants another membership of the group. The leader alone takes it, one at a time.
+    ChangeMembership {
+        /// Names the caller.
+        ticket: Ticket,
+        /// What is wanted.
+        change: MembershipChange,
+        /// The epoch of the configuration that the caller has seen: nothing is done if there is another one by now.
+        expected_epoch: u64,
+    },
+    /// The snapshot of a [`SnapshotRequest`] was installed, or is given up. Asked for whichever it is: until then the follower
+    /// is sent nothing.
+    SnapshotSent {
+        /// The follower.
+        to: ReplicaId,
+        /// Whether it was installed there, durably, or was of no use because the follower had as much.
+        delivered: bool,
+    },
     /// The driver is ready to carry out effects: whatever is pending is handed out.
     Collect,
     /// Everything in the last effects has been done in order, durably where asked.
@@ -52,6 +71,10 @@ impl fmt::Debug for Event {
             Event::Barrier { ticket } => write!(f, "barrier {ticket:?}"),
             Event::Unreachable(replica) => write!(f, "unreachable {replica:?}"),
             Event::TransferLeadership(replica) => write!(f, "transfer leadership to {replica:?}"),
+            Event::ChangeMembership { ticket, change, expected_epoch } => {
+                write!(f, "change membership {ticket:?} {change:?} in epoch {expected_epoch}")
+            }
+            Event::SnapshotSent { to, delivered } => write!(f, "snapshot sent to {to:?}, delivered: {delivered}"),
             Event::Collect => f.write_str("collect"),
             Event::Done => f.write_str("done"),
         }
@@ -69,6 +92,8 @@ pub struct Effects<M: StateMachine> {
     pub writes: WriteBatch,
     /// Whether the batch must be on disk before the replica is told [`Event::Done`].
     pub sync: bool,
+    /// Followers that need a snapshot of the rows as they are once `writes` are written.
+    pub snapshots: Vec<SnapshotRequest>,
     /// Publications of the entries applied by `writes`, with the index of each; released after the write.
     pub publications: Vec<(LogIndex, Vec<M::Publication>)>,
     /// Entries up to here are applied once the batch is written; derived views are current up to here once
@@ -78,6 +103,8 @@ pub struct Effects<M: StateMachine> {
     pub receipts: Vec<(Ticket, Result<M::Receipt, ProposeError>)>,
     /// Answers for barriers. A reader waits until its view has reached the index.
     pub barriers: Vec<(Ticket, Result<LogIndex, BarrierError>)>,
+    /// Answers for those who asked for another membership: the epoch of the configuration that the change led to.
+    pub memberships: Vec<(Ticket, Result<u64, MembershipError>)>,
     /// Whether the replica waits for [`Event::Done`].
     pub awaits_done: bool,
 }
@@ -89,10 +116,12 @@ impl<M: StateMachine> Effects<M> {
             messages: Vec::new(),
             writes: WriteBatch::default(),
             sync: false,
+            snapshots: Vec::new(),
             publications: Vec::new(),
             applied,
             receipts: Vec::new(),
             barriers: Vec::new(),
+            memberships: Vec::new(),
             awaits_done: false,
         }
     }
@@ -101,7 +130,7 @@ impl<M: StateMachine> Effects<M> {
 /// Why a proposal has no receipt.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum ProposeError {
-    /// Nothing was proposed: the group has no leader that this replica knows of. Safe to retry elsewhere.
+    /// Nothing was proposed: the group has no leader that this replica knows of, or it does not belong to the group. Safe to retry elsewhere.
     #[error("the group has no leader")]
     NoLeader,
     /// Nothing was proposed: too many proposals wait already, or the leader's uncommitted log is full.
@@ -126,7 +155,7 @@ pub enum ProposeError {
 /// Why a barrier has no index.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum BarrierError {
-    /// The round was not answered in time; ask again (with a new context).
+    /// The round was not answered in time, or the replica does not belong to its group; ask again, or elsewhere.
     #[error("no leader confirmed the read barrier")]
     NotConfirmed,
     /// Too many barriers wait already.

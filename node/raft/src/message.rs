@@ -8,7 +8,7 @@ use raft_prost::Message as _;
 pub use raft::eraftpb::Message;
 
 /// Terms and indices above this are refused, so that no sum of two overflows.
-const NUMBER_MAX: u64 = u64::MAX >> 2;
+pub(crate) const NUMBER_MAX: u64 = u64::MAX >> 2;
 
 /// Why bytes are not a message.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -101,7 +101,8 @@ fn offered(kind: MessageType) -> bool {
         | MessageType::MsgReadIndexResp
         | MessageType::MsgRequestPreVote
         | MessageType::MsgRequestPreVoteResponse => true,
-        // A replica's own affairs, snapshots, and leadership transfers, which only the leader's driver asks for.
+        // A replica's own affairs, snapshots, which travel outside of messages, and leadership transfers, which only the leader's
+        // driver asks for.
         MessageType::MsgHup
         | MessageType::MsgBeat
         | MessageType::MsgSnapshot
@@ -210,6 +211,12 @@ mod tests {
             let error = decode_message(&encode_message(&message)).expect_err("no entry");
             assert_eq!(error, DecodeMessageError::WrongField { kind: kind.as_str_name(), field: "entries" });
         }
+        // A change of the membership is asked of the leader, which looks at it first.
+        let entries = vec![Entry { entry_type: EntryType::EntryConfChangeV2 as i32, ..Entry::default() }];
+        let msg_type = MessageType::MsgPropose as i32;
+        let message = Message { msg_type, from: 1, to: 2, entries, ..Message::default() };
+        let error = decode_message(&encode_message(&message)).expect_err("a change of the membership");
+        assert_eq!(error, DecodeMessageError::WrongField { kind: "MsgPropose", field: "entries" });
         for kind in [MessageType::MsgHup, MessageType::MsgSnapshot, MessageType::MsgTransferLeader] {
             let message = Message { msg_type: kind as i32, from: 1, to: 2, term: 1, ..Message::default() };
             let error = decode_message(&encode_message(&message)).expect_err("not offered");

@@ -2,35 +2,25 @@
 //! applying does is in [`crate::apply`], and carrying effects out is the driver's.
 
 use raft::eraftpb::{Entry, Message, MessageType};
-use raft::{INVALID_ID, RawNode, Ready, StateRole};
+use raft::{INVALID_ID, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
 
 use crate::apply::{Applier, Publications};
 use crate::barriers::{Answer, Barriers};
+use crate::compaction::Compaction;
 use crate::config::ReplicaConfig;
 use crate::event::{BarrierError, Effects, Event, ProposeError};
 use crate::failures::{OpenError, StopReason};
 use crate::ids::{LogIndex, ReplicaId, Ticket};
-use crate::log::{ReplicaLog, first_conf_state};
+use crate::log::ReplicaLog;
 use crate::machine::StateMachine;
+use crate::membership::{self, Membership, MembershipError};
+use crate::mutant::Mutant;
+use crate::offers::Offers;
 use crate::proposals::Proposals;
 use crate::rows;
+use crate::snapshot::SnapshotRequest;
 use crate::status::{FollowerProgress, ReplicaStatus, Role};
 use crate::store::{Store, Table, WriteBatch};
-
-/// Returns the first rows of a replica of a new group.
-///
-/// # Panics
-/// Panics without voters, or if one is named twice.
-pub fn bootstrap(voters: &[ReplicaId]) -> WriteBatch {
-    let mut ids: Vec<u64> = voters.iter().map(|voter| voter.get()).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    assert!(!ids.is_empty(), "a group has voters");
-    assert_eq!(ids.len(), voters.len(), "a voter is named once");
-    let mut batch = WriteBatch::default();
-    rows::put_conf_state(&mut batch, &first_conf_state(ids));
-    batch
-}
 
 /// What the driver is carrying out.
 enum Carrying {
@@ -58,9 +48,12 @@ pub struct Replica<S: Store, M: StateMachine> {
     carrying: Carrying,
     proposals: Proposals,
     barriers: Barriers,
+    membership: Membership,
+    compaction: Compaction,
     /// Answers that leave with the next effects.
     receipts: Vec<(Ticket, Result<M::Receipt, ProposeError>)>,
     answers: Vec<Answer>,
+    memberships: Vec<membership::Answer>,
     stopped: Option<StopReason>,
 }
 
@@ -70,7 +63,11 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
     /// # Errors
     /// The store holds no replica, cannot be read, or holds what cannot be; or the configuration is wrong.
     pub fn open(config: ReplicaConfig, store: S, mut machine: M) -> Result<Self, OpenError> {
-        let (log, applied) = ReplicaLog::open(store, config.entry_cache_bytes_max)?;
+        let offers = Offers::new(config.snapshot_retry_ticks);
+        let (log, applied) = ReplicaLog::open(store, config.entry_cache_bytes_max, offers)?;
+        let conf_state = membership::sorted(log.opened_conf_state().clone());
+        let membership = Membership::new(&config, conf_state, rows::epoch(log.store())?);
+        let compaction = Compaction::new(&config, log.truncated().index, applied.0, log.sample(applied)?);
         machine.restore(applied, log.store())?;
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config.raft_config(applied.0), log, &logger)
@@ -79,6 +76,8 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
             leadership: (node.raft.term, INVALID_ID),
             proposals: Proposals::new(&config),
             barriers: Barriers::new(&config),
+            membership,
+            compaction,
             config,
             node,
             machine,
@@ -88,6 +87,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
             carrying: Carrying::Nothing,
             receipts: Vec::new(),
             answers: Vec::new(),
+            memberships: Vec::new(),
             stopped: None,
         };
         replica.settle_election_timeout();
@@ -109,14 +109,33 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
             Event::Tick => self.tick(),
             Event::Receive(message) => self.receive(*message),
             Event::Propose { ticket, command } => {
-                if let Err(error) = self.proposals.queue(ticket, &command, self.ticks) {
-                    self.receipts.push((ticket, Err(error)));
-                }
+                let queued = if self.takes_callers() {
+                    self.proposals.queue(ticket, &command, self.ticks)
+                } else {
+                    Err(ProposeError::NoLeader)
+                };
+                self.receipts.extend(queued.err().map(|error| (ticket, Err(error))));
                 Ok(self.nothing())
             }
             Event::Barrier { ticket } => {
-                if let Err(error) = self.barriers.queue(ticket, self.ticks) {
-                    self.answers.push((ticket, Err(error)));
+                let queued = if self.takes_callers() {
+                    self.barriers.queue(ticket, self.ticks)
+                } else {
+                    Err(BarrierError::NotConfirmed)
+                };
+                self.answers.extend(queued.err().map(|error| (ticket, Err(error))));
+                Ok(self.nothing())
+            }
+            Event::ChangeMembership { ticket, change, expected_epoch } => {
+                let proposed = self.membership.propose(&mut self.node, ticket, change, expected_epoch, self.ticks);
+                self.memberships.extend(proposed.err().map(|error| (ticket, Err(error))));
+                Ok(self.nothing())
+            }
+            Event::SnapshotSent { to, delivered } => {
+                // Of a snapshot that a former leadership asked for, nobody wants to know.
+                if self.node.mut_store().offers.ended(to.get(), delivered, self.ticks) {
+                    let status = if delivered { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+                    self.node.report_snapshot(to.get(), status);
                 }
                 Ok(self.nothing())
             }
@@ -146,7 +165,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
 
     /// Tells whether [`Event::Collect`] would give the driver something to do.
     pub fn has_work(&self) -> bool {
-        let answers = !self.receipts.is_empty() || !self.answers.is_empty();
+        let answers = !self.receipts.is_empty() || !self.answers.is_empty() || !self.memberships.is_empty();
         let proposes = self.proposals.has_queued() && !self.moves_leadership();
         let asks = proposes || (self.barriers.wants_round() && self.can_ask_leader());
         answers || (self.stopped.is_none() && (asks || self.node.has_ready()))
@@ -181,8 +200,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
             StateRole::Candidate => Role::Candidate,
             StateRole::Leader => Role::Leader,
         };
-        let mut voters: Vec<ReplicaId> = raft.prs().conf().voters().ids().iter().filter_map(ReplicaId::new).collect();
-        voters.sort_unstable();
+        let conf_state = self.membership.conf_state();
         let mut followers = Vec::new();
         if role == Role::Leader {
             let others = raft.prs().iter().filter(|(id, _)| **id != raft.id);
@@ -192,6 +210,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
                     replica: ReplicaId::new(*id)?,
                     matched,
                     recently_active: progress.recent_active,
+                    awaits_snapshot: progress.state == ProgressState::Snapshot,
                 })
             }));
             followers.sort_unstable_by_key(|follower| follower.replica);
@@ -204,7 +223,12 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
             commit: LogIndex(raft.raft_log.committed),
             applied: self.applied,
             last_index: LogIndex(raft.raft_log.last_index()),
-            voters,
+            truncated: LogIndex(self.node.store().truncated().index),
+            voters: membership::ids(&conf_state.voters),
+            voters_outgoing: membership::ids(&conf_state.voters_outgoing),
+            learners: membership::ids(&conf_state.learners),
+            epoch: self.membership.epoch(),
+            is_member: self.membership.is_member(),
             followers,
         }
     }
@@ -218,6 +242,9 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         let expired = self.proposals.expire(self.ticks);
         self.receipts.extend(expired.into_iter().map(|ticket| (ticket, Err(ProposeError::Unknown))));
         self.answers.extend(self.barriers.expire(self.ticks));
+        self.memberships.extend(self.membership.expire(self.ticks));
+        self.node.mut_store().offers.expire(self.ticks);
+        self.membership.leave_joint(&mut self.node);
         Ok(self.nothing())
     }
 
@@ -236,6 +263,8 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
             }
             // Nobody has of this leader what it has not: counted, it would commit what comes there without anybody.
             MessageType::MsgAppendResponse if leads && message.index > last_index => return Ok(self.nothing()),
+            // What is before the first entry is nothing to go on from: the configuration that was there is in no entry.
+            MessageType::MsgAppend if message.index == 0 && self.membership.is_unknown() => return Ok(self.nothing()),
             // Its answer goes to its sender, so it cannot be passed on; the sender will ask again.
             MessageType::MsgReadIndex if !leads => return Ok(self.nothing()),
             MessageType::MsgHeartbeat if message.term >= raft.term && message.commit > last_index => {
@@ -263,7 +292,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         for read in ready.take_read_states() {
             self.answers.extend(self.barriers.answered(&read.request_ctx, LogIndex(read.index)));
         }
-        let messages = ready.take_messages();
+        let (messages, snapshots) = self.hand_out(ready.take_messages());
         let entries = ready.take_entries();
         let committed = ready.take_committed_entries();
         let mut writes = WriteBatch::default();
@@ -277,11 +306,12 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
             // Nothing to wait for: what may leave only after the rows of this Ready may leave now.
             let mut effects = self.written(ready, entries)?;
             effects.messages = by_addressee(messages.into_iter().chain(effects.messages));
+            effects.snapshots.extend(snapshots);
             return Ok(effects);
         }
         self.carrying = Carrying::Ready { ready: Box::new(ready), entries };
         let messages = by_addressee(messages);
-        Ok(Effects { messages, writes, sync, publications, awaits_done: true, ..self.answers() })
+        Ok(Effects { messages, writes, sync, snapshots, publications, awaits_done: true, ..self.answers() })
     }
 
     fn done(&mut self) -> Result<Effects<M>, StopReason> {
@@ -310,8 +340,26 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         if awaits_done {
             self.carrying = Carrying::Light;
         }
-        let messages = by_addressee(persisted_messages.into_iter().chain(light.take_messages()));
-        Ok(Effects { messages, writes, publications, awaits_done, ..self.answers() })
+        let (messages, snapshots) = self.hand_out(persisted_messages.into_iter().chain(light.take_messages()));
+        let messages = by_addressee(messages);
+        Ok(Effects { messages, writes, snapshots, publications, awaits_done, ..self.answers() })
+    }
+
+    /// Takes snapshots out of raft's messages: they travel by themselves.
+    fn hand_out(&mut self, messages: impl IntoIterator<Item = Message>) -> (Vec<Message>, Vec<SnapshotRequest>) {
+        let leads = self.leads();
+        let mut snapshots = Vec::new();
+        let mut others = Vec::new();
+        for message in messages {
+            if message.get_msg_type() != MessageType::MsgSnapshot {
+                others.push(message);
+            } else if let Some(to) = ReplicaId::new(message.to).filter(|_| leads) {
+                self.node.mut_store().offers.offered(message.to, message.get_snapshot().get_metadata().index);
+                snapshots.push(SnapshotRequest { to });
+            }
+        }
+        snapshots.sort_unstable_by_key(|snapshot| snapshot.to);
+        (others, snapshots)
     }
 
     fn apply(&mut self, committed: Vec<Entry>, writes: &mut WriteBatch) -> Result<Publications<M>, StopReason> {
@@ -320,10 +368,27 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
             machine: &mut self.machine,
             proposals: &mut self.proposals,
             receipts: &mut self.receipts,
+            membership: &mut self.membership,
+            memberships: &mut self.memberships,
+            compaction: &mut self.compaction,
         };
         let (applied, publications) = applier.apply(self.applied, committed, writes)?;
         self.applied = applied;
+        if !self.takes_callers() {
+            self.dismiss_callers();
+        }
         Ok(publications)
+    }
+
+    /// Answers everyone who waits: the replica belongs to its group no more, and hears of nothing further.
+    fn dismiss_callers(&mut self) {
+        let proposers = self.proposals.take_all().into_iter();
+        self.receipts.extend(proposers.map(|(ticket, handed_over)| {
+            (ticket, Err(if handed_over { ProposeError::Unknown } else { ProposeError::NoLeader }))
+        }));
+        self.answers.iter_mut().for_each(|(_, answer)| *answer = Err(BarrierError::NotConfirmed));
+        let readers = self.barriers.take_all().into_iter();
+        self.answers.extend(readers.map(|ticket| (ticket, Err(BarrierError::NotConfirmed))));
     }
 
     fn write_entries(&self, entries: &[Entry], writes: &mut WriteBatch) {
@@ -368,12 +433,18 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         raft.leader_id != INVALID_ID && (!self.leads() || raft.commit_to_current_term())
     }
 
-    /// Rounds sent to a former leader are asked again at once.
+    /// Tells whether callers may be served here: not by a replica that was never told its group, or belongs to it no more.
+    fn takes_callers(&self) -> bool {
+        self.membership.is_member() || Mutant::RemovedReplicaAnswers.is_chosen()
+    }
+
+    /// Rounds sent to a former leader are asked again at once, and snapshots of a former leadership are nobody's.
     fn follow_leadership(&mut self) {
         let leadership = (self.node.raft.term, self.node.raft.leader_id);
         if leadership != self.leadership {
             self.leadership = leadership;
             self.barriers.give_up_rounds();
+            self.node.mut_store().offers.clear();
         }
     }
 
@@ -398,6 +469,12 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         }));
         let waiting = self.barriers.take_all().into_iter();
         self.answers.extend(waiting.map(|ticket| (ticket, Err(BarrierError::Stopped))));
+        for (_, answer) in &mut self.memberships {
+            if answer.is_ok() {
+                *answer = Err(MembershipError::Unknown);
+            }
+        }
+        self.memberships.extend(self.membership.take());
         self.answers()
     }
 
@@ -405,7 +482,9 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         match event {
             Event::Propose { ticket, .. } => self.receipts.push((*ticket, Err(ProposeError::Stopped))),
             Event::Barrier { ticket } => self.answers.push((*ticket, Err(BarrierError::Stopped))),
+            Event::ChangeMembership { ticket, .. } => self.memberships.push((*ticket, Err(MembershipError::Stopped))),
             Event::Tick
+            | Event::SnapshotSent { .. }
             | Event::Receive(_)
             | Event::Unreachable(_)
             | Event::TransferLeadership(_)
@@ -428,7 +507,8 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
     fn answers(&mut self) -> Effects<M> {
         let receipts = std::mem::take(&mut self.receipts);
         let barriers = std::mem::take(&mut self.answers);
-        Effects { receipts, barriers, ..self.nothing() }
+        let memberships = std::mem::take(&mut self.memberships);
+        Effects { receipts, barriers, memberships, ..self.nothing() }
     }
 }
 

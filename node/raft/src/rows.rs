@@ -5,10 +5,10 @@
 //! |---|---|---|
 //! | log | index, u64 big-endian | protobuf `Entry` |
 //! | state | `hard_state` | protobuf `HardState`: term, vote, commit index |
-//! | state | `conf_state` | protobuf `ConfState`: the voters |
+//! | state | `conf_state` | protobuf `ConfState`: voters and learners |
 //! | state | `applied` | index, u64 big-endian |
-//!
-//! The key `truncated` is kept free for the index and term before a compacted log.
+//! | state | `truncated` | index and term of the entry before the log's first, two u64 big-endian; without it, 0 and 0 |
+//! | state | `epoch` | how often the configuration was changed, u64 big-endian; without it, 0 |
 
 use std::collections::BTreeSet;
 
@@ -27,10 +27,21 @@ pub const HARD_STATE: &[u8] = b"hard_state";
 pub const CONF_STATE: &[u8] = b"conf_state";
 /// The key of the applied index.
 pub const APPLIED: &[u8] = b"applied";
-/// The index before the first entry, and its term: logs are not compacted.
-pub(crate) const BEFORE_FIRST: u64 = 0;
+/// The key of the index and term before the log.
+pub const TRUNCATED: &[u8] = b"truncated";
+/// The key of the epoch of the configuration.
+pub const EPOCH: &[u8] = b"epoch";
 /// Sorts after every key of the log.
 pub(crate) const LOG_END: &[u8] = &[0xff; 9];
+
+/// The entry before the first of the log: removed, or never there. Everything up to it is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogStart {
+    /// Its index; 0 where the log holds every entry.
+    pub index: u64,
+    /// Its term; 0 where the log holds every entry.
+    pub term: u64,
+}
 
 /// Returns the key of the entry at `index`.
 pub fn entry_key(index: LogIndex) -> Bytes {
@@ -88,9 +99,13 @@ pub fn decode_conf_state(row: &[u8]) -> Result<ConfState, StoreError> {
     Ok(conf_state)
 }
 
-/// Tells whether changes of the configuration can lead to this one. raft-rs panics on any other.
-fn can_be(conf_state: &ConfState) -> bool {
+/// Tells whether changes of the configuration can lead to this one, or it is that of a replica which was told none yet. raft-rs
+/// panics on any other.
+pub(crate) fn can_be(conf_state: &ConfState) -> bool {
     let ConfState { voters, learners, voters_outgoing, learners_next, auto_leave } = conf_state;
+    if *conf_state == ConfState::default() {
+        return true;
+    }
     let joint = !voters_outgoing.is_empty();
     let each_named_once = [voters, learners, voters_outgoing, learners_next].into_iter().all(|replicas| {
         let distinct: BTreeSet<u64> = replicas.iter().copied().collect();
@@ -109,10 +124,26 @@ fn can_be(conf_state: &ConfState) -> bool {
 /// # Errors
 /// The row is of another version or another length.
 pub fn decode_applied(row: &[u8]) -> Result<LogIndex, StoreError> {
-    let payload = checked(Table::RAFT, "applied index", row)?;
-    let bytes =
-        payload.try_into().map_err(|_| corrupt(Table::RAFT, format!("applied index of {} bytes", payload.len())))?;
-    Ok(LogIndex(u64::from_be_bytes(bytes)))
+    let [index] = decode_numbers("applied index", row)?;
+    Ok(LogIndex(index))
+}
+
+/// Reads the index and term before the log.
+///
+/// # Errors
+/// The row is of another version or another length.
+pub fn decode_truncated(row: &[u8]) -> Result<LogStart, StoreError> {
+    let [index, term] = decode_numbers("start of the log", row)?;
+    Ok(LogStart { index, term })
+}
+
+/// Reads the epoch of the configuration.
+///
+/// # Errors
+/// The row is of another version or another length.
+pub fn decode_epoch(row: &[u8]) -> Result<u64, StoreError> {
+    let [epoch] = decode_numbers("epoch", row)?;
+    Ok(epoch)
 }
 
 /// Reads how far `store` is applied; of a snapshot, what all its other rows are the state of.
@@ -120,7 +151,38 @@ pub fn decode_applied(row: &[u8]) -> Result<LogIndex, StoreError> {
 /// # Errors
 /// The row cannot be read, is of another version or of another length.
 pub fn applied(store: &dyn Store) -> Result<LogIndex, StoreError> {
-    store.get(Table::RAFT, APPLIED)?.map_or(Ok(LogIndex(BEFORE_FIRST)), |row| decode_applied(&row))
+    store.get(Table::RAFT, APPLIED)?.map_or(Ok(LogIndex(0)), |row| decode_applied(&row))
+}
+
+/// Reads what is before the log in `store`.
+///
+/// # Errors
+/// The row cannot be read, is of another version or of another length.
+pub fn truncated(store: &dyn Store) -> Result<LogStart, StoreError> {
+    store.get(Table::RAFT, TRUNCATED)?.map_or(Ok(LogStart::default()), |row| decode_truncated(&row))
+}
+
+/// Reads the epoch of the configuration in `store`.
+///
+/// # Errors
+/// The row cannot be read, is of another version or of another length.
+pub fn epoch(store: &dyn Store) -> Result<u64, StoreError> {
+    store.get(Table::RAFT, EPOCH)?.map_or(Ok(0), |row| decode_epoch(&row))
+}
+
+/// Reads the hard state in `store`: none yet is one of term 0.
+pub(crate) fn hard_state(store: &dyn Store) -> Result<HardState, StoreError> {
+    store.get(Table::RAFT, HARD_STATE)?.map_or(Ok(HardState::default()), |row| decode_hard_state(&row))
+}
+
+/// Reads the entry at `index`, which must be there.
+pub(crate) fn entry(store: &dyn Store, index: LogIndex) -> Result<Entry, StoreError> {
+    let row = store.get(Table::LOG, &entry_key(index))?.ok_or_else(|| missing(index))?;
+    decode_entry(index, &row)
+}
+
+pub(crate) fn missing(index: LogIndex) -> StoreError {
+    corrupt(Table::LOG, format!("entry {index} is missing"))
 }
 
 /// Writes the hard state alone.
@@ -137,15 +199,39 @@ pub(crate) fn put_hard_state(batch: &mut WriteBatch, hard_state: &HardState) {
 pub(crate) fn put_applied(batch: &mut WriteBatch, applied: LogIndex, hard_state: &HardState) {
     assert!(hard_state.commit >= applied.0, "applied {applied} beyond commit {}", hard_state.commit);
     put_hard_state(batch, hard_state);
-    let mut row = BytesMut::with_capacity(9);
-    row.put_u8(VERSION);
-    row.put_u64(applied.0);
-    batch.put(Table::RAFT, APPLIED, row.freeze());
+    batch.put(Table::RAFT, APPLIED, encode_numbers([applied.0]));
+}
+
+/// Writes the index and term before the log. In the batch that removes what is up to there: after a crash between the two, the
+/// log would have a gap.
+pub(crate) fn put_truncated(batch: &mut WriteBatch, truncated: LogStart) {
+    batch.put(Table::RAFT, TRUNCATED, encode_numbers([truncated.index, truncated.term]));
+}
+
+/// Writes the epoch of the configuration.
+pub(crate) fn put_epoch(batch: &mut WriteBatch, epoch: u64) {
+    batch.put(Table::RAFT, EPOCH, encode_numbers([epoch]));
 }
 
 /// Writes the configuration.
 pub(crate) fn put_conf_state(batch: &mut WriteBatch, conf_state: &ConfState) {
     batch.put(Table::RAFT, CONF_STATE, encode(conf_state));
+}
+
+fn encode_numbers<const COUNT: usize>(numbers: [u64; COUNT]) -> Bytes {
+    let mut row = BytesMut::with_capacity(1 + 8 * COUNT);
+    row.put_u8(VERSION);
+    numbers.into_iter().for_each(|number| row.put_u64(number));
+    row.freeze()
+}
+
+fn decode_numbers<const COUNT: usize>(what: &str, row: &[u8]) -> Result<[u64; COUNT], StoreError> {
+    let payload = checked(Table::RAFT, what, row)?;
+    let (numbers, rest) = payload.as_chunks::<8>();
+    match numbers.try_into() {
+        Ok(numbers) if rest.is_empty() => Ok(<[[u8; 8]; COUNT]>::map(numbers, u64::from_be_bytes)),
+        Ok(_) | Err(_) => Err(corrupt(Table::RAFT, format!("{what} of {} bytes", payload.len()))),
+    }
 }
 
 fn encode(message: &impl raft_prost::Message) -> Bytes {

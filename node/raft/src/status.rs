@@ -32,8 +32,19 @@ pub struct ReplicaStatus {
     pub applied: LogIndex,
     /// The end of its log.
     pub last_index: LogIndex,
-    /// The voters of its configuration, ascending.
+    /// The last index before its log: entries up to here were removed.
+    pub truncated: LogIndex,
+    /// The voters of its configuration, ascending; while it is joint, those to come. Empty in a replica that was told no
+    /// configuration yet.
     pub voters: Vec<ReplicaId>,
+    /// The voters that the configuration is being changed from, ascending; empty unless it is joint.
+    pub voters_outgoing: Vec<ReplicaId>,
+    /// The learners of its configuration, ascending: they are sent the log and do not count.
+    pub learners: Vec<ReplicaId>,
+    /// How often the configuration was changed, as far as entries are applied.
+    pub epoch: u64,
+    /// Whether its configuration names the replica itself.
+    pub is_member: bool,
     /// The other replicas, ascending; only the leader knows them.
     pub followers: Vec<FollowerProgress>,
 }
@@ -47,4 +58,6 @@ pub struct FollowerProgress {
     pub matched: LogIndex,
     /// Whether it was heard of since the leader last asked.
     pub recently_active: bool,
+    /// Whether it waits for a snapshot, and is sent no entries.
+    pub awaits_snapshot: bool,
 }

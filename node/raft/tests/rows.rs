@@ -1,7 +1,8 @@
 //! The bytes of the rows, as they lie on disks in the field.
 
 use raft::eraftpb::{Entry, EntryType};
-use semel_raft::{LogIndex, ReplicaId, Write, bootstrap, rows};
+use semel_raft::memory::MemoryStore;
+use semel_raft::{LogIndex, ReplicaId, SnapshotMetadata, Store, Table, WriteBatch, bootstrap, rows, snapshot_of};
 
 const ROWS_V1: &str = include_str!("testdata/rows_v1.txt");
 
@@ -28,6 +29,13 @@ fn rows_of_version_1_are_read() {
     assert_eq!((hard_state.term, hard_state.vote, hard_state.commit), (7, 22, 299));
     assert_eq!(rows::decode_conf_state(&row("conf_state")).expect("a configuration").voters, [11, 22, 33]);
     assert_eq!(rows::decode_applied(&row("applied")).expect("an index"), LogIndex(299));
+    let truncated = rows::decode_truncated(&row("truncated")).expect("an index and a term");
+    assert_eq!((truncated.index, truncated.term), (298, 7));
+    assert_eq!(rows::decode_epoch(&row("epoch")).expect("an epoch"), 5);
+    let snapshot = SnapshotMetadata::decode(&row("snapshot")).expect("the metadata of a snapshot");
+    assert_eq!((snapshot.index(), snapshot.term(), snapshot.epoch()), (LogIndex(299), 7, 5));
+    assert_eq!(snapshot.voters().iter().map(|id| id.get()).collect::<Vec<_>>(), [11, 22, 33]);
+    assert_eq!(snapshot.learners().iter().map(|id| id.get()).collect::<Vec<_>>(), [44]);
     assert_eq!(rows::decode_entry_key(&row("entry_key")).expect("a key"), LogIndex(300));
 }
 
@@ -38,21 +46,43 @@ fn rows_are_written_in_version_1() {
     assert_eq!(rows::encode_entry(&entry), row("entry"));
     assert_eq!(rows::entry_key(LogIndex(300)), row("entry_key"));
     let voters = [33, 11, 22].map(|id| ReplicaId::new(id).expect("not zero"));
-    let writes = bootstrap(&voters).writes;
-    assert!(
-        matches!(&writes[..], [Write::Put { key, value, .. }] if key == rows::CONF_STATE && *value == row("conf_state"))
-    );
+    let store = MemoryStore::new();
+    store.write(&bootstrap(&voters));
+    let written = |key: &[u8]| store.get(Table::RAFT, key).expect("memory reads").map(|row| row.to_vec());
+    assert_eq!(written(rows::CONF_STATE), Some(row("conf_state")));
+    assert_eq!(written(rows::TRUNCATED), Some(row("founded_truncated")));
+    assert_eq!(written(rows::APPLIED), Some(row("founded_applied")));
+    assert_eq!(written(rows::HARD_STATE), Some(row("founded_hard_state")));
+    assert_eq!((store.rows(Table::RAFT).len(), store.rows(Table::LOG).len()), (4, 0));
+}
+
+#[test]
+fn a_snapshot_is_said_in_version_1() {
+    let store = MemoryStore::new();
+    let mut batch = WriteBatch::default();
+    for name in ["hard_state", "applied", "truncated", "epoch"] {
+        batch.put(Table::RAFT, name.as_bytes(), row(name));
+    }
+    batch.put(Table::RAFT, rows::CONF_STATE, row("conf_state_with_learner"));
+    let entry = Entry { index: 299, term: 7, ..Entry::default() };
+    batch.put(Table::LOG, rows::entry_key(LogIndex(299)), rows::encode_entry(&entry));
+    store.write(&batch);
+    assert_eq!(snapshot_of(&store).expect("a snapshot").encode(), row("snapshot"));
 }
 
 #[test]
 fn a_damaged_row_is_refused() {
-    for (name, read) in [("hard_state", 0), ("conf_state", 1), ("applied", 2), ("entry", 3)] {
+    let names = ["hard_state", "conf_state", "applied", "entry", "truncated", "epoch", "snapshot"];
+    for (read, name) in names.into_iter().enumerate() {
         let whole = row(name);
         let refused = |bytes: &[u8]| match read {
             0 => rows::decode_hard_state(bytes).is_err(),
             1 => rows::decode_conf_state(bytes).is_err(),
             2 => rows::decode_applied(bytes).is_err(),
-            _ => rows::decode_entry(LogIndex(300), bytes).is_err(),
+            3 => rows::decode_entry(LogIndex(300), bytes).is_err(),
+            4 => rows::decode_truncated(bytes).is_err(),
+            5 => rows::decode_epoch(bytes).is_err(),
+            _ => SnapshotMetadata::decode(bytes).is_err(),
         };
         assert!(!refused(&whole));
         assert!(refused(&whole[..whole.len() - 1]), "{name} cut short");

@@ -24,6 +24,7 @@ mod transition;
 
 // What is read.
 mod replay;
+mod scan_queue;
 mod search_view;
 mod view;
 
@@ -48,6 +49,7 @@ pub use obligation::{Obligation, ObligationId};
 pub use publication::{Publication, Totals};
 pub use receipt::{Receipt, Refusal};
 pub use replay::replay_catalogue;
+pub use scan_queue::{Joined, ScanQueue, ScanQueueFull, SharedScan};
 pub use search_view::{SearchError, SearchMoment, SearchView};
 pub use table::{AUDIT, CASES, COUNTS, ENROLMENTS, LINKS, OBLIGATIONS, PENDING, REFERENCES, TABLES, VERDICTS};
 pub use verdict::{Candidate, ComparisonRecord, Coverage, ShardCoverage, Verdict, VerdictKind};

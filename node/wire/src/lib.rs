@@ -12,7 +12,7 @@ use semel_index::{
 };
 use semel_proto::internal::v1 as wire;
 use semel_proto::v1 as public;
-use semel_raft::LogIndex;
+use semel_raft::{LogIndex, MembershipChange, ReplicaId};
 use semel_shard as domain;
 
 /// A field of a request that breaks its rule. Says nothing of what templates hold.
@@ -33,6 +33,22 @@ impl InvalidField {
 }
 
 type Checked<T> = Result<T, InvalidField>;
+
+/// The change of a group's membership that a request asks for.
+///
+/// # Errors
+/// Names the field that holds no replica's id.
+pub fn membership_change(change: wire::change_membership_request::Change) -> Checked<MembershipChange> {
+    use wire::change_membership_request::Change as Wire;
+    let replica = |field, id| ReplicaId::new(id).ok_or_else(|| InvalidField::new(field, "must not be 0"));
+    Ok(match change {
+        Wire::AddLearner(id) => MembershipChange::AddLearner(replica("add_learner", id)?),
+        Wire::RemoveLearner(id) => MembershipChange::RemoveLearner(replica("remove_learner", id)?),
+        Wire::Replace(wire::ReplaceReplica { add, remove }) => {
+            MembershipChange::Replace { add: replica("replace.add", add)?, remove: replica("replace.remove", remove)? }
+        }
+    })
+}
 
 /// The command of a request.
 ///

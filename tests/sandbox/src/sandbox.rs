@@ -326,6 +326,14 @@ impl Sandbox {
         metrics
     }
 
+    /// Where a node listens, or did before it was killed.
+    ///
+    /// # Errors
+    /// [`SandboxError::NoSuchServer`].
+    pub async fn node_address(&self, node: usize) -> Result<SocketAddr, SandboxError> {
+        Ok(self.node(node)?.lock().await.address())
+    }
+
     /// A node's data folder.
     ///
     /// # Errors

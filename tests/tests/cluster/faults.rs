@@ -254,26 +254,6 @@ async fn kill_at(sandbox: Arc<Sandbox>, answered: Arc<AtomicUsize>, moments: Vec
 }
 
 #[tokio::test]
-async fn a_node_whose_folder_was_emptied_is_refused_with_the_reason_and_the_others_go_on() {
-    let sandbox = processes(3).await;
-    let people = people::people(16, 10);
-    let client = sandbox.enrolments();
-    enrol_all(&client, (0..5).map(|person| request(&people, person, 0))).await;
-    sandbox.kill_node(2).await.expect("the node runs");
-    let folder = sandbox.node_folder(2).await.expect("there is such a node");
-    fs::remove_dir_all(&folder).expect("the folder is removed");
-    sandbox.restart_node(2).await.expect("the process starts and listens");
-    let ended = wait_until("the node to refuse to run", Duration::from_secs(30), || async {
-        sandbox.node_ended(2).await.expect("there is such a node").ok_or("it runs")
-    });
-    let ended = ended.await.unwrap_or_else(|error| panic!("{error}"));
-    let SandboxError::Ended { log_tail, .. } = &ended else { panic!("{ended}") };
-    assert!(log_tail.contains("emptied"), "{ended}");
-    let told = enrol_all(&client, (5..10).map(|person| request(&people, person, 0))).await;
-    told.values().for_each(assert_sound);
-}
-
-#[tokio::test]
 async fn a_copied_folder_is_refused_while_the_node_it_was_copied_from_runs() {
     let sandbox = processes(3).await;
     let (original, other) = (sandbox.node_folder(0).await, sandbox.node_folder(2).await);

@@ -13,6 +13,7 @@ mod bad_input;
 mod withdrawal;
 mod identification;
 mod oracle;
+mod moves;
 mod coordinators;
 mod foreign_clients;
 mod metrics;

@@ -3,17 +3,18 @@
 
 use bytes::Bytes;
 use prost::Message;
-use semel_index::{GalleryId, KeyVersion, PolicyVersion, ShardCount};
+use semel_index::{GalleryId, KeyVersion, PolicyVersion, ShardCount, ShardId};
 use semel_raft::ReplicaId;
 
 use crate::gallery::Policy;
-use crate::metadata::row::{node_id_of, policy_of, policy_to_bytes, versioned};
+use crate::metadata::row::{node_id_of, policy_of, policy_to_bytes, versioned, versioned_2};
 use crate::metadata::{
     ADDRESS_BYTES_MAX, COORDINATORS_MAX, Cluster, ClusterId, Coordinator, NODES_MAX, NodeId, REPLICAS_PER_SHARD_MAX,
     VERSION_BYTES_MAX,
 };
 use crate::rotation::GalleryKey;
 use crate::v1::{self, Kind};
+use crate::v2;
 
 /// The longest encoding of a command.
 pub const COMMAND_BYTES_MAX: usize = 1 << 18;
@@ -71,6 +72,40 @@ pub enum MetadataCommand {
         /// The nodes to place on, each of which has joined.
         nodes: Vec<NodeId>,
     },
+    /// Begins to move a shard's replica to another node, under a new id. The same move again gives the one under way.
+    StartMove {
+        /// The shard.
+        shard: ShardId,
+        /// The node that its replica leaves.
+        from: NodeId,
+        /// The node that it comes to.
+        to: NodeId,
+    },
+    /// Notes that the new replica is about to take the old one's place: from now on the move is finished, not given up.
+    BeginReplace {
+        /// The shard.
+        shard: ShardId,
+        /// The new replica.
+        replica: ReplicaId,
+    },
+    /// Gives up a shard's move, if there is one.
+    CancelMove {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Notes what the group's configuration says: that the new replica has the old one's place, or, of a move that was given up, that
+    /// it does not belong to the group.
+    EndMove {
+        /// The shard.
+        shard: ShardId,
+        /// The new replica.
+        replica: ReplicaId,
+    },
+    /// Forgets a node that no shard counts on.
+    RemoveNode {
+        /// The node.
+        node_id: NodeId,
+    },
 }
 
 /// Bytes that are no command.
@@ -83,7 +118,7 @@ pub enum DecodeError {
         bytes: usize,
     },
     /// They are of another version of the encoding.
-    #[error("a command of encoding version {found}, expected 1")]
+    #[error("a command of encoding version {found}, expected 1 or 2")]
     Version {
         /// The version byte; 0 where there is none.
         found: u8,
@@ -135,8 +170,35 @@ impl MetadataCommand {
             Self::PlaceShards { nodes } => Kind::PlaceShards(v1::PlaceShardsBytes {
                 nodes: nodes.iter().map(|node_id| node_id.0.to_vec()).collect(),
             }),
+            Self::StartMove { .. }
+            | Self::BeginReplace { .. }
+            | Self::CancelMove { .. }
+            | Self::EndMove { .. }
+            | Self::RemoveNode { .. } => return self.encode_2(),
         };
         versioned(&v1::CommandBytes { kind: Some(kind) })
+    }
+
+    /// What version 1 has no word for.
+    fn encode_2(&self) -> Bytes {
+        let of_move = |shard: &ShardId, replica: &ReplicaId| v2::OfMoveBytes { shard: shard.0, replica: replica.get() };
+        let kind = match self {
+            Self::StartMove { shard, from, to } => {
+                v2::Kind::StartMove(v2::StartMoveBytes { shard: shard.0, from: from.0.to_vec(), to: to.0.to_vec() })
+            }
+            Self::BeginReplace { shard, replica } => v2::Kind::BeginReplace(of_move(shard, replica)),
+            Self::CancelMove { shard } => v2::Kind::CancelMove(v2::CancelMoveBytes { shard: shard.0 }),
+            Self::EndMove { shard, replica } => v2::Kind::EndMove(of_move(shard, replica)),
+            Self::RemoveNode { node_id } => v2::Kind::RemoveNode(v2::RemoveNodeBytes { node_id: node_id.0.to_vec() }),
+            Self::Initialise(_)
+            | Self::RegisterCoordinator(_)
+            | Self::CreateGallery { .. }
+            | Self::UpdatePolicy { .. }
+            | Self::JoinNode { .. }
+            | Self::ConfirmReplicas { .. }
+            | Self::PlaceShards { .. } => unreachable!("version 1 has a word for it"),
+        };
+        versioned_2(&v2::CommandBytes { kind: Some(kind) })
     }
 
     /// The command of some bytes, valid in every field.
@@ -149,6 +211,7 @@ impl MetadataCommand {
         }
         let message = match bytes.split_first() {
             Some((&v1::VERSION, message)) => message,
+            Some((&v2::VERSION, message)) => return decode_2(message),
             Some((&found, _)) => return Err(DecodeError::Version { found }),
             None => return Err(DecodeError::Version { found: 0 }),
         };
@@ -184,6 +247,30 @@ impl MetadataCommand {
             }
         }
     }
+}
+
+fn decode_2(message: &[u8]) -> Result<MetadataCommand, DecodeError> {
+    let command = v2::CommandBytes::decode(message).map_err(|_| DecodeError::Malformed)?;
+    let node = |bytes, field| node_id_of(bytes).ok_or(invalid(field));
+    let of_move = |bytes: v2::OfMoveBytes| {
+        let replica = ReplicaId::new(bytes.replica).ok_or(invalid("replica"))?;
+        Ok((ShardId(bytes.shard), replica))
+    };
+    Ok(match command.kind.ok_or(DecodeError::Malformed)? {
+        v2::Kind::StartMove(v2::StartMoveBytes { shard, from, to }) => {
+            MetadataCommand::StartMove { shard: ShardId(shard), from: node(from, "from")?, to: node(to, "to")? }
+        }
+        v2::Kind::BeginReplace(bytes) => {
+            let (shard, replica) = of_move(bytes)?;
+            MetadataCommand::BeginReplace { shard, replica }
+        }
+        v2::Kind::CancelMove(bytes) => MetadataCommand::CancelMove { shard: ShardId(bytes.shard) },
+        v2::Kind::EndMove(bytes) => {
+            let (shard, replica) = of_move(bytes)?;
+            MetadataCommand::EndMove { shard, replica }
+        }
+        v2::Kind::RemoveNode(bytes) => MetadataCommand::RemoveNode { node_id: node(bytes.node_id, "node_id")? },
+    })
 }
 
 /// The key version that a gallery is created with.

@@ -1,14 +1,14 @@
 //! The replicated machine: applies one command to the rows, all of it or nothing.
 //!
-//! What each command does lives in `policy_versions` and `nodes`; what the rows are in `row`.
+//! What each command does lives in `policy_versions`, `nodes` and `moves`; what the rows are in `row`.
 
 use bytes::Bytes;
-use semel_index::PolicyVersion;
+use semel_index::{PolicyVersion, ShardId};
 use semel_raft::{Applied, LogIndex, State, StateMachine, Store, StoreError, Table};
 
 use crate::metadata::command::MetadataCommand;
 use crate::metadata::row::{self, MetadataRow};
-use crate::metadata::{Cluster, Coordinator, GalleryRecord, NodeId};
+use crate::metadata::{Cluster, Coordinator, GalleryRecord, NodeId, ReplicaMove};
 
 /// The table of the metadata group.
 pub const METADATA: Table = Table("metadata");
@@ -26,6 +26,8 @@ pub enum MetadataReceipt {
     Cluster(Cluster),
     /// The gallery as it now stands.
     Gallery(Box<GalleryRecord>),
+    /// The move under way, begun now or before.
+    Move(ReplicaMove),
     /// Done, now or before.
     Done,
     /// The command broke a rule and changed nothing.
@@ -74,7 +76,7 @@ pub enum MetadataRefusal {
         /// The limit.
         nodes_max: usize,
     },
-    /// The shard map gives replicas to this node, or to the one that had its address before, and its volume holds none.
+    /// The node held the replicas that the shard map gives it, and its volume holds none.
     #[error("the volume of node {node_id} was emptied: it holds none of the replicas that it was given")]
     EmptiedVolume {
         /// The node that the map knows.
@@ -97,6 +99,68 @@ pub enum MetadataRefusal {
     /// There are no replica ids left.
     #[error("replica ids are exhausted")]
     ReplicaIdsExhausted,
+    /// There is no such shard, or it is not placed yet.
+    #[error("shard {} is not placed", shard.0)]
+    NotPlaced {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// A move starts where a replica is.
+    #[error("node {node_id} holds no replica of shard {}", shard.0)]
+    NoReplicaThere {
+        /// The shard.
+        shard: ShardId,
+        /// The node.
+        node_id: NodeId,
+    },
+    /// Replicas of one shard must be on different nodes.
+    #[error("node {node_id} holds a replica of shard {} already", shard.0)]
+    ReplicaThereAlready {
+        /// The shard.
+        shard: ShardId,
+        /// The node.
+        node_id: NodeId,
+    },
+    /// One move of a shard at a time.
+    #[error("a replica of shard {} is being moved to node {to} already", shard.0)]
+    MoveUnderWay {
+        /// The shard.
+        shard: ShardId,
+        /// Where it comes to.
+        to: NodeId,
+    },
+    /// As many moves are under way as may be.
+    #[error("{moves_max} moves are under way already, and no more at once")]
+    TooManyMoves {
+        /// The limit.
+        moves_max: usize,
+    },
+    /// There is no such move.
+    #[error("no replica of shard {} is being moved", shard.0)]
+    NoSuchMove {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// The move was given up.
+    #[error("the move of shard {} was given up", shard.0)]
+    MoveGivenUp {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// The move can no longer be given up.
+    #[error("the new replica of shard {} takes the old one's place already", shard.0)]
+    MoveTooFar {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Shards count on replicas of the node.
+    #[error("node {node_id} holds replicas of {replicas} shards")]
+    NodeInUse {
+        /// The node.
+        node_id: NodeId,
+        /// In how many shards.
+        replicas: usize,
+    },
 }
 
 /// A row that was set or removed.
@@ -106,6 +170,8 @@ pub enum MetadataChanged {
     Set(MetadataRow),
     /// The node is no longer known.
     NodeRemoved(NodeId),
+    /// The shard's move is over.
+    MoveEnded(ShardId),
 }
 
 /// A command either gives a receipt, or a refusal, or meets storage that it cannot read.
@@ -158,6 +224,11 @@ impl Transaction<'_> {
             }
             MetadataCommand::ConfirmReplicas { node_id } => self.confirm_replicas(node_id),
             MetadataCommand::PlaceShards { nodes } => self.place_shards(&nodes),
+            MetadataCommand::StartMove { shard, from, to } => self.start_move(shard, from, to),
+            MetadataCommand::BeginReplace { shard, replica } => self.begin_replace(shard, replica),
+            MetadataCommand::CancelMove { shard } => self.cancel_move(shard),
+            MetadataCommand::EndMove { shard, replica } => self.end_move(shard, replica),
+            MetadataCommand::RemoveNode { node_id } => self.forget_node(node_id),
         }
     }
 
@@ -198,6 +269,11 @@ impl Transaction<'_> {
     pub(crate) fn set(&mut self, row: MetadataRow) {
         self.state.put(METADATA, row.key(), row.value());
         self.changes.push(MetadataChanged::Set(row));
+    }
+
+    pub(crate) fn remove_move(&mut self, shard: ShardId) {
+        self.state.delete(METADATA, row::move_key(shard));
+        self.changes.push(MetadataChanged::MoveEnded(shard));
     }
 
     pub(crate) fn remove_node(&mut self, node_id: NodeId) {

@@ -12,8 +12,8 @@ use semel_index::SHARDS_MAX;
 const REPLICA_FIRST: u64 = 1;
 
 impl Transaction<'_> {
-    /// Lets a node in. A volume that was emptied shows in two ways: the node comes back without the replicas it had
-    /// confirmed, or, as the id lived on the volume too, a node never seen comes from the address of one with replicas.
+    /// Lets a node in. A volume that lost its replicas and not its id is refused. One that was emptied altogether has lost its id too,
+    /// and so is another node, at the address of the one it was.
     pub(crate) fn join_node(
         &mut self,
         node_id: NodeId,
@@ -27,12 +27,10 @@ impl Transaction<'_> {
         let known = self.node(node_id)?;
         // Replicas given but not confirmed may not have been created yet.
         let emptied = replicas_held == 0 && known.as_ref().is_some_and(|node| node.replicas_confirmed);
-        if emptied && self.has_replicas(node_id)? {
+        if emptied && self.replicas_on(node_id)? > 0 {
             return Ok(Err(MetadataRefusal::EmptiedVolume { node_id }));
         }
-        if known.is_none()
-            && let Some(refusal) = self.replace_predecessors(&address)?
-        {
+        if let Some(refusal) = self.take_address(node_id, &address, known.is_none())? {
             return Ok(Err(refusal));
         }
         let replicas_confirmed = known.as_ref().is_some_and(|node| node.replicas_confirmed);
@@ -75,31 +73,38 @@ impl Transaction<'_> {
         }
     }
 
-    /// Makes room at an address for a node never seen: whoever had it before is gone with its volume, which matters only if
-    /// that held replicas.
-    fn replace_predecessors(&mut self, address: &str) -> Result<Option<MetadataRefusal>, StoreError> {
+    /// Gives an address to a node. Whoever had it before listens there no more: it is forgotten, unless shards count on it, until its
+    /// replicas were moved and somebody removes it.
+    fn take_address(
+        &mut self,
+        node_id: NodeId,
+        address: &str,
+        is_new: bool,
+    ) -> Result<Option<MetadataRefusal>, StoreError> {
         let nodes = self.scan(row::nodes(), NODES_MAX)?;
-        let count = nodes.len();
-        let mut predecessors = Vec::new();
+        let mut count = nodes.len();
+        let (mut forgotten, mut kept) = (Vec::new(), Vec::new());
         for row in nodes {
             let MetadataRow::Node(node) = row else { return Err(corrupt()) };
-            if node.address == address {
-                predecessors.push(node.node_id);
+            if node.address != address || node.node_id == node_id {
+                continue;
+            }
+            if self.shards_with(node.node_id)? > 0 {
+                kept.push(NodeRecord { address: String::new(), ..node });
+            } else {
+                forgotten.push(node.node_id);
             }
         }
-        for node_id in &predecessors {
-            if self.has_replicas(*node_id)? {
-                return Ok(Some(MetadataRefusal::EmptiedVolume { node_id: *node_id }));
-            }
-        }
-        if predecessors.is_empty() && count >= NODES_MAX {
+        count -= forgotten.len();
+        if is_new && count >= NODES_MAX {
             return Ok(Some(MetadataRefusal::TooManyNodes { nodes_max: NODES_MAX }));
         }
-        predecessors.into_iter().for_each(|node_id| self.remove_node(node_id));
+        forgotten.into_iter().for_each(|node_id| self.remove_node(node_id));
+        kept.into_iter().for_each(|node| self.set(MetadataRow::Node(node)));
         Ok(None)
     }
 
-    fn node(&self, node_id: NodeId) -> Result<Option<NodeRecord>, StoreError> {
+    pub(crate) fn node(&self, node_id: NodeId) -> Result<Option<NodeRecord>, StoreError> {
         match self.get(&row::node_key(node_id))? {
             Some(MetadataRow::Node(node)) => Ok(Some(node)),
             Some(_) => Err(corrupt()),
@@ -107,13 +112,13 @@ impl Transaction<'_> {
         }
     }
 
-    fn has_replicas(&self, node_id: NodeId) -> Result<bool, StoreError> {
+    /// How many replicas the map has on a node.
+    pub(crate) fn replicas_on(&self, node_id: NodeId) -> Result<usize, StoreError> {
+        let mut count = 0;
         for row in self.scan(row::shards(), SHARDS_MAX as usize)? {
             let MetadataRow::Shard(shard) = row else { return Err(corrupt()) };
-            if shard.voters.iter().any(|voter| voter.node == node_id) {
-                return Ok(true);
-            }
+            count += usize::from(shard.voters.iter().any(|voter| voter.node == node_id));
         }
-        Ok(false)
+        Ok(count)
     }
 }

@@ -10,10 +10,12 @@ use semel_raft::ReplicaId;
 
 use crate::digest::ContentDigestKey;
 use crate::gallery::{ModalityPolicyRequest, Policy, PolicyRequest, VersionedPolicy};
-use crate::metadata::{Cluster, ClusterId, Coordinator, GalleryRow, NodeId, NodeRecord, REPLICAS_PER_SHARD_MAX};
+use crate::metadata::{
+    Cluster, ClusterId, Coordinator, GalleryRow, MoveState, NodeId, NodeRecord, REPLICAS_PER_SHARD_MAX, ReplicaMove,
+};
 use crate::placement::{ShardPlacement, Voter};
 use crate::rotation::GalleryKey;
-use crate::v1;
+use crate::{v1, v2};
 
 const CLUSTER: u8 = b'c';
 const COORDINATOR: u8 = b'o';
@@ -23,6 +25,7 @@ const KEY: u8 = b'k';
 const NODE: u8 = b'n';
 const SHARD: u8 = b's';
 const REPLICA_NEXT: u8 = b'r';
+const MOVE: u8 = b'm';
 
 /// One row, decoded. Its `Debug` shows no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub enum MetadataRow {
     Shard(ShardPlacement),
     /// The first replica id that is still free.
     ReplicaNext(u64),
+    /// The move of a shard's replica.
+    Move(ReplicaMove),
 }
 
 /// A row that does not decode.
@@ -112,6 +117,15 @@ pub(crate) fn shard_key(shard: ShardId) -> Bytes {
     key(SHARD, &[&shard.0.to_be_bytes()])
 }
 
+/// The range of all moves.
+pub(crate) fn moves() -> (Bytes, Bytes) {
+    range_of(MOVE)
+}
+
+pub(crate) fn move_key(shard: ShardId) -> Bytes {
+    key(MOVE, &[&shard.0.to_be_bytes()])
+}
+
 pub(crate) fn replica_next_key() -> Bytes {
     key(REPLICA_NEXT, &[])
 }
@@ -138,6 +152,7 @@ impl MetadataRow {
             Self::Node(node) => node_key(node.node_id),
             Self::Shard(shard) => shard_key(shard.shard),
             Self::ReplicaNext(_) => replica_next_key(),
+            Self::Move(moving) => move_key(moving.shard),
         }
     }
 
@@ -178,6 +193,18 @@ impl MetadataRow {
                 voters: shard.voters.iter().map(voter_to_bytes).collect(),
             }),
             Self::ReplicaNext(replica_next) => versioned(&v1::ReplicaNextBytes { replica_next: *replica_next }),
+            Self::Move(moving) => versioned_2(&v2::MoveBytes {
+                shard: moving.shard.0,
+                from_replica: moving.from.replica.get(),
+                from_node: moving.from.node.0.to_vec(),
+                to_replica: moving.to.replica.get(),
+                to_node: moving.to.node.0.to_vec(),
+                state: match moving.state {
+                    MoveState::Learning => 1,
+                    MoveState::Replacing => 2,
+                    MoveState::Cancelling => 3,
+                },
+            }),
         }
     }
 
@@ -222,22 +249,55 @@ impl MetadataRow {
             }
             SHARD => shard_of_bytes(message(value)?).map(Self::Shard),
             REPLICA_NEXT => message(value).map(|bytes: v1::ReplicaNextBytes| Self::ReplicaNext(bytes.replica_next)),
+            MOVE => move_of(message_2(value)?).map(Self::Move),
             _ => None,
         }
     }
 }
 
-/// A value: version byte ‖ message.
+/// A value of version 1: version byte ‖ message.
 pub(crate) fn versioned(message: &impl Message) -> Bytes {
+    value(v1::VERSION, message)
+}
+
+/// A value of version 2.
+pub(crate) fn versioned_2(message: &impl Message) -> Bytes {
+    value(v2::VERSION, message)
+}
+
+fn value(version: u8, message: &impl Message) -> Bytes {
     let mut bytes = Vec::with_capacity(1 + message.encoded_len());
-    bytes.push(v1::VERSION);
+    bytes.push(version);
     message.encode(&mut bytes).expect("a vector grows as needed");
     Bytes::from(bytes)
 }
 
 fn message<M: Message + Default>(value: &[u8]) -> Option<M> {
+    message_of(v1::VERSION, value)
+}
+
+fn message_2<M: Message + Default>(value: &[u8]) -> Option<M> {
+    message_of(v2::VERSION, value)
+}
+
+fn message_of<M: Message + Default>(expected: u8, value: &[u8]) -> Option<M> {
     let (version, message) = value.split_first()?;
-    if *version == v1::VERSION { M::decode(message).ok() } else { None }
+    if *version == expected { M::decode(message).ok() } else { None }
+}
+
+fn move_of(bytes: v2::MoveBytes) -> Option<ReplicaMove> {
+    let voter = |replica, node| Some(Voter { replica: ReplicaId::new(replica)?, node: node_id_of(node)? });
+    Some(ReplicaMove {
+        shard: ShardId(bytes.shard),
+        from: voter(bytes.from_replica, bytes.from_node)?,
+        to: voter(bytes.to_replica, bytes.to_node)?,
+        state: match bytes.state {
+            1 => MoveState::Learning,
+            2 => MoveState::Replacing,
+            3 => MoveState::Cancelling,
+            _ => return None,
+        },
+    })
 }
 
 fn cluster_of(bytes: v1::ClusterBytes) -> Option<Cluster> {

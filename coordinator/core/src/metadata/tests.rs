@@ -1,5 +1,7 @@
 //! Tests of the metadata group's machine, its view and its bytes.
 
+use std::fmt::Write as _;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use semel_index::ShardId;
@@ -142,6 +144,27 @@ fn commands() -> Vec<MetadataCommand> {
     ]
 }
 
+/// Those of version 2, after those of version 1.
+fn commands_2() -> Vec<MetadataCommand> {
+    let replica = |id| ReplicaId::new(id).expect("not zero");
+    vec![
+        join(3, 0),
+        join(4, 0),
+        start(0, 0, 3),
+        start(1, 1, 3),
+        start(2, 2, 3),
+        MetadataCommand::BeginReplace { shard: ShardId(0), replica: replica(10) },
+        MetadataCommand::EndMove { shard: ShardId(0), replica: replica(10) },
+        MetadataCommand::CancelMove { shard: ShardId(1) },
+        MetadataCommand::BeginReplace { shard: ShardId(2), replica: replica(12) },
+        MetadataCommand::RemoveNode { node_id: node_id(4) },
+    ]
+}
+
+fn all_commands() -> Vec<MetadataCommand> {
+    [commands(), commands_2()].concat()
+}
+
 #[test]
 fn the_first_initialisation_wins() {
     let mut group = Group::new();
@@ -164,7 +187,7 @@ fn nothing_joins_a_cluster_that_is_not_initialised() {
 #[test]
 fn applying_any_command_twice_in_a_row_changes_nothing() {
     let mut group = Group::new();
-    for command in commands() {
+    for command in all_commands() {
         let (first, digest) = (group.apply(&command), group.digest());
         assert!(!matches!(first, MetadataReceipt::Refused(_)), "{command:?}: {first:?}");
         assert_eq!(group.apply(&command), first, "{command:?}");
@@ -175,14 +198,15 @@ fn applying_any_command_twice_in_a_row_changes_nothing() {
 #[test]
 fn the_view_from_publications_is_the_view_from_the_rows() {
     let mut group = Group::new();
-    for command in commands() {
+    for command in all_commands() {
         group.apply(&command);
         assert_eq!(MetadataView::load(&group.state.0).expect("readable"), group.view, "{command:?}");
     }
     assert_eq!(group.view.galleries().count(), 1);
     assert_eq!(group.view.coordinators().count(), 1);
-    assert_eq!(group.view.nodes().count(), 3);
+    assert_eq!(group.view.nodes().count(), 4);
     assert_eq!(group.view.shards_of(node_id(1)).count(), 3);
+    assert_eq!(group.view.moves().count(), 2);
 }
 
 #[test]
@@ -279,12 +303,140 @@ fn an_emptied_volume_is_refused() {
     let refusal = MetadataReceipt::Refused(MetadataRefusal::EmptiedVolume { node_id: node_id(1) });
     assert_eq!(group.apply(&join(1, 0)), refusal);
     assert_eq!(group.apply(&join(1, 3)), MetadataReceipt::Done);
-    // Nothing survived: a new id at the address of a node with replicas.
-    assert_eq!(group.apply(&join_at(9, "host-1:7000", 0)), refusal);
-    assert!(group.view.node(node_id(9)).is_none());
-    // At the address of one without, it takes that one's place.
+}
+
+#[test]
+fn a_volume_that_was_emptied_altogether_is_another_node_and_the_old_one_stays_while_shards_count_on_it() {
+    let mut group = Group::with_nodes(4);
+    assert_eq!(group.place(3), MetadataReceipt::Done);
+    assert_eq!(group.apply(&join_at(8, "host-1:7000", 0)), MetadataReceipt::Done);
+    let address = |group: &Group, number| group.view.node(node_id(number)).map(|node| node.address.clone());
+    assert_eq!(address(&group, 1).as_deref(), Some(""), "nobody is to be sent there for the old one");
+    assert_eq!(address(&group, 8).as_deref(), Some("host-1:7000"));
+    let in_use = MetadataRefusal::NodeInUse { node_id: node_id(1), replicas: 3 };
+    assert_eq!(group.apply(&MetadataCommand::RemoveNode { node_id: node_id(1) }), MetadataReceipt::Refused(in_use));
+    // At the address of one without replicas, it takes that one's place.
     assert_eq!(group.apply(&join_at(9, "host-3:7000", 0)), MetadataReceipt::Done);
     assert!(group.view.node(node_id(3)).is_none() && group.view.node(node_id(9)).is_some());
+    // The old volume comes back to the address after all.
+    assert_eq!(group.apply(&join(1, 3)), MetadataReceipt::Done);
+    assert_eq!(address(&group, 1).as_deref(), Some("host-1:7000"));
+    assert_eq!(address(&group, 8), None, "nothing was on it yet");
+}
+
+fn start(shard: u32, from: u8, to: u8) -> MetadataCommand {
+    MetadataCommand::StartMove { shard: ShardId(shard), from: node_id(from), to: node_id(to) }
+}
+
+fn moving(receipt: MetadataReceipt) -> ReplicaMove {
+    match receipt {
+        MetadataReceipt::Move(moving) => moving,
+        other => panic!("a move, not {other:?}"),
+    }
+}
+
+#[test]
+fn a_move_is_begun_once_under_a_new_id_and_ends_with_another_map() {
+    let mut group = Group::with_nodes(4);
+    group.place(3);
+    group.apply(&MetadataCommand::ConfirmReplicas { node_id: node_id(1) });
+    let begun = moving(group.apply(&start(0, 1, 3)));
+    assert_eq!(moving(group.apply(&start(0, 1, 3))), begun);
+    assert_eq!((begun.to.replica.get(), begun.to.node, begun.state), (10, node_id(3), MoveState::Learning));
+    assert_eq!(group.view.move_of(ShardId(0)), Some(&begun));
+    let replica = begun.to.replica;
+    let end = MetadataCommand::EndMove { shard: ShardId(0), replica };
+    let too_early = MetadataRefusal::MoveUnderWay { shard: ShardId(0), to: node_id(3) };
+    assert_eq!(group.apply(&end), MetadataReceipt::Refused(too_early));
+    assert_eq!(group.apply(&MetadataCommand::BeginReplace { shard: ShardId(0), replica }), MetadataReceipt::Done);
+    let too_far = MetadataReceipt::Refused(MetadataRefusal::MoveTooFar { shard: ShardId(0) });
+    assert_eq!(group.apply(&MetadataCommand::CancelMove { shard: ShardId(0) }), too_far);
+    assert_eq!(group.apply(&end), MetadataReceipt::Done);
+    assert_eq!(group.apply(&end), MetadataReceipt::Done, "it is over already");
+    let placement = &group.view.shard_map()[&ShardId(0)];
+    assert_eq!(placement.epoch, 2);
+    assert!(placement.voters.contains(&begun.to) && !placement.voters.contains(&begun.from));
+    assert!(!group.view.counts_on(ShardId(0), begun.from.replica));
+    assert_eq!(group.view.moves().count(), 0);
+    // The other shards' replicas follow; then the node may be forgotten, and may come back with nothing.
+    for (shard, state) in [(1, true), (2, false)] {
+        assert!(group.view.node(node_id(1)).expect("joined").replicas_confirmed, "before shard {shard}");
+        let replica = moving(group.apply(&start(shard, 1, 3))).to.replica;
+        group.apply(&MetadataCommand::BeginReplace { shard: ShardId(shard), replica });
+        group.apply(&MetadataCommand::EndMove { shard: ShardId(shard), replica });
+        assert_eq!(group.view.node(node_id(1)).expect("joined").replicas_confirmed, state, "after shard {shard}");
+    }
+    assert_eq!(group.apply(&join(1, 0)), MetadataReceipt::Done);
+    assert_eq!(group.apply(&MetadataCommand::RemoveNode { node_id: node_id(1) }), MetadataReceipt::Done);
+    assert!(group.view.node(node_id(1)).is_none());
+}
+
+#[test]
+fn a_move_that_is_given_up_leaves_the_map_as_it_was_and_its_id_is_never_used_again() {
+    let mut group = Group::with_nodes(4);
+    group.place(3);
+    let map = group.view.shard_map().clone();
+    let begun = moving(group.apply(&start(0, 0, 3)));
+    let cancel = MetadataCommand::CancelMove { shard: ShardId(0) };
+    assert_eq!(group.apply(&cancel), MetadataReceipt::Done);
+    let given_up = MetadataCommand::BeginReplace { shard: ShardId(0), replica: begun.to.replica };
+    let refusal = MetadataRefusal::MoveGivenUp { shard: ShardId(0) };
+    assert_eq!(group.apply(&given_up), MetadataReceipt::Refused(refusal));
+    let refusal = MetadataRefusal::MoveUnderWay { shard: ShardId(0), to: node_id(3) };
+    assert_eq!(group.apply(&start(0, 0, 3)), MetadataReceipt::Refused(refusal), "until it is cleared away");
+    group.apply(&MetadataCommand::EndMove { shard: ShardId(0), replica: begun.to.replica });
+    assert_eq!((group.view.shard_map(), group.view.moves().count()), (&map, 0));
+    assert_eq!(group.apply(&cancel), MetadataReceipt::Done, "there is none");
+    assert_eq!(moving(group.apply(&start(0, 0, 3))).to.replica.get(), begun.to.replica.get() + 1);
+}
+
+#[test]
+fn a_move_that_cannot_be_is_refused() {
+    let mut group = Group::with_nodes(4);
+    let refused = |refusal| MetadataReceipt::Refused(refusal);
+    assert_eq!(group.apply(&start(0, 0, 3)), refused(MetadataRefusal::NotPlaced { shard: ShardId(0) }));
+    group.place(3);
+    let shard = ShardId(0);
+    assert_eq!(group.apply(&start(9, 0, 3)), refused(MetadataRefusal::NotPlaced { shard: ShardId(9) }));
+    assert_eq!(group.apply(&start(0, 3, 1)), refused(MetadataRefusal::NoReplicaThere { shard, node_id: node_id(3) }));
+    let there = MetadataRefusal::ReplicaThereAlready { shard, node_id: node_id(1) };
+    assert_eq!(group.apply(&start(0, 0, 1)), refused(there));
+    assert_eq!(group.apply(&start(0, 0, 7)), refused(MetadataRefusal::NoSuchNode { node_id: node_id(7) }));
+    moving(group.apply(&start(0, 0, 3)));
+    let under_way = MetadataRefusal::MoveUnderWay { shard, to: node_id(3) };
+    assert_eq!(group.apply(&start(0, 1, 3)), refused(under_way));
+    let replica = ReplicaId::new(1).expect("not zero");
+    let stale = MetadataCommand::BeginReplace { shard, replica };
+    assert_eq!(group.apply(&stale), refused(MetadataRefusal::NoSuchMove { shard }));
+    assert_eq!(group.apply(&MetadataCommand::EndMove { shard, replica }), MetadataReceipt::Done, "of another move");
+    assert_eq!(group.view.moves().count(), 1);
+}
+
+#[test]
+fn moves_are_bounded() {
+    let mut group = Group::new();
+    let shards = ShardCount::new(MOVES_MAX as u32 + 1).expect("in range");
+    group.apply(&MetadataCommand::Initialise(Cluster { shards, ..cluster(1) }));
+    (0..4).for_each(|number| assert_eq!(group.apply(&join(number, 0)), MetadataReceipt::Done));
+    group.place(3);
+    for shard in 0..MOVES_MAX as u32 {
+        moving(group.apply(&start(shard, 0, 3)));
+    }
+    let refusal = MetadataRefusal::TooManyMoves { moves_max: MOVES_MAX };
+    assert_eq!(group.apply(&start(MOVES_MAX as u32, 0, 3)), MetadataReceipt::Refused(refusal));
+}
+
+#[test]
+fn a_drain_takes_every_replica_to_the_emptiest_node_that_can_hold_it() {
+    let mut group = Group::with_nodes(5);
+    group.place(3);
+    let live: Vec<NodeId> = (0..5).map(node_id).collect();
+    let plan = plan_drain(&group.view, node_id(0), &live);
+    let takers: Vec<_> = plan.iter().map(|(shard, taker)| (shard.0, taker.expect("two nodes are free"))).collect();
+    assert_eq!(takers, [(0, node_id(3)), (1, node_id(4)), (2, node_id(3))]);
+    moving(group.apply(&start(0, 0, 3)));
+    let plan = plan_drain(&group.view, node_id(0), &live[..3]);
+    assert_eq!(plan, [(ShardId(1), None), (ShardId(2), None)], "what moves already is not moved again");
 }
 
 #[test]
@@ -311,7 +463,7 @@ fn a_node_that_never_joined_confirms_nothing() {
 
 #[test]
 fn commands_are_their_own_bytes() {
-    for command in commands() {
+    for command in all_commands() {
         let bytes = command.encode();
         assert!(bytes.len() < COMMAND_BYTES_MAX);
         assert_eq!(MetadataCommand::decode(&bytes), Ok(command));
@@ -338,6 +490,30 @@ fn bytes_of_version_1_still_decode() {
     loaded.0.write(&batch);
     assert_eq!(MetadataView::load(&loaded.0).expect("version 1"), group.view);
 }
+
+/// What version 2 added, on top of what version 1 left.
+#[test]
+fn bytes_of_version_2_still_decode_and_are_those_written() {
+    let mut group = Group::new();
+    commands().iter().for_each(|command| drop(group.apply(command)));
+    let mut written = String::new();
+    for command in commands_2() {
+        let bytes = command.encode();
+        writeln!(written, "{}", hex_of(&bytes)).expect("strings take everything");
+        assert!(!matches!(group.apply_bytes(&bytes), MetadataReceipt::Refused(_)), "{command:?}");
+    }
+    assert_eq!(written, COMMANDS_V2);
+    let rows = group.state.0.rows(METADATA);
+    let moves: String = rows
+        .iter()
+        .filter(|(key, _)| key.starts_with(b"m"))
+        .map(|(key, value)| format!("{} {}\n", hex_of(key), hex_of(value)))
+        .collect();
+    assert_eq!(moves, ROWS_V2);
+}
+
+const COMMANDS_V2: &str = include_str!("../../testdata/v2/commands.hex");
+const ROWS_V2: &str = include_str!("../../testdata/v2/rows.hex");
 
 /// While version 1 is the one written, what is written is what is kept.
 #[test]
@@ -375,7 +551,7 @@ fn values_out_of_range_are_malformed() {
     check(join_at(1, &"a".repeat(257), 0), "address");
     check(MetadataCommand::PlaceShards { nodes: vec![node_id(1); NODES_MAX + 1] }, "nodes");
     assert_eq!(MetadataCommand::decode(&[]), Err(DecodeError::Version { found: 0 }));
-    assert_eq!(MetadataCommand::decode(&[2, 0]), Err(DecodeError::Version { found: 2 }));
+    assert_eq!(MetadataCommand::decode(&[3, 0]), Err(DecodeError::Version { found: 3 }));
     let bytes = COMMAND_BYTES_MAX + 1;
     assert_eq!(MetadataCommand::decode(&vec![1; bytes]), Err(DecodeError::TooLong { bytes }));
 }
@@ -420,7 +596,7 @@ proptest! {
             }
         }
         // One byte changed or the end cut off: whatever it decodes to, nothing panics, and the view stays that of the rows.
-        let commands = commands();
+        let commands = all_commands();
         let mut damaged = commands[which.index(commands.len())].encode().to_vec();
         let position = at.index(damaged.len());
         damaged[position] = to;

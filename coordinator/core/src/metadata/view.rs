@@ -12,7 +12,7 @@ use crate::digest::ContentDigestKey;
 use crate::gallery::VersionedPolicy;
 use crate::metadata::machine::{MetadataChanged, decode, for_each_row};
 use crate::metadata::row::MetadataRow;
-use crate::metadata::{Cluster, Coordinator, GalleryRecord, GalleryRow, NodeId, NodeRecord};
+use crate::metadata::{Cluster, Coordinator, GalleryRecord, GalleryRow, NodeId, NodeRecord, ReplicaMove};
 use crate::placement::ShardPlacement;
 use crate::rotation::GalleryKey;
 
@@ -26,6 +26,7 @@ pub struct MetadataView {
     keys: Arc<BTreeMap<(GalleryId, KeyVersion), KeyRow>>,
     nodes: Arc<BTreeMap<NodeId, NodeRecord>>,
     shards: Arc<BTreeMap<ShardId, ShardPlacement>>,
+    moves: Arc<BTreeMap<ShardId, ReplicaMove>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +59,9 @@ impl MetadataView {
                 MetadataChanged::NodeRemoved(node_id) => {
                     Arc::make_mut(&mut view.nodes).remove(node_id);
                 }
+                MetadataChanged::MoveEnded(shard) => {
+                    Arc::make_mut(&mut view.moves).remove(shard);
+                }
             }
         }
         view
@@ -83,6 +87,9 @@ impl MetadataView {
             }
             MetadataRow::Shard(shard) => {
                 Arc::make_mut(&mut self.shards).insert(shard.shard, shard);
+            }
+            MetadataRow::Move(moving) => {
+                Arc::make_mut(&mut self.moves).insert(moving.shard, moving);
             }
             // Only placements read it, and those are made where it is recorded.
             MetadataRow::ReplicaNext(_) => (),
@@ -152,6 +159,23 @@ impl MetadataView {
     /// Where every shard is meant to be. Empty until they are placed.
     pub fn shard_map(&self) -> &BTreeMap<ShardId, ShardPlacement> {
         &self.shards
+    }
+
+    /// The moves under way, by shard.
+    pub fn moves(&self) -> impl Iterator<Item = &ReplicaMove> {
+        self.moves.values()
+    }
+
+    /// The move of a shard's replica, if one is under way.
+    pub fn move_of(&self, shard: ShardId) -> Option<&ReplicaMove> {
+        self.moves.get(&shard)
+    }
+
+    /// Whether the map or a move counts on a replica.
+    pub fn counts_on(&self, shard: ShardId, replica: ReplicaId) -> bool {
+        let placed = self.shards.get(&shard);
+        placed.is_some_and(|placed| placed.voters.iter().any(|voter| voter.replica == replica))
+            || self.moves.get(&shard).is_some_and(|moving| moving.to.replica == replica)
     }
 
     /// The shards that a node is meant to host a replica of, in order.

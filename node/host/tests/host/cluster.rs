@@ -117,7 +117,7 @@ async fn gated(folders: &Folders, config: HostConfig, groups: u64) -> Gated {
         let mut status = handle.status(group).expect("the group was added");
         // Also applied, so that nothing of the election is left to be written.
         let settled = |status: &GroupStatus| {
-            status.running().is_some_and(|status| status.leader.is_some() && status.applied == LogIndex(1))
+            status.running().is_some_and(|status| status.leader.is_some() && status.applied == LogIndex(2))
         };
         status.wait_for(settled).await.expect("the host runs");
     }

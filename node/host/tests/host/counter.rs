@@ -20,7 +20,7 @@ pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);
 pub(crate) const POISON: &[u8] = b"poison";
 
 /// Counts proposals of each command.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Counter;
 
 impl StateMachine for Counter {
@@ -111,14 +111,19 @@ impl Node {
         network: &LoopbackTransport,
         transport: Arc<dyn Transport>,
     ) -> Self {
-        let database = open_database(folder);
-        let host = Host::start(host_config(), database.clone(), transport).expect("a thread can be started");
-        let handle = host.handle();
+        let started = Self::start_empty(folder, host_config(), transport);
         for group in groups {
-            network.connect(*group, replica(*group, node), handle.clone());
-            add_group(&handle, *group, node, nodes, Box::new(Discard)).await.expect("the group can be opened");
+            network.connect(*group, replica(*group, node), started.handle.clone());
+            add_group(&started.handle, *group, node, nodes, Box::new(Discard)).await.expect("the group can be opened");
         }
-        Self { database: Arc::downgrade(&database), host, handle }
+        started
+    }
+
+    /// Opens the node's folder without a group.
+    pub(crate) fn start_empty(folder: &Path, config: HostConfig, transport: Arc<dyn Transport>) -> Self {
+        let database = open_database(folder);
+        let host = Host::start(config, database.clone(), transport).expect("a thread can be started");
+        Self { database: Arc::downgrade(&database), handle: host.handle(), host }
     }
 
     pub(crate) fn database(&self) -> Arc<Database> {

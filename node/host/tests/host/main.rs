@@ -6,6 +6,7 @@ mod counter;
 mod cluster;
 mod failures;
 mod rows;
+mod snapshots;
 
 mod disk;
 

@@ -133,9 +133,23 @@ fn a_file_is_not_a_folder() {
 fn a_newer_format_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     drop(open_database(folder.path()));
-    fs::write(folder.path().join("FORMAT"), "semel data folder, format 2\n").expect("writable");
+    fs::write(folder.path().join("FORMAT"), "semel data folder, format 3\n").expect("writable");
     let error = child::open(folder.path(), &[COUNTERS]).expect_err("newer");
-    assert!(matches!(error, OpenDatabaseError::NewerFormat { found: 2, supported: 1, .. }), "{error}");
+    assert!(matches!(error, OpenDatabaseError::NewerFormat { found: 3, supported: 2, .. }), "{error}");
+}
+
+/// Rows of format 1 are rows of the first generation. From the first start on, an older program refuses the folder.
+#[test]
+fn a_folder_of_format_1_is_taken_over() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut batch = WriteBatch::default();
+    batch.put(COUNTERS, b"key".to_vec(), b"value".to_vec());
+    open_database(folder.path()).group(7).write(&batch, Durability::Synced).expect("rows can be written");
+    fs::write(folder.path().join("FORMAT"), "semel data folder, format 1\n").expect("writable");
+    let value = open_database(folder.path()).group(7).get(COUNTERS, b"key").expect("readable");
+    assert_eq!(value.as_deref(), Some(&b"value"[..]));
+    let format = fs::read_to_string(folder.path().join("FORMAT")).expect("readable");
+    assert_eq!(format, "semel data folder, format 2\n");
 }
 
 #[test]

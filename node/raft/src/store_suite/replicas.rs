@@ -1,5 +1,6 @@
-//! Writes of replicas: each group has a follower here, whose leaders append, replace tails that were not committed, commit
-//! and are voted for. What the disk then holds must open as the follower that it was, and keep what it told others.
+//! Writes of replicas: each group has a follower here, whose leaders append, replace tails that were not committed, commit,
+//! are voted for and send snapshots. What the disk then holds must open as the follower that it was, and keep what it told
+//! others.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +15,12 @@ use super::crashes::{Chance, Crash, CrashingDisk, DiskWrite, GROUPS, Models, Sur
 use super::{Model, TALLIES};
 use crate::log::ReplicaLog;
 use crate::memory::MemoryStore;
+use crate::offers::Offers;
+use crate::rows::LogStart;
 use crate::store::{Store, StoreError, Table, WriteBatch};
 use crate::{
-    Applied, Effects, Event, LogIndex, OpenError, Replica, ReplicaConfig, ReplicaId, State, StateMachine, bootstrap,
-    rows,
+    Applied, Effects, Event, LogIndex, OpenError, Replica, ReplicaConfig, ReplicaId, Row, SnapshotMetadata, State,
+    StateMachine, bootstrap, install, rows, snapshot_of,
 };
 
 /// The follower on the disk; the other two are leaders in turn.
@@ -27,12 +30,17 @@ const LEADERS: [u64; 2] = [2, 3];
 const LEARNER: u64 = 4;
 /// Entries in one message.
 const ENTRIES_MAX: usize = 5;
+/// Applied entries in a log, so that it is cut short often.
+const LOG_ENTRIES_MAX: u64 = 12;
+const LOG_ENTRIES_KEPT: u64 = 5;
+/// The terms of the log of a new group: of the entry that nobody has.
+const FOUNDED: [u64; 1] = [1];
 /// Of one command in eight; others are short.
 const LARGE_BYTES: usize = 50_000;
 
 /// Puts a disk through crashes between and in the middle of the writes of replicas: entries appended, conflicting tails
-/// replaced, terms, votes, commit and applied indices, configurations and the rows of a machine. After each crash every
-/// replica must open, as what the writes left make of it, and must have forgotten nothing that it told another. The writes
+/// replaced, logs cut short, terms, votes, commit and applied indices, configurations, the rows of a machine, and snapshots of
+/// all of it. After each crash every replica must open, as what the writes left make of it, and must have forgotten nothing that it told another. The writes
 /// follow from `seed`. The last crash must follow a write.
 ///
 /// # Panics
@@ -54,7 +62,10 @@ struct Replicas {
 impl Workload for Replicas {
     fn next(&mut self) -> DiskWrite {
         if !self.founded {
-            self.followers.values_mut().for_each(Follower::note_log);
+            for follower in self.followers.values_mut() {
+                follower.log = FOUNDED.to_vec();
+                follower.note_log();
+            }
             let changes = GROUPS.iter().map(|group| (*group, bootstrap(&voters()))).collect();
             return DiskWrite { changes, synced: true };
         }
@@ -106,11 +117,12 @@ struct Follower {
     seed: u64,
     /// What the disk would hold if no crash lost a write.
     store: MemoryStore,
+    /// None before the first rows, and while a snapshot is installed.
     replica: Option<Replica<MemoryStore, Tally>>,
     /// Rows that are being written, and whether they are to be synced.
     carrying: Option<(WriteBatch, bool)>,
     promises: Vec<Promise>,
-    /// The terms of the entries of its log.
+    /// The terms of the entries of its log, with those that were removed from it.
     log: Vec<u64>,
     /// What `log` was after each of the writes since it was opened, and before them.
     logs: Vec<Vec<u64>>,
@@ -140,6 +152,7 @@ impl Follower {
     fn found(&mut self) {
         self.store.write(&bootstrap(&voters()));
         self.open();
+        self.follow_commit();
     }
 
     fn open(&mut self) {
@@ -149,12 +162,13 @@ impl Follower {
     }
 
     fn replica(&mut self) -> &mut Replica<MemoryStore, Tally> {
-        self.replica.as_mut().expect("its first rows are written")
+        self.replica.as_mut().expect("its first rows are written, and no snapshot is being installed")
     }
 
     /// Takes in a message of the current leader, or of a candidate.
     fn hear(&mut self, chance: &mut Chance) {
-        let message = match chance.below(8) {
+        let message = match chance.below(9) {
+            8 => return self.install(chance),
             0 => self.vote_for_another(),
             1 => self.replace_tail(chance),
             2 | 3 => self.commit(chance),
@@ -180,8 +194,12 @@ impl Follower {
     fn carried_out(&mut self) {
         let Some((changes, _)) = self.carrying.take() else { return };
         self.store.write(&changes);
-        let effects = self.replica().step(Event::Done);
-        self.carry(effects);
+        if self.replica.is_some() {
+            let effects = self.replica().step(Event::Done);
+            self.carry(effects);
+        } else {
+            self.open();
+        }
         self.follow_commit();
     }
 
@@ -204,6 +222,32 @@ impl Follower {
                 self.promises.push(Promise::Voted { term, candidate: message.to });
             }
             kind => assert!(reject || kind == MessageType::MsgHeartbeatResponse, "{kind:?} is not expected"),
+        }
+    }
+
+    /// A snapshot of a leader is installed, if it is of use: of one that has the follower's log, or of one that has other entries
+    /// after what is committed.
+    fn install(&mut self, chance: &mut Chance) {
+        let least = self.committed.len();
+        let mut log = self.log.clone();
+        if chance.one_in(2) {
+            self.term += 1;
+            log.truncate(least + chance.below(log.len() + 1 - least));
+            log.resize(log.len() + 1 + chance.below(2 * ENTRIES_MAX), self.term);
+        }
+        let index = least + chance.below(log.len() + 1 - least);
+        let (rows, snapshot) = snapshot(&log[..index]);
+        self.replica = None;
+        let commit = DurableState::read(&self.store).hard_state.commit;
+        let installed = install(&self.store, &snapshot).expect("the rows can be read");
+        assert_eq!(installed.is_some(), index as u64 > commit, "SEED={}: whether a snapshot is of use", self.seed);
+        let Some(mut changes) = installed else { return self.open() };
+        changes.delete_range(TALLIES, Bytes::new(), vec![0xff; 9]);
+        rows.into_iter().for_each(|(key, value)| changes.put(TALLIES, key, value));
+        self.carrying = Some((changes, true));
+        // Entries that follow on what is in the snapshot stay.
+        if self.log.get(index - 1) != log.get(index - 1) {
+            self.log = log[..index].to_vec();
         }
     }
 
@@ -273,8 +317,12 @@ impl Follower {
             batch.put(*table, key.clone(), value.clone());
         }
         self.store.write(&batch);
-        self.log = log_in(rows).iter().map(|entry| entry.term).collect();
-        assert_eq!(self.log, self.logs[survivors], "SEED={}: the terms of the log", self.seed);
+        self.log = self.logs[survivors].clone();
+        let truncated = rows::truncated(&self.store).expect("as it was written");
+        let before = self.log.get(..truncated.index as usize).and_then(|before| before.last());
+        assert_eq!(before.copied().unwrap_or_default(), truncated.term, "SEED={}: the term before the log", self.seed);
+        let terms: Vec<u64> = log_in(rows).iter().map(|entry| entry.term).collect();
+        assert_eq!(terms, self.log[truncated.index as usize..], "SEED={}: the terms of the log", self.seed);
         self.logs = vec![self.log.clone()];
         self.term += 1;
         if !rows.is_empty() {
@@ -296,16 +344,33 @@ impl Follower {
         assert_eq!(status.commit.0, state.hard_state.commit, "{context}: commit index");
         assert_eq!(status.applied, state.applied, "{context}: applied index");
         assert_eq!(status.last_index.0, self.log.len() as u64, "{context}: end of the log");
-        let (log, applied) = ReplicaLog::open(rows_on_disk(), 1).unwrap_or_else(|error| panic!("{context}: {error}"));
+        let (log, applied) =
+            ReplicaLog::open(rows_on_disk(), 1, Offers::new(1)).unwrap_or_else(|error| panic!("{context}: {error}"));
         assert_eq!(applied, state.applied, "{context}: applied index");
         let opened = log.initial_state().expect("it never fails");
         assert_eq!(opened.hard_state, state.hard_state, "{context}: hard state");
         assert_eq!(opened.conf_state, state.conf_state, "{context}: configuration");
-        let entries = log.entries(1, self.log.len() as u64 + 1, None, GetEntriesContext::empty(false));
-        let expected: Vec<Entry> = (1..).zip(&self.log).map(|(index, term)| entry(index, *term)).collect();
+        let truncated = log.truncated();
+        assert!(applied.0 - truncated.index <= LOG_ENTRIES_MAX, "{context}: the log is cut short");
+        assert_eq!(
+            log.term(truncated.index).ok(),
+            Some(self.log[truncated.index as usize - 1]),
+            "{context}: first term"
+        );
+        let first = truncated.index + 1;
+        let entries = if first > self.log.len() as u64 {
+            Ok(Vec::new())
+        } else {
+            log.entries(first, self.log.len() as u64 + 1, None, GetEntriesContext::empty(false))
+        };
+        let held = self.log.iter().skip(truncated.index as usize);
+        let expected: Vec<Entry> = (first..).zip(held).map(|(index, term)| entry(index, *term)).collect();
         // Not compared by `assert_eq`, which would print 50,000 bytes.
         assert!(entries.expect("it never fails") == expected, "{context}: entries");
         assert!(log.failure().is_none(), "{context}: {:?}", log.failure());
+        let (rows, snapshot) = snapshot(&self.log[..applied.0 as usize]);
+        assert!(self.store.rows(TALLIES) == rows, "{context}: the rows of the machine");
+        assert_eq!(snapshot_of(&rows_on_disk()).expect("a snapshot"), snapshot, "{context}: configuration");
         assert!(self.log.starts_with(&self.committed), "{context}: a committed entry is gone");
         for promise in &self.promises {
             self.check_kept(promise, &state.hard_state, context);
@@ -348,6 +413,58 @@ impl DurableState {
     }
 }
 
+/// What a machine has made of a log, and what a snapshot says that is taken then.
+fn snapshot(log: &[u64]) -> (Vec<Row>, SnapshotMetadata) {
+    let store = MemoryStore::new();
+    let mut conf_state = ConfState { voters: voters().map(ReplicaId::get).to_vec(), ..ConfState::default() };
+    let mut epoch = 0;
+    for (index, term) in (1..).zip(log).skip(FOUNDED.len()) {
+        let entry = entry(index, *term);
+        if entry.entry_type == EntryType::EntryNormal as i32 {
+            let mut changes = WriteBatch::default();
+            let mut state = Unbatched { store: &store, changes: &mut changes };
+            Tally.apply(LogIndex(index), &entry.data, &mut state).expect("memory can be read");
+            store.write(&changes);
+        } else {
+            let adds = mark(index, *term).is_multiple_of(2);
+            epoch += u64::from(adds == conf_state.learners.is_empty());
+            conf_state.learners = Vec::from_iter(adds.then_some(LEARNER));
+        }
+    }
+    let (index, term) = (log.len() as u64, log[log.len() - 1]);
+    let mut changes = WriteBatch::default();
+    rows::put_conf_state(&mut changes, &conf_state);
+    rows::put_epoch(&mut changes, epoch);
+    rows::put_truncated(&mut changes, LogStart { index, term });
+    rows::put_applied(&mut changes, LogIndex(index), &HardState { term, vote: 0, commit: index });
+    store.write(&changes);
+    (store.rows(TALLIES), snapshot_of(&store).expect("a snapshot"))
+}
+
+/// The rows of a store, and changes that are written command by command.
+struct Unbatched<'a> {
+    store: &'a MemoryStore,
+    changes: &'a mut WriteBatch,
+}
+
+impl State for Unbatched<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.store.get(table, key)
+    }
+
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], rows_max: usize) -> Result<Vec<Row>, StoreError> {
+        self.store.scan(table, from, to, rows_max)
+    }
+
+    fn put(&mut self, table: Table, key: Bytes, value: Bytes) {
+        self.changes.put(table, key, value);
+    }
+
+    fn delete(&mut self, table: Table, key: Bytes) {
+        self.changes.delete(table, key);
+    }
+}
+
 fn log_in(rows: &Model) -> Vec<Entry> {
     let log = rows.iter().filter(|((table, _), _)| *table == Table::LOG);
     log.map(|((_, key), row)| {
@@ -358,7 +475,7 @@ fn log_in(rows: &Model) -> Vec<Entry> {
 
 /// The entry that the leader of a term has at an index: whoever sends it, it is the same.
 fn entry(index: u64, term: u64) -> Entry {
-    let mark = index.wrapping_mul(31).wrapping_add(term);
+    let mark = mark(index, term);
     if mark.is_multiple_of(7) {
         let change_type =
             if mark.is_multiple_of(2) { ConfChangeType::AddLearnerNode } else { ConfChangeType::RemoveNode };
@@ -373,12 +490,21 @@ fn entry(index: u64, term: u64) -> Entry {
     Entry { index, term, data, ..Entry::default() }
 }
 
+/// Decides what an entry is.
+fn mark(index: u64, term: u64) -> u64 {
+    index.wrapping_mul(31).wrapping_add(term)
+}
+
 fn voters() -> [ReplicaId; 3] {
     [FOLLOWER, LEADERS[0], LEADERS[1]].map(|id| ReplicaId::new(id).expect("not zero"))
 }
 
 fn config(boot_nonce: u64, seed: u64) -> ReplicaConfig {
-    ReplicaConfig::new(ReplicaId::new(FOLLOWER).expect("not zero"), boot_nonce, seed)
+    ReplicaConfig {
+        log_entries_max: LOG_ENTRIES_MAX,
+        log_entries_kept: LOG_ENTRIES_KEPT,
+        ..ReplicaConfig::new(ReplicaId::new(FOLLOWER).expect("not zero"), boot_nonce, seed)
+    }
 }
 
 /// Keeps the last few commands, sets and removes rows, and counts.

@@ -9,6 +9,8 @@ mod barriers;
 mod bounds;
 mod crashes;
 mod elections;
+mod membership;
 mod proposals;
 mod repeatability;
+mod snapshots;
 mod stops;

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use semel_raft::memory::MemoryStore;
 use semel_raft::{
-    BarrierError, Effects, Event, LogIndex, ProposeError, Replica, ReplicaConfig, ReplicaId, Role, Store, Table,
-    Ticket, Write, WriteBatch, bootstrap, decode_message, encode_message, rows,
+    BarrierError, Effects, Event, LogIndex, MembershipChange, MembershipError, ProposeError, Replica, ReplicaConfig,
+    ReplicaId, ReplicaStatus, Role, Row, SnapshotMetadata, Store, Table, Ticket, Write, WriteBatch, bootstrap,
+    bootstrap_learner, decode_message, encode_message, install, rows, snapshot_of,
 };
 
 use crate::chance::Chance;
@@ -21,6 +22,18 @@ pub(crate) struct Member {
     pub(crate) node: Option<Node>,
     boots: u64,
 }
+
+/// A snapshot on its way.
+struct Transfer {
+    arrival: u64,
+    from: usize,
+    to: usize,
+    metadata: Vec<u8>,
+    rows: Vec<Row>,
+}
+
+/// Voters, voters to go, and learners.
+type Configuration = (Vec<ReplicaId>, Vec<ReplicaId>, Vec<ReplicaId>);
 
 /// How often a caller asks a healed group.
 const ATTEMPTS_MAX: usize = 3;
@@ -53,6 +66,19 @@ pub(crate) struct Simulation {
     asking: BTreeMap<Ticket, (usize, LogIndex)>,
     pub(crate) receipts: BTreeMap<Ticket, Result<Counted, ProposeError>>,
     pub(crate) barriers: BTreeMap<Ticket, Result<LogIndex, BarrierError>>,
+    pub(crate) memberships: BTreeMap<Ticket, Result<u64, MembershipError>>,
+    transfers: Vec<Transfer>,
+    pub(crate) snapshot_ticks: u64,
+    /// One snapshot in so many is lost; 0 for none.
+    pub(crate) snapshot_lost_one_in: u64,
+    /// Snapshots that leaders asked for, those that were installed, and those that came to nothing.
+    pub(crate) snapshots_wanted: usize,
+    pub(crate) snapshots_installed: usize,
+    pub(crate) snapshots_failed: usize,
+    /// Leaders that found themselves removed.
+    pub(crate) removed_leaders: usize,
+    configurations: BTreeMap<u64, Configuration>,
+    leaders: BTreeMap<u64, usize>,
     acknowledged: BTreeMap<u64, LogIndex>,
     acknowledged_up_to: LogIndex,
     histories: BTreeMap<LogIndex, u64>,
@@ -94,6 +120,16 @@ impl Simulation {
             asking: BTreeMap::new(),
             receipts: BTreeMap::new(),
             barriers: BTreeMap::new(),
+            memberships: BTreeMap::new(),
+            transfers: Vec::new(),
+            snapshot_ticks: 1,
+            snapshot_lost_one_in: 0,
+            snapshots_wanted: 0,
+            snapshots_installed: 0,
+            snapshots_failed: 0,
+            removed_leaders: 0,
+            configurations: BTreeMap::new(),
+            leaders: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             acknowledged_up_to: LogIndex(0),
             histories: BTreeMap::new(),
@@ -105,6 +141,17 @@ impl Simulation {
             simulation.start(member);
         }
         simulation
+    }
+
+    /// Starts a replica that no group counts among its own yet.
+    pub(crate) fn join(&mut self) -> usize {
+        let id = ReplicaId::new((self.members.len() as u64 + 1) * 11).expect("not zero");
+        let store = MemoryStore::new();
+        store.write(&bootstrap_learner());
+        store.sync();
+        self.members.push(Member { id, store, node: None, boots: 0 });
+        self.start(self.members.len() - 1);
+        self.members.len() - 1
     }
 
     pub(crate) fn start(&mut self, member: usize) {
@@ -142,6 +189,17 @@ impl Simulation {
         let ticket = self.ticket();
         self.asking.insert(ticket, (member, self.acknowledged_up_to));
         self.step(member, Event::Barrier { ticket });
+        ticket
+    }
+
+    pub(crate) fn change(&mut self, member: usize, change: MembershipChange) -> Ticket {
+        let expected_epoch = self.node(member).status().epoch;
+        self.change_from(member, change, expected_epoch)
+    }
+
+    pub(crate) fn change_from(&mut self, member: usize, change: MembershipChange, expected_epoch: u64) -> Ticket {
+        let ticket = self.ticket();
+        self.step(member, Event::ChangeMembership { ticket, change, expected_epoch });
         ticket
     }
 
@@ -187,8 +245,15 @@ impl Simulation {
             for member in self.running() {
                 self.collect(member);
             }
+            self.deliver_snapshots();
             let due = self.network.first_key_value().map(|(key, _)| *key).filter(|(arrival, _)| *arrival <= self.now);
-            let Some(key) = due else { return };
+            let Some(key) = due else {
+                // Who has a snapshot now has something to say.
+                if self.running().into_iter().any(|member| self.node(member).has_work()) {
+                    continue;
+                }
+                return;
+            };
             let (from, to, bytes) = self.network.remove(&key).expect("just seen");
             if self.cut.contains(&from) || self.cut.contains(&to) || self.members[to].node.is_none() {
                 continue;
@@ -206,6 +271,55 @@ impl Simulation {
                 self.kill(member);
             }
         }
+    }
+
+    fn deliver_snapshots(&mut self) {
+        let now = self.now;
+        for transfer in self.transfers.extract_if(.., |transfer| transfer.arrival <= now).collect::<Vec<_>>() {
+            let (from, to) = (transfer.from, transfer.to);
+            let cut =
+                self.cut.contains(&from) || self.cut.contains(&to) || self.chance.one_in(self.snapshot_lost_one_in);
+            let delivered = !cut && self.members[to].node.is_some() && self.install(transfer).is_ok();
+            self.snapshots_failed += usize::from(!delivered);
+            if self.members[from].node.is_some() {
+                let to = self.members[to].id;
+                self.step(from, Event::SnapshotSent { to, delivered });
+            }
+        }
+    }
+
+    /// Closes the member, exchanges its rows, and opens it again. It may die at any moment.
+    fn install(&mut self, transfer: Transfer) -> Result<(), Died> {
+        let to = transfer.to;
+        let metadata = SnapshotMetadata::decode(&transfer.metadata).expect("as it was encoded");
+        self.stop(to);
+        let store = self.members[to].store.clone();
+        if let Some(mut batch) = install(&store, &metadata).expect("memory reads") {
+            batch.delete_range(crate::counter::TABLE, Bytes::new(), vec![0xff; 9]);
+            for (key, value) in transfer.rows {
+                batch.put(crate::counter::TABLE, key, value);
+            }
+            let written = self.boundary(to).and_then(|()| {
+                store.write(&batch);
+                self.boundary(to)
+            });
+            if written.is_err() {
+                self.kill(to);
+                return Err(Died);
+            }
+            store.sync();
+            self.snapshots_installed += 1;
+        }
+        self.start(to);
+        assert!(self.node(to).status().applied >= metadata.index(), "what is installed is applied");
+        Ok(())
+    }
+
+    /// Ends a member's replica in good order: everything it was given was carried out.
+    fn stop(&mut self, member: usize) {
+        self.members[member].node = None;
+        self.proposing.retain(|_, (at, _)| *at != member);
+        self.asking.retain(|_, (at, _)| *at != member);
     }
 
     fn boundary(&mut self, member: usize) -> Result<(), Died> {
@@ -237,6 +351,9 @@ impl Simulation {
                 store.sync();
                 self.boundary(member)?;
             }
+            for request in std::mem::take(&mut effects.snapshots) {
+                self.send_snapshot(member, request.to);
+            }
             let applies = effects.publications.iter().map(|(_, published)| published.len()).sum();
             self.batch_applies_max = self.batch_applies_max.max(applies);
             for (index, published) in effects.publications.drain(..) {
@@ -253,6 +370,8 @@ impl Simulation {
             for (ticket, answer) in effects.barriers.drain(..) {
                 self.take_answer(member, ticket, answer);
             }
+            self.memberships.extend(effects.memberships.drain(..));
+            self.watch(member);
             if !effects.awaits_done {
                 return Ok(());
             }
@@ -281,6 +400,39 @@ impl Simulation {
         self.barriers.insert(ticket, answer);
     }
 
+    /// Checks what may be at no moment: two leaders in one term, two configurations of one epoch.
+    fn watch(&mut self, member: usize) {
+        let seed = self.seed;
+        let node = self.node(member);
+        if node.stopped().is_some() {
+            return;
+        }
+        let status = node.status();
+        if status.role == Role::Leader {
+            let leader = *self.leaders.entry(status.term).or_insert(member);
+            assert_eq!(leader, member, "SEED={seed}: two leaders of term {}", status.term);
+            assert!(status.is_member, "SEED={seed}: who is removed leads no more");
+        } else if !status.is_member && self.leaders.get(&status.term) == Some(&member) {
+            self.removed_leaders += 1;
+            self.leaders.insert(status.term, usize::MAX);
+        }
+        if !status.voters.is_empty() {
+            let configuration = configuration(&status);
+            let known = self.configurations.entry(status.epoch).or_insert_with(|| configuration.clone());
+            assert_eq!(*known, configuration, "SEED={seed}: configurations of epoch {}", status.epoch);
+        }
+    }
+
+    fn send_snapshot(&mut self, from: usize, to: ReplicaId) {
+        let store = &self.members[from].store;
+        let metadata = snapshot_of(store).expect("memory reads");
+        let to = self.members.iter().position(|member| member.id == to).expect("a member");
+        let rows = store.rows(crate::counter::TABLE);
+        let arrival = self.now + self.snapshot_ticks;
+        self.snapshots_wanted += 1;
+        self.transfers.push(Transfer { arrival, from, to, metadata: metadata.encode(), rows });
+    }
+
     fn send(&mut self, from: usize, to: u64, bytes: Bytes) {
         let to = self.members.iter().position(|member| member.id.get() == to).expect("a member");
         self.message_bytes_max = self.message_bytes_max.max(bytes.len());
@@ -304,7 +456,8 @@ impl Simulation {
                 Write::DeleteRange { from, to, .. } => self.transcript.extend([from, to].into_iter().flatten()),
             }
         }
-        let answers = format!("{} {:?} {:?} {}", effects.sync, effects.receipts, effects.barriers, effects.applied);
+        let Effects { sync, receipts, barriers, snapshots, memberships, applied, .. } = effects;
+        let answers = format!("{sync} {receipts:?} {barriers:?} {snapshots:?} {memberships:?} {applied}");
         self.transcript.extend_from_slice(answers.as_bytes());
     }
 
@@ -336,47 +489,72 @@ impl Simulation {
     /// Ends every fault, lets the group come to rest, and checks what must hold then.
     pub(crate) fn check_settled(&mut self) {
         (self.lost_one_in, self.death_one_in, self.death_at, self.delay_ticks_max) = (0, 0, None, 1);
+        (self.snapshot_lost_one_in, self.snapshot_ticks) = (0, 1);
         self.cut.clear();
         for member in 0..self.members.len() {
             if self.members[member].node.is_none() {
                 self.start(member);
             }
         }
-        let members = 0..self.members.len();
+        self.run_until("a leader that belongs to a group of one configuration", 900, |simulation| {
+            let Some(leader) = simulation.leader() else { return false };
+            let status = simulation.node(leader).status();
+            // A change that is in the log and not applied may yet be made.
+            let knows_all = status.applied == status.last_index;
+            knows_all && status.is_member && status.voters_outgoing.is_empty()
+        });
+        let status = self.node(self.leader().expect("just seen")).status();
+        let belongs = |member: &Member| status.voters.contains(&member.id) || status.learners.contains(&member.id);
+        let members: Vec<usize> = (0..self.members.len()).filter(|member| belongs(&self.members[*member])).collect();
         self.run_until("everyone follows one leader that has committed in its term", 600, |simulation| {
             let Some(leader) = simulation.leader() else { return false };
             let leader = simulation.node(leader).status();
             leader.applied == leader.last_index
-                && members.clone().all(|member| {
-                    let status = simulation.node(member).status();
+                && members.iter().all(|member| {
+                    let status = simulation.node(*member).status();
                     (status.term, status.leader) == (leader.term, leader.leader)
+                        && configuration(&status) == configuration(&leader)
                 })
         });
         // A last change of leader may still be on its way, and take an answer with it: so once more, as a caller would.
-        let mut unanswered: Vec<usize> = members.clone().collect();
+        let mut unanswered = members.clone();
         for _ in 0..ATTEMPTS_MAX {
             let asked: Vec<_> = unanswered.iter().map(|at| (*at, self.propose(*at), self.barrier(*at))).collect();
             self.run_until("everyone is answered and has applied the same", 600, |simulation| {
                 let applied: BTreeSet<LogIndex> =
-                    members.clone().map(|member| simulation.node(member).status().applied).collect();
+                    members.iter().map(|member| simulation.node(*member).status().applied).collect();
                 simulation.proposing.is_empty() && simulation.asking.is_empty() && applied.len() == 1
             });
-            let failed = asked
-                .into_iter()
-                .filter(|(_, proposed, asked)| self.receipts[proposed].is_err() || self.barriers[asked].is_err());
+            let failed = asked.into_iter().filter(|(_, proposed, asked)| {
+                // Whoever installed a snapshot meanwhile was opened anew, and answers nobody who asked before.
+                let done = self.receipts.get(proposed).is_some_and(Result::is_ok);
+                !done || !self.barriers.get(asked).is_some_and(Result::is_ok)
+            });
             unanswered = failed.map(|(at, ..)| at).collect();
         }
         let seed = self.seed;
         assert!(unanswered.is_empty(), "SEED={seed}: a healed group makes no progress for {unanswered:?}");
-        for member in &self.members {
+        let start =
+            members.iter().map(|member| self.node(*member).status().truncated).max().expect("a leader at least");
+        let group = members.iter().map(|member| &self.members[*member]);
+        let first = group.clone().next().expect("a leader at least");
+        for member in group {
             for (number, index) in &self.acknowledged {
                 let row = member.store.get(crate::counter::TABLE, &command_key(*number)).expect("memory reads");
                 let row = row.unwrap_or_else(|| panic!("SEED={seed}: acknowledged command {number} is lost"));
                 assert_eq!(row[..], index.0.to_be_bytes(), "SEED={seed}: command {number} moved");
             }
-            assert_eq!(member.store.rows(crate::counter::TABLE), self.members[0].store.rows(crate::counter::TABLE));
-            let log = |member: &Member| member.store.rows(Table::LOG);
-            assert_eq!(log(member), log(&self.members[0]), "SEED={seed}: logs at rest are equal");
+            assert_eq!(member.store.rows(crate::counter::TABLE), first.store.rows(crate::counter::TABLE));
+            let log = |member: &Member| {
+                let mut log = member.store.rows(Table::LOG);
+                log.retain(|(key, _)| *key > rows::entry_key(start));
+                log
+            };
+            assert_eq!(
+                log(member),
+                log(first),
+                "SEED={seed}: logs at rest are equal, as far as they were not cut short"
+            );
         }
     }
 
@@ -391,11 +569,17 @@ impl Simulation {
     }
 }
 
+fn configuration(status: &ReplicaStatus) -> Configuration {
+    (status.voters.clone(), status.voters_outgoing.clone(), status.learners.clone())
+}
+
 fn is_nothing(effects: &Effects<Counter>) -> bool {
     effects.messages.is_empty()
         && effects.writes.is_empty()
         && effects.receipts.is_empty()
         && effects.barriers.is_empty()
+        && effects.snapshots.is_empty()
+        && effects.memberships.is_empty()
         && !effects.awaits_done
 }
 

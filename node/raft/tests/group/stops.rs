@@ -47,8 +47,18 @@ fn wrong_rows_are_named_when_the_replica_opens() {
         assert!(error.contains(&format!("{table:?}")) && error.contains(reason), "{error}");
     };
     let key = |index| rows::entry_key(LogIndex(index));
-    check(&|batch| batch.delete(Table::LOG, key(1)), Table::LOG, "entry 1 is missing");
-    check(&|batch| batch.delete_range(Table::LOG, key(2), key(1_000)), Table::LOG, "is missing");
+    let put = |batch: &mut WriteBatch, row: &'static [u8], numbers: &[u64]| {
+        let numbers: Vec<u8> = numbers.iter().flat_map(|number| number.to_be_bytes()).collect();
+        batch.put(Table::RAFT, row, [vec![1], numbers].concat());
+    };
+    // A new group's log starts with its second entry.
+    check(&|batch| batch.delete(Table::LOG, key(2)), Table::LOG, "entry 2 is missing");
+    check(&|batch| put(batch, rows::TRUNCATED, &[2, 1]), Table::LOG, "entry 2 is there, but the log starts after 2");
+    check(&|batch| batch.delete(Table::RAFT, rows::TRUNCATED), Table::LOG, "entry 1 is missing");
+    check(&|batch| put(batch, rows::TRUNCATED, &[99, 1]), Table::RAFT, "the log starts after 99, but is applied up to");
+    check(&|batch| put(batch, rows::TRUNCATED, &[1]), Table::RAFT, "start of the log of 8 bytes");
+    check(&|batch| put(batch, rows::EPOCH, &[1, 2]), Table::RAFT, "epoch of 16 bytes");
+    check(&|batch| batch.delete_range(Table::LOG, key(3), key(1_000)), Table::LOG, "is missing");
     check(&|batch| batch.put(Table::LOG, key(90), Bytes::new()), Table::LOG, "is missing");
     check(&|batch| batch.put(Table::RAFT, rows::HARD_STATE, vec![9]), Table::RAFT, "unknown version 9");
     check(&|batch| batch.put(Table::RAFT, rows::HARD_STATE, Bytes::new()), Table::RAFT, "without a byte");
@@ -68,7 +78,7 @@ fn the_last_entry_must_be_its_own() {
     let (key, _) = log.last().expect("entries").clone();
     let (_, other) = log[0].clone();
     change(&store, |batch| batch.put(Table::LOG, key, other));
-    assert!(reopen(&store).to_string().contains("holds entry 1"));
+    assert!(reopen(&store).to_string().contains("holds entry 2"));
 }
 
 #[test]

@@ -203,7 +203,10 @@ impl Run {
             Ok(receipt) => {
                 let policy = match receipt {
                     MetadataReceipt::Gallery(record) => Some((record.name, record.policy.version.0)),
-                    MetadataReceipt::Cluster(_) | MetadataReceipt::Done | MetadataReceipt::Refused(_) => None,
+                    MetadataReceipt::Cluster(_)
+                    | MetadataReceipt::Move(_)
+                    | MetadataReceipt::Done
+                    | MetadataReceipt::Refused(_) => None,
                 };
                 world.tally.policies += u64::from(policy.is_some());
                 self.respond_to_operator(world, &governing, true, policy);

@@ -1,0 +1,66 @@
+//! `semel bench`: what this machine does, each figure beside the raw one it is to be judged by, measured in the same run.
+
+mod cluster;
+mod enrol;
+mod loopback;
+mod people;
+mod shard;
+mod twin;
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use semel_index::ComparisonScore;
+
+use crate::exit::Exit;
+
+/// Measures searches and enrolments on this machine, beside raw reference figures of the same run.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Measures searches and enrolments on this machine with synthetic people. Every figure comes with the raw one \
+        it is to be judged by, measured in the same run, in turns where both run in this process: on a busy machine the shares \
+        say more than the rates.\n\nSynthetic people say something about the index and the cluster, nothing about biometric \
+        accuracy."
+)]
+pub(crate) struct BenchArguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    Shard(shard::ShardArguments),
+    Cluster(cluster::ClusterArguments),
+    Enrol(enrol::EnrolArguments),
+}
+
+/// Runs `semel bench`.
+pub(crate) async fn run(arguments: BenchArguments) -> anyhow::Result<Exit> {
+    match arguments.what {
+        What::Shard(shard) => tokio::task::spawn_blocking(move || shard::run(&shard)).await?,
+        What::Cluster(cluster) => cluster::run(cluster).await,
+        What::Enrol(enrol) => enrol::run(enrol).await,
+    }
+}
+
+/// A cosine from the command line, 0 to 1.
+fn threshold(text: &str) -> Result<ComparisonScore, String> {
+    let value: f64 = text.parse().map_err(|_| "is not a number".to_owned())?;
+    let score = ComparisonScore::from_f64(value).filter(|score| *score >= ComparisonScore::ZERO);
+    score.ok_or_else(|| "must be 0 to 1".to_owned())
+}
+
+/// So many in a time, per second.
+fn rate(count: usize, time: Duration) -> f64 {
+    count as f64 / time.as_secs_f64().max(1e-9)
+}
+
+/// A rate as people read it.
+fn shown(rate: f64) -> String {
+    if rate < 100.0 { format!("{rate:.1}") } else { crate::output::grouped(rate.round() as u64) }
+}
+
+/// A share in per cent.
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
