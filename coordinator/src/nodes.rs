@@ -13,6 +13,7 @@ use semel_proto::internal::v1 as wire;
 use semel_proto::internal::v1::shard_service_client::ShardServiceClient;
 use semel_proto::{NO_SUCH_RECORD, NOTHING_PROPOSED};
 use semel_raft_host::ClusterId;
+use semel_telemetry::{Instrument as _, carry, follow_callers, traced};
 use semel_workflow::ShardAnswer;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -64,6 +65,8 @@ pub(crate) enum CallError {
 struct Job {
     shards: Vec<u32>,
     probe: wire::SearchProbe,
+    /// What the caller does, for its trace.
+    span: tracing::Span,
     /// When its caller gives up.
     deadline: Instant,
     reply: oneshot::Sender<Vec<ShardReply>>,
@@ -335,7 +338,9 @@ impl Nodes {
             } else {
                 let SearchQueue { jobs, outstanding } = self.search_queue(&address);
                 let _outstanding = Outstanding::count(&outstanding);
-                let job = Job { shards: shards.clone(), probe: probe.clone(), deadline, reply, _outstanding };
+                let span = tracing::Span::current();
+                let (shards, probe) = (shards.clone(), probe.clone());
+                let job = Job { shards, probe, span, deadline, reply, _outstanding };
                 jobs.try_send(job).is_err().then_some("too many probes wait for the node")
             };
             async move {
@@ -393,10 +398,13 @@ impl Nodes {
             let batch = take_alike(&mut waiting);
             let nodes = Arc::clone(&self);
             let address = address.clone();
-            tokio::spawn(async move {
+            let span = traced!("search_request", otel.kind = "client", probes = batch.len());
+            let span = follow_callers(span, batch.iter().map(|job| &job.span));
+            let sending = async move {
                 nodes.search_node(&address, batch).await;
                 drop(permit);
-            });
+            };
+            tokio::spawn(sending.instrument(span));
         }
     }
 
@@ -450,9 +458,11 @@ fn attempt_limit(left: Duration) -> Duration {
     (left / 2).clamp(ATTEMPT_MIN, ATTEMPT_MAX).min(left)
 }
 
+/// A request with a deadline, as part of the trace at hand.
 fn within<T>(message: T, limit: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(limit);
+    carry(request.metadata_mut());
     request
 }
 
