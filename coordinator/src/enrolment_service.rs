@@ -117,7 +117,7 @@ fn answer(outcome: Outcome, enrolment_id: &EnrolmentId) -> Result<public::EnrolR
 async fn enrol_item(front: Arc<Front>, item: public::EnrolStreamRequest) -> public::EnrolStreamResponse {
     use public::enrol_stream_response::Result as ItemResult;
     let outcome = match item.enrolment {
-        Some(request) => enrol(&front, request, None).await,
+        Some(request) => front.finish(enrol(&front, request, None)).await,
         None => Err(ClientError::field("enrolment", "is required")),
     };
     let result = outcome.map_or_else(
@@ -149,6 +149,8 @@ async fn run_stream(
         let item = tokio::select! {
             item = items.next() => item,
             () = answers.closed() => break,
+            // What was not taken yet is sent to another coordinator once the stream has ended.
+            _ = front.stopping() => break,
         };
         match item {
             Some(Ok(item)) => {
@@ -257,7 +259,8 @@ async fn withdraw(
 impl EnrolmentService for EnrolmentServer {
     async fn enrol(&self, request: Request<public::EnrolRequest>) -> Result<Response<public::EnrolResponse>, Status> {
         let timeout = call_timeout(&request);
-        Ok(Response::new(enrol(&self.front, request.into_inner(), timeout).await?))
+        let enrolled = enrol(&self.front, request.into_inner(), timeout);
+        Ok(Response::new(self.front.finish(enrolled).await?))
     }
 
     type EnrolStreamStream = Pin<Box<dyn Stream<Item = Result<public::EnrolStreamResponse, Status>> + Send>>;
@@ -277,7 +280,8 @@ impl EnrolmentService for EnrolmentServer {
         request: Request<public::GetEnrolmentRequest>,
     ) -> Result<Response<public::GetEnrolmentResponse>, Status> {
         let timeout = call_timeout(&request);
-        Ok(Response::new(get(&self.front, request.into_inner(), timeout).await?))
+        let read = get(&self.front, request.into_inner(), timeout);
+        Ok(Response::new(self.front.finish(read).await?))
     }
 
     async fn withdraw_enrolment(
@@ -285,6 +289,7 @@ impl EnrolmentService for EnrolmentServer {
         request: Request<public::WithdrawEnrolmentRequest>,
     ) -> Result<Response<public::WithdrawEnrolmentResponse>, Status> {
         let timeout = call_timeout(&request);
-        Ok(Response::new(withdraw(&self.front, request.into_inner(), timeout).await?))
+        let withdrawn = withdraw(&self.front, request.into_inner(), timeout);
+        Ok(Response::new(self.front.finish(withdrawn).await?))
     }
 }

@@ -155,7 +155,8 @@ impl IdentificationService for IdentificationServer {
         request: Request<public::IdentifyRequest>,
     ) -> Result<Response<public::IdentifyResponse>, Status> {
         let deadline = answer_by(request.get_ref().wait_ms, call_timeout(&request))?;
-        Ok(Response::new(identify(&self.front, request.into_inner(), deadline).await?))
+        let identified = identify(&self.front, request.into_inner(), deadline);
+        Ok(Response::new(self.front.finish(identified).await?))
     }
 
     async fn verify(
@@ -163,6 +164,7 @@ impl IdentificationService for IdentificationServer {
         request: Request<public::VerifyRequest>,
     ) -> Result<Response<public::VerifyResponse>, Status> {
         let deadline = answer_by(0, call_timeout(&request))?;
-        Ok(Response::new(verify(&self.front, request.into_inner(), deadline).await?))
+        let verified = verify(&self.front, request.into_inner(), deadline);
+        Ok(Response::new(self.front.finish(verified).await?))
     }
 }

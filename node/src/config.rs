@@ -8,6 +8,18 @@ use serde::{Deserialize, Serialize};
 /// The prefix of environment variables: `SEMEL_NODE_DATA`, `SEMEL_NODE_SEARCH_THREADS`, …
 pub const ENVIRONMENT_PREFIX: &str = "SEMEL_NODE_";
 
+/// Where the templates of sealed segments are kept for re-scoring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TemplatesKept {
+    /// In memory: about 1.1 kB for 512 dimensions.
+    #[default]
+    Memory,
+    /// In the segments' files, read where an engine proposes a row: a small part of the memory, and some reads of the disk per
+    /// search. A segment that no engine was built over is read whole by every search.
+    Disk,
+}
+
 /// How a node runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -26,6 +38,8 @@ pub struct NodeConfig {
     pub engine: String,
     /// References at which a growing segment is sealed, 1,024 to 1,048,576.
     pub seal_at_references: usize,
+    /// Where the templates of sealed segments are kept: `memory` or `disk`.
+    pub templates: TemplatesKept,
     /// The raft tick in milliseconds, 10 to 1,000. An election starts after 20 to 39 ticks without a leader.
     pub tick_ms: u64,
     /// Searches (requests of coordinators) that may wait or run at once, 1 to 65,536; more are refused.
@@ -54,6 +68,7 @@ impl Default for NodeConfig {
             search_threads: 0,
             engine: if cfg!(feature = "faiss") { "faiss" } else { "exact" }.to_owned(),
             seal_at_references: 16_384,
+            templates: TemplatesKept::Memory,
             tick_ms: 50,
             searches_max: 1_024,
             request_bytes_max: 32 * 1024 * 1024,

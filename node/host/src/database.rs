@@ -21,6 +21,7 @@ use crate::database_error::{FoundGroupError, OpenDatabaseError, WriteError};
 use crate::database_options::{BLOCK_CACHE_BYTES, database_options, table_options};
 use crate::generations::{self, Generation, Live, row_key, row_range};
 use crate::group_store::GroupStore;
+use crate::holders::{Held, Holders};
 use crate::snapshot::install::remove_left_over_files;
 use crate::write_ahead_log::{LogError, check_logs};
 
@@ -51,6 +52,7 @@ pub struct Database {
     sync_delay_micros: AtomicU64,
     /// Held while it is decided whether a group is fresh and its first rows are written.
     founding: Mutex<()>,
+    holders: Holders,
     // Declared last, hence dropped last: the folder is free only once RocksDB has closed its files.
     folder: DataFolder,
 }
@@ -85,6 +87,7 @@ impl Database {
             sync_delay_micros: AtomicU64::new(0),
             live: RwLock::default(),
             founding: Mutex::new(()),
+            holders: Holders::default(),
             folder,
         };
         database.learn_generations().map_err(|reason| rows_failed(&database.folder, reason))?;
@@ -320,6 +323,15 @@ impl Database {
                 self.rows.compact_range_cf_opt(family, Some(from), Some(to), &options);
             }
         }
+    }
+
+    /// The database for somebody beside the host's thread.
+    pub(crate) fn hold(self: Arc<Self>) -> Held {
+        self.holders.clone().hold(self)
+    }
+
+    pub(crate) fn holders(&self) -> &Holders {
+        &self.holders
     }
 
     /// Ends what would keep the files open for long. The database takes no more writes worth keeping afterwards.

@@ -14,5 +14,7 @@ mod identification;
 mod oracle;
 mod moves;
 mod coordinators;
+mod failover;
+mod bulk;
 mod foreign_clients;
 mod load;
