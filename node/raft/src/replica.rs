@@ -310,8 +310,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         let entries = ready.take_entries();
         let committed = ready.take_committed_entries();
         // Term and vote are on disk already: nothing that only rests on them has to wait for this Ready's rows.
-        let same_term =
-            ready.hs().is_none_or(|hs| (hs.term, hs.vote) == (self.written.term, self.written.vote));
+        let same_term = ready.hs().is_none_or(|hs| (hs.term, hs.vote) == (self.written.term, self.written.vote));
         let mut persisted_messages = ready.take_persisted_messages();
         if same_term {
             messages.extend(persisted_messages.extract_if(.., |message| promises_nothing_new(message)));
@@ -320,7 +319,10 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         let received = Received { ready: Box::new(ready), entries, messages: persisted_messages };
         let sync = received.ready.must_sync();
         let mut writes = WriteBatch::default();
-        if sync && same_term && let Some(last) = committed.last() {
+        if sync
+            && same_term
+            && let Some(last) = committed.last()
+        {
             // What is committed is in the log already. Its effects, and the answers that wait for them, do not wait for the sync of what
             // is not; the hard state must not name a commit index beyond the log as it is.
             self.written.commit = self.written.commit.max(last.index);
@@ -379,8 +381,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         if light.commit_index().is_some() {
             rows::put_hard_state(&mut writes, &self.node.raft.hard_state());
         }
-        let publications =
-            self.apply(light.take_committed_entries(), &mut writes, &self.node.raft.hard_state())?;
+        let publications = self.apply(light.take_committed_entries(), &mut writes, &self.node.raft.hard_state())?;
         let awaits_done = !writes.is_empty();
         if awaits_done {
             self.carrying = Carrying::Light;

@@ -94,6 +94,8 @@ struct Carrying<M: StateMachine> {
     sync: bool,
     /// What needs a sync, while what needs none is written first.
     later: Stage<M>,
+    /// Whether this is what needs none.
+    prompt: bool,
     /// Of a defect: what follows from the stage, asked for before it was written.
     early: Option<Stage<M>>,
 }
@@ -349,7 +351,7 @@ impl<M: Digested> Host<M> {
             world.boundary(self.place, "before the leader's messages leave")?;
         }
         self.send(world, leaving);
-        self.begin(world, prompt, durable)
+        self.begin(world, prompt, durable, true)
     }
 
     fn follow_leadership(&mut self, world: &mut World, group: u64) {
@@ -368,17 +370,23 @@ impl<M: Digested> Host<M> {
     }
 
     /// Begins to write a stage; what has nothing to write is done at once.
-    fn begin(&mut self, world: &mut World, mut stage: Stage<M>, mut later: Stage<M>) -> Result<(), Died> {
+    fn begin(
+        &mut self,
+        world: &mut World,
+        mut stage: Stage<M>,
+        mut later: Stage<M>,
+        mut prompt: bool,
+    ) -> Result<(), Died> {
         loop {
             if stage.is_empty() {
                 if later.is_empty() {
                     return Ok(());
                 }
-                stage = std::mem::take(&mut later);
+                (stage, prompt) = (std::mem::take(&mut later), false);
             }
             let mut sync = stage.iter().any(|(_, effects)| effects.sync);
             if stage.iter().all(|(_, effects)| effects.writes.is_empty()) {
-                stage = self.finish(world, stage)?;
+                stage = put_off(self.finish(world, stage)?, prompt, &mut later);
                 continue;
             }
             if world.has(Mutant::ApplyWithoutPersist) {
@@ -401,7 +409,7 @@ impl<M: Digested> Host<M> {
             }
             let early = world.has(Mutant::AdvanceBeforeSync) && sync;
             let early = early.then(|| self.advance(world, awaiting(&stage))).transpose()?;
-            self.carrying = Some(Carrying { stage, sync, later, early });
+            self.carrying = Some(Carrying { stage, sync, later, prompt, early });
             let (at, boot) = (self.place, self.boot);
             world.after(micros, Event::Due { at, boot, what: Due::Disk });
             return Ok(());
@@ -410,7 +418,7 @@ impl<M: Digested> Host<M> {
 
     /// The disk has written what it was given.
     pub(crate) fn written(&mut self, world: &mut World) -> Result<(), Died> {
-        let Some(Carrying { stage, sync, later, early }) = self.carrying.take() else { return Ok(()) };
+        let Some(Carrying { stage, sync, mut later, prompt, early }) = self.carrying.take() else { return Ok(()) };
         if sync {
             let synced = self.disk.borrow_mut().sync();
             if let Err(error) = synced {
@@ -428,7 +436,8 @@ impl<M: Digested> Host<M> {
         };
         // Before anything further is written: the rows are those that the leader asked for.
         self.send_wanted(world);
-        self.begin(world, next, later)?;
+        let next = put_off(next, prompt, &mut later);
+        self.begin(world, next, later, prompt)?;
         self.turn(world)
     }
 
@@ -567,6 +576,13 @@ fn tighten(config: &mut ReplicaConfig) {
 /// The most applied entries that a log may hold: more than it is cut at, for as long as a snapshot is under way.
 fn log_held_max(world: &World) -> u64 {
     3 * world.log_entries.0
+}
+
+/// What follows from what needed no sync and itself needs one shares that of those who needed it from the start.
+fn put_off<M: StateMachine>(next: Stage<M>, prompt: bool, later: &mut Stage<M>) -> Stage<M> {
+    let (durable, next) = next.into_iter().partition(|(_, effects)| prompt && effects.sync);
+    later.extend::<Stage<M>>(durable);
+    next
 }
 
 /// The groups whose replica waits to be told that its effects are carried out.

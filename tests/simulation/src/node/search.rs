@@ -47,8 +47,7 @@ impl Run {
         if world.has(Mutant::BarrierOfAppliedIndex) {
             searchable = self.host.replica(group).map_or(searchable, |replica| replica.status().applied);
         }
-        let ready: Vec<(LogIndex, Current)> =
-            hosted.behind.extract_if(.., |(index, _)| *index <= searchable).collect();
+        let ready: Vec<(LogIndex, Current)> = hosted.behind.extract_if(.., |(index, _)| *index <= searchable).collect();
         for (index, current) in ready {
             match current {
                 Current::Read { caller, call, key, with_templates } => {
@@ -91,7 +90,9 @@ impl Run {
             let is_wanted = |search: &Search| queued.contains(&(search.caller, search.call));
             let SharedScan { searches, behind, ask_for_scan } =
                 hosted.queue.begin(moment.searchable_index(), is_wanted);
-            searches.iter().chain(&behind).for_each(|search| drop(queued.remove(&(search.caller, search.call))));
+            for search in searches.iter().chain(&behind) {
+                queued.remove(&(search.caller, search.call));
+            }
             if ask_for_scan {
                 self.scans_asked_for.push_back(group);
             }
