@@ -388,6 +388,11 @@ async fn a_process_killed_at_any_moment_of_a_snapshot_loses_nothing() {
             key.resize(KEY_BYTES, b' ');
             assert_eq!(count_of(&store, &key), 1, "{name} after the kill at {seen}");
         }
+        drop(store);
+        // Awaited, as a transfer that has not ended keeps the folder locked until its task has heard of the end.
+        for node in nodes {
+            node.host.shutdown().await;
+        }
     }
     println!("snapshots after restarts: {installs}");
 }
