@@ -13,6 +13,7 @@ use semel_proto::internal::v1 as wire;
 use semel_proto::internal::v1::shard_service_client::ShardServiceClient;
 use semel_proto::{NO_SUCH_RECORD, NOTHING_PROPOSED};
 use semel_raft_host::ClusterId;
+use semel_telemetry::{Instrument as _, carry, follow_callers, traced};
 use semel_workflow::ShardAnswer;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -64,6 +65,8 @@ pub(crate) enum CallError {
 struct Job {
     shards: Vec<u32>,
     probe: wire::SearchProbe,
+    /// What the caller does, for its trace.
+    span: tracing::Span,
     /// When its caller gives up.
     deadline: Instant,
     reply: oneshot::Sender<Vec<ShardReply>>,
@@ -335,7 +338,9 @@ impl Nodes {
             } else {
                 let SearchQueue { jobs, outstanding } = self.search_queue(&address);
                 let _outstanding = Outstanding::count(&outstanding);
-                let job = Job { shards: shards.clone(), probe: probe.clone(), deadline, reply, _outstanding };
+                let span = tracing::Span::current();
+                let (shards, probe) = (shards.clone(), probe.clone());
+                let job = Job { shards, probe, span, deadline, reply, _outstanding };
                 jobs.try_send(job).is_err().then_some("too many probes wait for the node")
             };
             async move {
@@ -393,10 +398,13 @@ impl Nodes {
             let batch = take_alike(&mut waiting);
             let nodes = Arc::clone(&self);
             let address = address.clone();
-            tokio::spawn(async move {
+            let span = traced!("search_request", otel.kind = "client", probes = batch.len());
+            let span = follow_callers(span, batch.iter().map(|job| &job.span));
+            let sending = async move {
                 nodes.search_node(&address, batch).await;
                 drop(permit);
-            });
+            };
+            tokio::spawn(sending.instrument(span));
         }
     }
 
@@ -450,9 +458,11 @@ fn attempt_limit(left: Duration) -> Duration {
     (left / 2).clamp(ATTEMPT_MIN, ATTEMPT_MAX).min(left)
 }
 
+/// A request with a deadline, as part of the trace at hand.
 fn within<T>(message: T, limit: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(limit);
+    carry(request.metadata_mut());
     request
 }
 
@@ -529,7 +539,6 @@ mod tests {
     }
 
     /// A node that holds every search until it is told to answer, and remembers what it was asked.
-    #[derive(Default)]
     struct HoldingNode {
         asked: Mutex<Vec<Asked>>,
         answer: tokio::sync::Semaphore,
@@ -552,7 +561,7 @@ mod tests {
     }
 
     #[tonic::async_trait]
-    impl ShardService for Arc<HoldingNode> {
+    impl ShardService for HoldingNode {
         async fn search(
             &self,
             request: tonic::Request<wire::SearchRequest>,
@@ -606,14 +615,25 @@ mod tests {
         ) -> Result<Response<wire::ScanCasesResponse>, Status> {
             Err(Status::unimplemented("only searches"))
         }
+
+        async fn change_membership(
+            &self,
+            _: tonic::Request<wire::ChangeMembershipRequest>,
+        ) -> Result<Response<wire::ChangeMembershipResponse>, Status> {
+            Err(Status::unimplemented("only searches"))
+        }
     }
 
     /// Nodes whose every shard is on one that holds its searches.
     async fn holding_node() -> (Arc<Nodes>, Arc<HoldingNode>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
-        let node = Arc::new(HoldingNode { answer: tokio::sync::Semaphore::new(0), ..Default::default() });
-        let service = ShardServiceServer::new(Arc::clone(&node));
+        let node = Arc::new(HoldingNode {
+            asked: Mutex::default(),
+            answer: tokio::sync::Semaphore::new(0),
+            given_up: Arc::default(),
+        });
+        let service = ShardServiceServer::from_arc(Arc::clone(&node));
         let incoming = tonic::transport::server::TcpIncoming::from(listener);
         tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
         let routes = Arc::new(Routes::default());

@@ -39,6 +39,8 @@ pub(crate) struct Route {
 pub(crate) struct LastReport {
     pub(crate) at: Instant,
     pub(crate) replicas: Vec<ReplicaReport>,
+    pub(crate) shard_searches: u64,
+    pub(crate) resident_bytes: u64,
 }
 
 /// The routes of one coordinator.
@@ -74,7 +76,8 @@ impl Routes {
             }
         }
         drop(leaders);
-        let last = LastReport { at: Instant::now(), replicas: report.replicas };
+        let ReportRequest { replicas, shard_searches, resident_bytes, .. } = report;
+        let last = LastReport { at: Instant::now(), replicas, shard_searches, resident_bytes };
         let mut reports = lock(&self.reports);
         reports.insert(node_id, last);
         self.unfit.store(Arc::new(unfit(&reports)));

@@ -62,7 +62,7 @@ impl ClientError {
         Self::InvalidField { field, reason: reason.to_string() }
     }
 
-    fn code(&self) -> Code {
+    pub(crate) fn code(&self) -> Code {
         match self {
             Self::Invalid(_) | Self::InvalidField { .. } => Code::InvalidArgument,
             Self::NoSuchGallery(_) | Self::NoSuchRecord { .. } => Code::NotFound,

@@ -28,6 +28,8 @@ pub struct NodeConfig {
     pub listen: String,
     /// What others dial, `host:port`; empty = where it listens.
     pub advertise: String,
+    /// Where `/metrics`, `/livez` and `/readyz` are served over HTTP, `address:port`; empty = nowhere.
+    pub metrics_listen: String,
     /// The folder of the node's volume. It holds the node's identity: never copy it, never share it.
     pub data: PathBuf,
     /// Coordinators to join, `host:port`; any one that answers will do.
@@ -63,6 +65,7 @@ impl Default for NodeConfig {
         Self {
             listen: "127.0.0.1:7411".to_owned(),
             advertise: String::new(),
+            metrics_listen: String::new(),
             data: PathBuf::from("semel-node"),
             coordinators: vec!["127.0.0.1:7400".to_owned()],
             search_threads: 0,
@@ -95,6 +98,7 @@ impl NodeConfig {
                 format!("is needed where `listen` is {}: others cannot dial that", self.listen),
             ));
         }
+        settings::optional_listen_address("metrics_listen", &self.metrics_listen)?;
         if self.data.as_os_str().is_empty() {
             return Err(SettingError::new("data", "needs a folder"));
         }
@@ -128,6 +132,7 @@ mod tests {
         check(|_| (), None);
         check(|c| c.listen = "localhost".to_owned(), Some("listen"));
         check(|c| c.listen = "0.0.0.0:7411".to_owned(), Some("advertise"));
+        check(|c| c.metrics_listen = "9464".to_owned(), Some("metrics_listen"));
         check(|c| c.data = PathBuf::new(), Some("data"));
         check(|c| c.coordinators.clear(), Some("coordinators"));
         check(|c| c.search_threads = 1_025, Some("search_threads"));

@@ -18,6 +18,7 @@ mod loading;
 mod sealing;
 mod search;
 mod service;
+mod metrics;
 mod status;
 
 pub use config::{ENVIRONMENT_PREFIX, NodeConfig, TemplatesKept};

@@ -8,7 +8,9 @@ use anyhow::{Context as _, bail};
 use semel_index::{CatalogueConfig, ShardCount, ShardId};
 use semel_proto::internal::v1::{Assignment, ReportResponse, RetiredReplica};
 use semel_raft::{ReplicaId, StoreError};
-use semel_raft_host::{Database, Directory, FreshGroup, GroupConfig, GroupStore, GrpcTransport, HostHandle};
+use semel_raft_host::{
+    Database, Directory, FreshGroup, GroupConfig, GroupStatus, GroupStore, GrpcTransport, HostHandle,
+};
 use semel_shard::ShardMachine;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
@@ -18,6 +20,9 @@ use crate::sealing::{Places, Sealer, WRITES_AT_ONCE};
 use crate::search::ShardScans;
 use crate::segment_cache::{CacheMetrics, SegmentCache};
 use crate::shard_view::{ShardView, ViewPublisher};
+
+/// Committed entries that a replica of a node that is ready may still have to take in.
+const READY_LAG_MAX: u64 = 1_024;
 
 /// One shard that this node hosts a replica of.
 pub(crate) struct HostedShard {
@@ -69,6 +74,8 @@ pub(crate) struct Replicas {
     /// The latest metadata index that an answer of a coordinator was read at.
     metadata_index: AtomicU64,
     directory: std::sync::Mutex<Directory>,
+    /// The shards that the node should host; `None` until it is told.
+    assigned: std::sync::Mutex<Option<BTreeSet<u32>>>,
     /// What loads and seals in the background.
     workers: std::sync::Mutex<JoinSet<()>>,
 }
@@ -98,6 +105,7 @@ impl Replicas {
             assigning: tokio::sync::Mutex::default(),
             metadata_index: AtomicU64::new(0),
             directory: std::sync::Mutex::default(),
+            assigned: std::sync::Mutex::default(),
             workers: std::sync::Mutex::default(),
         })
     }
@@ -131,6 +139,8 @@ impl Replicas {
         self.learn_addresses(&assigned.assignments);
         let is_open = |one: &&Assignment| self.get(one.shard).is_some_and(|hosted| hosted.replica.get() == one.replica);
         self.expect(assigned.assignments.len() - assigned.assignments.iter().filter(is_open).count());
+        let shards_assigned = assigned.assignments.iter().map(|assignment| assignment.shard).collect();
+        *self.assigned.lock().unwrap_or_else(PoisonError::into_inner) = Some(shards_assigned);
         let mut failed = Ok(());
         for retired in &assigned.retired {
             let removed = self.remove(retired).await;
@@ -189,6 +199,29 @@ impl Replicas {
     /// What became of the files of this node's catalogues.
     pub(crate) fn cache_metrics(&self) -> &Arc<CacheMetrics> {
         self.cache.metrics()
+    }
+
+    /// Whether every replica that the node should host is open, runs, knows a leader and is caught up with what it knows to be committed.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let assigned = assigned.ok_or("no coordinator has told it yet what to host")?;
+        for shard in assigned {
+            let replica = self.get(shard).ok_or_else(|| format!("shard {shard} is not open"))?;
+            let status = self.host.status(replica.group()).map(|status| status.borrow().clone());
+            let status = status.as_ref().and_then(GroupStatus::running);
+            let status = status.ok_or_else(|| format!("the replica of shard {shard} has stopped"))?;
+            if status.leader.is_none() {
+                return Err(format!("shard {shard} has no leader"));
+            }
+            if !replica.view.is_loaded() {
+                return Err(format!("the catalogue of shard {shard} is being loaded"));
+            }
+            let behind = status.commit.0.saturating_sub(replica.view.moment().searchable_index().0);
+            if behind > READY_LAG_MAX {
+                return Err(format!("shard {shard} is {behind} entries behind"));
+            }
+        }
+        Ok(())
     }
 
     async fn open(&self, assignment: &Assignment, shards: ShardCount, held: bool) -> anyhow::Result<()> {

@@ -14,9 +14,10 @@ use semel_proto::internal::v1::snapshot_service_server::SnapshotServiceServer;
 use semel_raft::StateMachine as _;
 use semel_raft_host::{
     Database, EXCHANGE_BYTES_MAX, GrpcTransport, Host, HostConfig, RaftServer, SNAPSHOT_MESSAGE_BYTES_MAX,
-    SnapshotServer, server,
+    SnapshotServer, metrics, server,
 };
 use semel_shard::ShardMachine;
+use semel_telemetry::Monitor;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tonic_health::ServingStatus;
@@ -26,6 +27,7 @@ use crate::config::NodeConfig;
 use crate::identity::Identity;
 use crate::late_routes::{Opener, late_routes};
 use crate::membership;
+use crate::metrics::NodeMetrics;
 use crate::replicas::Replicas;
 use crate::search::SearchPool;
 use crate::segment_cache::SegmentCache;
@@ -44,15 +46,31 @@ const SERVICES: [&str; 3] =
 /// Health is served from the first moment on, NOT_SERVING for what is not ready: what replicas say to each other until the node is a
 /// member (one that starts again goes on after ten seconds even if no coordinator answers), the shard service and the node as a
 /// whole until every replica runs and has loaded its catalogue. Until the node is a member all other calls are answered UNAVAILABLE.
+/// Metrics, liveness and readiness are served from the start too, on `metrics_listener` if there is one.
 ///
 /// # Errors
 /// What keeps the node from running: settings, the volume, or a cluster that refuses it.
 pub async fn serve(
     config: NodeConfig,
     listener: TcpListener,
+    metrics_listener: Option<TcpListener>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     config.validate()?;
+    let monitor = Monitor::new("node", env!("CARGO_PKG_VERSION"));
+    tokio::select! {
+        ended = answer(config, listener, &monitor, shutdown) => ended,
+        never = semel_telemetry::serve(metrics_listener, Arc::clone(&monitor)) => match never {},
+    }
+}
+
+/// Serves calls, at first health alone, beside what runs.
+async fn answer(
+    config: NodeConfig,
+    listener: TcpListener,
+    monitor: &Monitor,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
     let address = match config.advertise.as_str() {
         "" => listener.local_addr().context("read the listener's address")?.to_string(),
         advertised => advertised.to_owned(),
@@ -64,7 +82,7 @@ pub async fn serve(
     let (opener, routes) = late_routes();
     let mut serving = pin!(server::serve(listener, routes, health, &SERVICES, shutdown));
     let (stop, stopped) = oneshot::channel();
-    let mut running = pin!(run(config, address, reporter, opener, stopped));
+    let mut running = pin!(run(config, address, monitor, reporter, opener, stopped));
     tokio::select! {
         served = &mut serving => {
             // Requests in work have ended: nobody needs the replicas any more.
@@ -80,6 +98,7 @@ pub async fn serve(
 async fn run(
     config: NodeConfig,
     address: String,
+    monitor: &Monitor,
     reporter: HealthReporter,
     opener: Opener,
     mut stopped: oneshot::Receiver<()>,
@@ -113,6 +132,7 @@ async fn run(
     let engine = crate::engine::parse(&config.engine)?;
     let catalogue =
         CatalogueConfig { seal_at_references: config.seal_at_references, engine, ..CatalogueConfig::default() };
+    metrics::show(monitor, host.handle(), transport.clone());
     let threads = match config.search_threads {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads => threads,
@@ -122,12 +142,25 @@ async fn run(
     if let Some(remembered) = Identity::of(&database).assignments()? {
         replicas.expect(remembered.assignments.len());
     }
-    let pool = Arc::new(SearchPool::new(threads, config.searches_max).context("start the search pool")?);
-    let follow =
-        membership::follow(Arc::clone(&database), Arc::clone(&replicas), cluster, config.coordinators.clone(), address);
+    let metrics = Arc::new(NodeMetrics::default());
+    let pool = SearchPool::new(threads, config.searches_max, Arc::clone(&metrics)).context("start the search pool")?;
+    let pool = Arc::new(pool);
+    metrics.show(monitor, Arc::clone(&replicas), Arc::clone(&pool));
+    monitor.ready_when({
+        let replicas = Arc::clone(&replicas);
+        move || replicas.ready()
+    });
+    let follow = membership::follow(
+        Arc::clone(&database),
+        Arc::clone(&replicas),
+        Arc::clone(&metrics),
+        cluster,
+        config.coordinators.clone(),
+        address,
+    );
 
     let tell_health = tell_health(&reporter, Arc::clone(&replicas));
-    let shard_service = ShardServiceServer::new(ShardServer::new(cluster, Arc::clone(&replicas), pool))
+    let shard_service = ShardServiceServer::new(ShardServer::new(cluster, Arc::clone(&replicas), pool, metrics))
         .max_decoding_message_size(config.request_bytes_max)
         .max_encoding_message_size(usize::MAX);
     let raft_service =

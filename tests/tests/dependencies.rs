@@ -20,7 +20,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("semel-index", &[]),
     ("semel-index-faiss", &["semel-index"]),
     ("semel-raft", &[]),
-    ("semel-raft-host", &["semel-proto", "semel-raft"]),
+    ("semel-telemetry", &[]),
+    ("semel-raft-host", &["semel-proto", "semel-telemetry", "semel-raft"]),
     ("semel-shard", &["semel-index", "semel-raft"]),
     ("semel-workflow", &["semel-index", "semel-raft"]),
     ("semel-proto", &[]),
@@ -28,6 +29,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "semel-node",
         &[
             "semel-proto",
+            "semel-telemetry",
             "semel-node-wire",
             "semel-index",
             "semel-index-faiss",
@@ -39,7 +41,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ("semel-node-wire", &["semel-proto", "semel-index", "semel-raft", "semel-shard"]),
     (
         "semel-coordinator",
-        &["semel-proto", "semel-coordinator-wire", "semel-index", "semel-raft", "semel-raft-host", "semel-workflow"],
+        &[
+            "semel-proto",
+            "semel-telemetry",
+            "semel-coordinator-wire",
+            "semel-index",
+            "semel-raft",
+            "semel-raft-host",
+            "semel-workflow",
+        ],
     ),
     ("semel-coordinator-wire", &["semel-proto", "semel-index", "semel-raft", "semel-workflow"]),
     ("semel-client", &["semel-proto"]),
@@ -50,6 +60,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "semel-cli",
         &[
             "semel-proto",
+            "semel-telemetry",
             "semel-client",
             "semel-files",
             "semel-index",

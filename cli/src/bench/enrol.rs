@@ -105,8 +105,9 @@ pub(crate) async fn run(arguments: EnrolArguments) -> anyhow::Result<Exit> {
     .await?;
     loopback.create_gallery(dimension, arguments.threshold).await?;
     let enrol = async |what: &str, clients, first: usize, count| {
-        let request =
-            |place: usize| requests::face_enrolment(GALLERY, &format!("r-{}", first + place), &references[first + place]);
+        let request = |place: usize| {
+            requests::face_enrolment(GALLERY, &format!("r-{}", first + place), &references[first + place])
+        };
         let started = Instant::now();
         let calls = loopback.enrol(what, clients, count, request).await?;
         Ok::<_, anyhow::Error>((calls, started.elapsed()))

@@ -225,14 +225,20 @@ impl<M: StateMachine> Driver<M> {
             return Ok(());
         }
         let bytes = batch.bytes();
+        let begun = Instant::now();
         self.database.write(batch, durability)?;
+        let entries = stage.iter().map(|(_, effects)| entries_in(&effects.writes)).sum();
         self.metrics.writes.add(1);
         match durability {
-            Durability::Synced => self.metrics.syncs.add(1),
+            Durability::Synced => {
+                self.metrics.syncs.add(1);
+                self.metrics.sync_seconds.observe(begun.elapsed());
+                self.metrics.entries_per_sync.observe(entries);
+            }
             Durability::Unsynced => {}
         }
         self.metrics.batch_bytes_largest.raise_to(bytes);
-        self.metrics.entries_appended.add(stage.iter().map(|(_, effects)| entries_in(&effects.writes)).sum());
+        self.metrics.entries_appended.add(entries);
         Ok(())
     }
 

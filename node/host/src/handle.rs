@@ -8,6 +8,7 @@ use semel_raft::{
     BarrierError, COMMAND_BYTES_MAX, LogIndex, MembershipChange, MembershipError, ProposeError, ReplicaId,
     SnapshotMetadata, StateMachine, StoreError, decode_message,
 };
+use semel_telemetry::{Instrument as _, traced};
 use tokio::sync::{OnceCell, oneshot, watch};
 
 use crate::config::{FreshGroup, GroupConfig, HostConfig};
@@ -16,7 +17,7 @@ use crate::database_error::WriteError;
 use crate::envelope::{ClusterId, Envelope};
 use crate::generations::Generation;
 use crate::holders::Held;
-use crate::inbox::{Arrival, Inbox, Refused, Request};
+use crate::inbox::{Arrival, Inbox, Queued, Refused, Request};
 use crate::metrics::HostMetrics;
 use crate::opening::{AddGroupError, Opening};
 use crate::publisher::Publisher;
@@ -224,12 +225,13 @@ impl<M: StateMachine> HostHandle<M> {
         if command.len() > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes: command.len(), bytes_max: COMMAND_BYTES_MAX });
         }
+        let _timer = self.metrics().propose_seconds.start();
         let (reply, answer) = oneshot::channel();
         self.request(Request::Propose { group, command, reply }).map_err(|refused| match refused {
             Refused::Full => ProposeError::TooManyPending,
             Refused::Closed => ProposeError::Stopped,
         })?;
-        answer.await.unwrap_or(Err(ProposeError::Stopped))
+        answer.instrument(traced!("propose", group)).await.unwrap_or(Err(ProposeError::Stopped))
     }
 
     /// Returns the index that a read begun now must have reached: every command acknowledged before the call is at or below
@@ -237,12 +239,13 @@ impl<M: StateMachine> HostHandle<M> {
     ///
     /// [`BarrierError::Stopped`] also where this host runs no replica of the group.
     pub async fn barrier(&self, group: u64) -> Result<LogIndex, BarrierError> {
+        let _timer = self.metrics().barrier_seconds.start();
         let (reply, answer) = oneshot::channel();
         self.request(Request::Barrier { group, reply }).map_err(|refused| match refused {
             Refused::Full => BarrierError::TooManyPending,
             Refused::Closed => BarrierError::Stopped,
         })?;
-        answer.await.unwrap_or(Err(BarrierError::Stopped))
+        answer.instrument(traced!("barrier", group)).await.unwrap_or(Err(BarrierError::Stopped))
     }
 
     /// Changes who belongs to a group, if its leader runs here; returns the epoch of the configuration that this led to.
@@ -303,6 +306,11 @@ impl<M: StateMachine> HostHandle<M> {
     /// The host's counters.
     pub fn metrics(&self) -> &HostMetrics {
         &self.shared.metrics
+    }
+
+    /// What waits for the next turn.
+    pub(crate) fn queued(&self) -> Queued {
+        self.shared.inbox.queued()
     }
 
     pub(crate) fn cluster(&self) -> ClusterId {

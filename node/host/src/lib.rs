@@ -24,7 +24,7 @@ mod loopback;
 mod grpc;
 pub mod server;
 pub mod settings;
-mod metrics;
+pub mod metrics;
 mod opening;
 mod inbox;
 mod clock;

@@ -308,6 +308,32 @@ impl Sandbox {
         self.node(node)?.lock().await.process_id()
     }
 
+    /// Where a node serves `/metrics`, `/livez` and `/readyz`.
+    ///
+    /// # Errors
+    /// [`SandboxError::NoSuchServer`].
+    pub async fn node_metrics(&self, node: usize) -> Result<SocketAddr, SandboxError> {
+        Ok(self.node(node)?.lock().await.metrics())
+    }
+
+    /// As [`Self::node_metrics`], for a coordinator.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn coordinator_metrics(&self, coordinator: usize) -> Result<SocketAddr, SandboxError> {
+        Ok(self.coordinator(coordinator)?.lock().await.metrics())
+    }
+
+    /// Where each server serves its metrics, by name: coordinators, then nodes.
+    pub async fn metrics(&self) -> Vec<(String, SocketAddr)> {
+        let mut metrics = Vec::new();
+        for server in self.coordinators.iter().chain(&self.nodes) {
+            let server = server.lock().await;
+            metrics.push((server.name.clone(), server.metrics()));
+        }
+        metrics
+    }
+
     /// Where a node listens, or did before it was killed.
     ///
     /// # Errors

@@ -8,7 +8,9 @@ use futures::future::join_all;
 use semel_proto::RETRY_AFTER_MS;
 use semel_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use semel_proto::v1::identify_response::Outcome;
-use semel_proto::v1::{CompleteIdentification, EnrolStreamRequest, IdentifyRequest, IdentifyResponse, Modality, Policy};
+use semel_proto::v1::{
+    CompleteIdentification, EnrolStreamRequest, IdentifyRequest, IdentifyResponse, Modality, Policy,
+};
 use semel_sandbox::{Builder, Sandbox, requests, wait_until};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
