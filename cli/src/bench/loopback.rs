@@ -1,5 +1,6 @@
 //! A cluster of processes on this machine, and callers that keep it busy.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +12,8 @@ use semel_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use semel_proto::v1::identification_service_client::IdentificationServiceClient;
 use semel_proto::v1::{EnrolRequest, EnrolResponse, IdentifyRequest, IdentifyResponse, Modality, Policy};
 use semel_sandbox::{Builder, Mode, Sandbox, requests};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -27,6 +30,8 @@ const CONNECTIONS: usize = 4;
 const ATTEMPTS_MAX: usize = 200;
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 const WAIT_MS: u32 = 30_000;
+/// The longest page of metrics that is read.
+const METRICS_BYTES_MAX: u64 = 4 << 20;
 
 /// Three nodes and a coordinator, each a process of its own.
 pub(super) struct Loopback {
@@ -182,15 +187,30 @@ impl Syncs {
 }
 
 impl Loopback {
-    /// What each node has written since it started, as it says itself.
+    /// What each node has written since it started, from its metrics.
     pub(super) async fn syncs(&self) -> anyhow::Result<Vec<Syncs>> {
         let mut nodes = Vec::new();
-        tokio::time::sleep(Duration::from_millis(1500)).await;
         for node in 0..NODES {
-            let text = std::fs::read_to_string(self.sandbox.data_dir().join(format!("node-{}/debug-syncs", node + 1)))?;
-            let mut numbers = text.split_whitespace().map(|n| n.parse::<u64>());
-            nodes.push(Syncs { syncs: numbers.next().context("two")??, entries: numbers.next().context("two")?? });
+            let page = metrics(self.sandbox.node_metrics(node).await?).await.context("read a node's metrics")?;
+            let counter = |name| counter(&page, name).with_context(|| format!("the metrics have no {name}"));
+            let entries = counter("semel_raft_entries_appended_total")?;
+            nodes.push(Syncs { syncs: counter("semel_raft_syncs_total")?, entries });
         }
         Ok(nodes)
     }
+}
+
+/// The page of metrics that a server shows.
+async fn metrics(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut page = Vec::new();
+    stream.take(METRICS_BYTES_MAX).read_to_end(&mut page).await?;
+    Ok(String::from_utf8_lossy(&page).into_owned())
+}
+
+/// The value of a counter without labels.
+fn counter(page: &str, name: &str) -> Option<u64> {
+    page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
