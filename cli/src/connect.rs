@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use semel_client::{CallError, Client, Settings};
+use semel_telemetry::carry;
 
 use crate::exit::UsageError;
 use crate::output::Output;
@@ -49,8 +50,9 @@ impl ClientArguments {
         self.client_with(Settings { deadline, unreachable_after: Duration::ZERO, ..Settings::default() })
     }
 
-    /// A client with bounds of its own.
+    /// A client with bounds of its own. Its calls are part of the command's trace, if it has one.
     pub(crate) fn client_with(&self, settings: Settings) -> Result<Client, UsageError> {
+        let settings = Settings { annotate: carry, ..settings };
         Client::new(self.address.iter().cloned(), settings).map_err(|error| UsageError(format!("--address: {error}")))
     }
 }

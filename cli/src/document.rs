@@ -150,6 +150,8 @@ pub(crate) fn status(status: &GetClusterStatusResponse) -> Value {
             "live": node.live,
             "last_report_age_ms": node.last_report_age_ms,
             "version": node.version,
+            "shard_searches": node.shard_searches,
+            "resident_bytes": node.resident_bytes,
         })
     });
     let galleries = status.galleries.iter().map(|gallery| {

@@ -11,6 +11,7 @@ use crate::exit::{EXIT_CODES, Exit, UsageError};
 use crate::logs::LogArguments;
 use crate::output;
 use crate::serve::{check_processor, stop_signal};
+use crate::traces::TraceArguments;
 
 /// The raft tick in milliseconds: elections within one to two seconds, and little to do when idle.
 const TICK_MS: u64 = 50;
@@ -56,11 +57,13 @@ pub(crate) struct LocalArguments {
     processes: bool,
     #[command(flatten)]
     logs: LogArguments,
+    #[command(flatten)]
+    traces: TraceArguments,
 }
 
 /// Runs `semel local` until it is told to stop.
 pub(crate) async fn run(arguments: LocalArguments) -> anyhow::Result<Exit> {
-    arguments.logs.start()?;
+    let _traces = arguments.logs.start(&arguments.traces, "semel-local")?;
     check_processor()?;
     let mode = if arguments.processes {
         Mode::ChildProcesses { binary: std::env::current_exe().context("find this program")? }
@@ -85,6 +88,9 @@ pub(crate) async fn run(arguments: LocalArguments) -> anyhow::Result<Exit> {
         started = builder.start() => started.map_err(refused)?,
         () = stop_signal() => return Ok(Exit::Done),
     };
+    for (server, address) in sandbox.metrics().await {
+        output::line(format!("metrics {server} listening on {address}"));
+    }
     let endpoints = sandbox.endpoints();
     let addresses: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.trim_start_matches("http://")).collect();
     output::line(format!("ready semel-local listening on {}", addresses.join(",")));

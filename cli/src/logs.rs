@@ -3,7 +3,12 @@
 use std::io::IsTerminal as _;
 
 use clap::{Args, ValueEnum};
+use semel_telemetry::TraceExport;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::traces::TraceArguments;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -33,15 +38,18 @@ pub(crate) struct LogArguments {
 }
 
 impl LogArguments {
-    /// Starts logging for the whole process.
-    pub(crate) fn start(&self) -> anyhow::Result<()> {
+    /// Starts logging for the whole process, and exporting its traces for as long as what is returned is kept.
+    pub(crate) fn start(&self, traces: &TraceArguments, service: &'static str) -> anyhow::Result<Option<TraceExport>> {
         let filter = EnvFilter::try_new(&self.log).map_err(|error| anyhow::anyhow!("--log: {error}"))?;
         let colours = std::io::stderr().is_terminal();
-        let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
-        match self.log_format {
-            LogFormat::Text => logs.with_target(false).init(),
-            LogFormat::Json => logs.json().init(),
-        }
-        Ok(())
+        let export = traces.export(service)?;
+        let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
+        let logs = match self.log_format {
+            LogFormat::Text => logs.with_target(false).boxed(),
+            LogFormat::Json => logs.json().boxed(),
+        };
+        let layer = export.as_ref().map(TraceExport::layer);
+        tracing_subscriber::registry().with(logs.with_filter(filter)).with(layer).init();
+        Ok(export)
     }
 }

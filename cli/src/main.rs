@@ -17,12 +17,14 @@ mod output;
 mod records;
 mod serve;
 mod status;
+mod traces;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use exit::{EXIT_CODES, Exit};
+use traces::ClientTrace;
 
 /// Finds duplicate enrolments: a sharded, replicated cluster for biometric registries.
 #[derive(Debug, Parser)]
@@ -41,6 +43,9 @@ First steps:
 {EXIT_CODES}")
 )]
 struct Arguments {
+    /// Starts a trace for a client command and tells its id, so that what servers did for it can be found in their collector.
+    #[arg(long, env = "SEMEL_TRACE", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    trace: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -64,7 +69,22 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
+    let Arguments { trace, command } = Arguments::parse();
+    match run(trace, command) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            let advice = connect::advice(&error).map_or_else(String::new, |advice| format!("; {advice}"));
+            output::error(format_args!("{error:#}{advice}"));
+            Exit::of(&error).into()
+        }
+    }
+}
+
+fn run(trace: bool, command: Command) -> anyhow::Result<Exit> {
+    // Servers take part in the traces of their callers.
+    let serves = matches!(command, Command::Node(_) | Command::Coordinator(_) | Command::Local(_));
+    let _trace = (trace && !serves).then(ClientTrace::start).transpose()?;
+    match command {
         Command::Node(node) => serve::node(node).map(|()| Exit::Done),
         Command::Coordinator(coordinator) => serve::coordinator(coordinator).map(|()| Exit::Done),
         Command::Local(local) => wait(local::run(local)),
@@ -79,14 +99,6 @@ fn main() -> ExitCode {
         Command::Status(status) => wait(status::run(status)),
         Command::Bench(bench) => wait(bench::run(bench)),
         Command::Cluster(cluster) => wait(cluster::run(cluster)),
-    };
-    match outcome {
-        Ok(exit) => exit.into(),
-        Err(error) => {
-            let advice = connect::advice(&error).map_or_else(String::new, |advice| format!("; {advice}"));
-            output::error(format_args!("{error:#}{advice}"));
-            Exit::of(&error).into()
-        }
     }
 }
 

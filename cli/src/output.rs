@@ -80,6 +80,32 @@ impl Table {
     }
 }
 
+/// Lines and tables that appear at once.
+#[derive(Debug, Default)]
+pub(crate) struct Page(Vec<String>);
+
+impl Page {
+    /// Adds a sentence, escaped except for its line breaks.
+    pub(crate) fn line(&mut self, text: impl std::fmt::Display) {
+        self.0.push(escaped_lines(&text.to_string(), "\n"));
+    }
+
+    /// Adds a table.
+    pub(crate) fn table(&mut self, table: &Table) {
+        self.0.push(table.0.to_string());
+    }
+
+    /// Every line of it, tables too.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().flat_map(|part| part.lines())
+    }
+
+    /// Writes it to standard output.
+    pub(crate) fn show(&self) {
+        raw(self.0.join("\n"));
+    }
+}
+
 /// A table with these column heads.
 pub(crate) fn table<const N: usize>(heads: [&str; N]) -> Table {
     let mut table = comfy_table::Table::new();
@@ -97,6 +123,11 @@ pub(crate) fn line(text: impl std::fmt::Display) {
 /// Writes an error to standard error. Its further lines are indented, so that none looks like a line of its own.
 pub(crate) fn error(text: impl std::fmt::Display) {
     eprintln!("error: {}", escaped_lines(text.to_string().trim_end(), "\n  "));
+}
+
+/// Writes a remark to standard error, where it is no part of the result.
+pub(crate) fn note(text: impl std::fmt::Display) {
+    eprintln!("{}", escaped_lines(&text.to_string(), "\n"));
 }
 
 fn escaped_lines(text: &str, between: &str) -> String {

@@ -13,11 +13,13 @@ use tokio::net::TcpListener;
 
 use crate::exit::{EXIT_CODES, UsageError};
 use crate::logs::LogArguments;
+use crate::traces::TraceArguments;
 
 /// Runs a storage node.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Runs a storage node until SIGTERM or SIGINT. Prints one line that starts with `ready` once it listens.\n\n\
+    long_about = "Runs a storage node until SIGTERM or SIGINT. Prints one line that starts with `ready` once it listens and tells its \
+        health; what it holds is searched once health says SERVING.\n\n\
         A setting that is not given as a flag comes from the environment (SEMEL_NODE_DATA, ...), then the file, then the default.",
     after_help = format!("\
 Example:
@@ -34,6 +36,8 @@ pub(crate) struct NodeArguments {
     flags: NodeFlags,
     #[command(flatten)]
     logs: LogArguments,
+    #[command(flatten)]
+    traces: TraceArguments,
 }
 
 #[derive(Debug, Args, Serialize)]
@@ -46,6 +50,10 @@ struct NodeFlags {
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     advertise: Option<String>,
+    /// Where /metrics, /livez and /readyz are served over HTTP; port 0 takes any free one. [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics_listen: Option<String>,
     /// The folder of the node's volume; it holds the node's identity. [default: semel-node]
     #[arg(long, value_name = "FOLDER")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,6 +74,10 @@ struct NodeFlags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     seal_at_references: Option<usize>,
+    /// Where the templates of sealed segments are kept for re-scoring: memory or disk. [default: memory]
+    #[arg(long, value_name = "PLACE", value_parser = ["memory", "disk"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    templates: Option<String>,
     /// The Raft tick in milliseconds, 10 to 1000. [default: 50]
     #[arg(long, value_name = "MS")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,6 +126,8 @@ pub(crate) struct CoordinatorArguments {
     flags: CoordinatorFlags,
     #[command(flatten)]
     logs: LogArguments,
+    #[command(flatten)]
+    traces: TraceArguments,
 }
 
 #[derive(Debug, Args, Serialize)]
@@ -126,6 +140,10 @@ struct CoordinatorFlags {
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     advertise: Option<String>,
+    /// Where /metrics, /livez and /readyz are served over HTTP; port 0 takes any free one. [default: nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics_listen: Option<String>,
     /// The folder of the coordinator's volume. [default: semel-coordinator]
     #[arg(long, value_name = "FOLDER")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -200,37 +218,55 @@ fn parse_voter(text: &str) -> Result<Voter, String> {
 
 /// Runs a node until it is told to stop.
 pub(crate) fn node(arguments: NodeArguments) -> anyhow::Result<()> {
-    arguments.logs.start()?;
+    let _traces = arguments.logs.start(&arguments.traces, "semel-node")?;
     check_processor()?;
     check_file(arguments.config.as_deref())?;
     let config = NodeConfig::load(arguments.config.as_deref(), arguments.flags).map_err(wrong_setting)?;
     config.validate().map_err(wrong_setting)?;
-    run(&config.listen.clone(), "semel-node", |listener| semel_node::serve(config, listener, stop_signal()))
+    let (listen, metrics_listen) = (config.listen.clone(), config.metrics_listen.clone());
+    run("semel-node", &listen, &metrics_listen, |listener, metrics_listener| {
+        semel_node::serve(config, listener, metrics_listener, stop_signal())
+    })
 }
 
 /// Runs a coordinator until it is told to stop.
 pub(crate) fn coordinator(arguments: CoordinatorArguments) -> anyhow::Result<()> {
-    arguments.logs.start()?;
+    let _traces = arguments.logs.start(&arguments.traces, "semel-coordinator")?;
     check_processor()?;
     check_file(arguments.config.as_deref())?;
     let config = CoordinatorConfig::load(arguments.config.as_deref(), arguments.flags).map_err(wrong_setting)?;
     config.validate().map_err(wrong_setting)?;
-    run(&config.listen.clone(), "semel-coordinator", |listener| {
-        semel_coordinator::serve(config, listener, stop_signal())
+    let (listen, metrics_listen) = (config.listen.clone(), config.metrics_listen.clone());
+    run("semel-coordinator", &listen, &metrics_listen, |listener, metrics_listener| {
+        semel_coordinator::serve(config, listener, metrics_listener, stop_signal())
     })
 }
 
-fn run<F>(listen: &str, name: &str, serve: impl FnOnce(TcpListener) -> F) -> anyhow::Result<()>
+fn run<F>(
+    name: &str,
+    listen: &str,
+    metrics_listen: &str,
+    serve: impl FnOnce(TcpListener, Option<TcpListener>) -> F,
+) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<()>>,
 {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
         let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
+        let metrics_listener = match metrics_listen {
+            "" => None,
+            listen => {
+                let bound = TcpListener::bind(listen).await;
+                let listener = bound.with_context(|| format!("listen on {listen} for metrics"))?;
+                println!("metrics {name} listening on {}", listener.local_addr()?);
+                Some(listener)
+            }
+        };
         // Whoever started the process waits for this line and reads the port from it.
         println!("ready {name} listening on {}", listener.local_addr()?);
         std::io::stdout().flush()?;
-        serve(listener).await
+        serve(listener, metrics_listener).await
     })
 }
 

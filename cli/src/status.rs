@@ -1,6 +1,10 @@
-//! `semel status`: nodes, shards, replicas, counts.
+//! `semel status`: nodes, shards, replicas, counts; once, or again and again with `--watch`.
+
+mod rates;
+mod watch;
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use clap::Args;
 use semel_files::names;
@@ -9,7 +13,7 @@ use semel_proto::v1::{GetClusterStatusResponse, ReplicaRole, ReplicaStatus, Shar
 use crate::connect::ClientArguments;
 use crate::document;
 use crate::exit::{EXIT_CODES, Exit};
-use crate::output::{self, Cell, Output, grouped};
+use crate::output::{self, Cell, Output, Page, grouped};
 
 /// Digits of a node's id that tell the nodes of one cluster apart.
 const ID_DIGITS: usize = 8;
@@ -19,45 +23,84 @@ const ID_DIGITS: usize = 8;
 #[command(
     long_about = "Shows the state of the cluster as the answering coordinator knows it: nodes, shards with their leaders and \
         the lag of their replicas, and the counts of every gallery.\n\nExits with 3 while the cluster is not ready (some \
-        shard has no leader), so scripts can wait for it.",
-    after_help = EXIT_CODES
+        shard has no leader), so scripts can wait for it.\n\nWith --watch it looks again and again until Ctrl-C, with the \
+        rates of the last ten seconds, and asks whichever coordinator answers: a page that is drawn anew on a terminal, a line \
+        for each look elsewhere, a JSON document on a line of its own with --output json.",
+    after_help = format!("\
+Examples:
+    semel status --shards
+    semel status --watch --address coordinator-1:7400,coordinator-2:7400,coordinator-3:7400
+
+{EXIT_CODES}")
 )]
 pub(crate) struct StatusArguments {
     /// Also shows every shard with its replicas.
     #[arg(long)]
     shards: bool,
+    /// Looks every so many seconds, 0.1 to 3600, until Ctrl-C. [default with --watch alone: 2]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2",
+        value_parser = watch_interval
+    )]
+    watch: Option<Duration>,
     #[command(flatten)]
     client: ClientArguments,
 }
 
+fn watch_interval(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is no number of seconds"))?;
+    if (0.1..=3_600.0).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err(format!("{text} is outside 0.1 to 3600 seconds"))
+    }
+}
+
 /// Runs `semel status`.
 pub(crate) async fn run(arguments: StatusArguments) -> anyhow::Result<Exit> {
+    if let Some(every) = arguments.watch {
+        return watch::run(arguments.client, every, arguments.shards).await;
+    }
     let status = arguments.client.client()?.status().await?;
     match arguments.client.output {
         Output::Json => output::json(&document::status(&status))?,
-        Output::Table => show(&status, arguments.shards),
+        Output::Table => page(&status, arguments.shards).show(),
     }
     Ok(if status.ready { Exit::Done } else { Exit::Unavailable })
 }
 
-fn show(status: &GetClusterStatusResponse, shards: bool) {
-    output::line(format!("cluster {}: {}", output::escaped(short(&status.cluster_id)), state(status)));
+fn page(status: &GetClusterStatusResponse, shards: bool) -> Page {
+    let mut page = Page::default();
+    page.line(headline(status));
     let mut table = output::table(["coordinator", "address", "leads"]);
     for each in &status.coordinators {
         table.add_row([each.coordinator.to_string(), each.address.clone(), yes(each.leader)]);
     }
-    table.show();
-    show_nodes(status);
+    page.table(&table);
+    add_nodes(&mut page, status);
     if shards {
-        show_shards(status);
+        add_shards(&mut page, status);
     }
+    add_galleries(&mut page, status);
+    page
+}
+
+fn headline(status: &GetClusterStatusResponse) -> String {
+    format!("cluster {}: {}", output::escaped(short(&status.cluster_id)), state(status))
+}
+
+fn add_galleries(page: &mut Page, status: &GetClusterStatusResponse) {
     if !status.galleries.is_empty() {
         let mut table = output::table(["gallery", "live", "withdrawn", "pending", "cases"]);
         for gallery in &status.galleries {
             let counts = [gallery.live, gallery.withdrawn, gallery.pending, gallery.cases].map(grouped);
             table.add_row([gallery.gallery.clone()].into_iter().chain(counts));
         }
-        table.show();
+        page.table(&table);
     }
 }
 
@@ -90,7 +133,7 @@ fn stopped_lines(status: &GetClusterStatusResponse) -> Vec<String> {
     counts.into_iter().map(line).collect()
 }
 
-fn show_nodes(status: &GetClusterStatusResponse) {
+fn add_nodes(page: &mut Page, status: &GetClusterStatusResponse) {
     let mut by_node: HashMap<&str, Vec<&ReplicaStatus>> = HashMap::new();
     for replica in replicas(status) {
         by_node.entry(&replica.node_id).or_default().push(replica);
@@ -104,6 +147,7 @@ fn show_nodes(status: &GetClusterStatusResponse) {
         "leads",
         "lag max",
         "references",
+        "catalogue",
         "memory",
         "version",
     ]);
@@ -123,17 +167,22 @@ fn show_nodes(status: &GetClusterStatusResponse) {
             leads.to_string(),
             grouped(lag),
             grouped(references),
-            format!("{} MiB", bytes.div_ceil(1 << 20)),
+            mebibytes(bytes),
+            mebibytes(node.resident_bytes),
             node.version.clone(),
         ]);
     }
-    table.show();
+    page.table(&table);
     for line in stopped_lines(status) {
-        output::line(line);
+        page.line(line);
     }
 }
 
-fn show_shards(status: &GetClusterStatusResponse) {
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", grouped(bytes.div_ceil(1 << 20)))
+}
+
+fn add_shards(page: &mut Page, status: &GetClusterStatusResponse) {
     let mut table = output::table(["shard", "leader", "replicas (node: role, applied, lag)", "pending", "obligations"]);
     for shard in &status.shards {
         let replicas: Vec<String> = shard
@@ -159,7 +208,7 @@ fn show_shards(status: &GetClusterStatusResponse) {
             shard.obligations.to_string().into(),
         ]);
     }
-    table.show();
+    page.table(&table);
 }
 
 fn replicas(status: &GetClusterStatusResponse) -> impl Iterator<Item = &ReplicaStatus> {

@@ -34,7 +34,8 @@ impl ClusterServer {
 
 type Reports = std::collections::HashMap<[u8; 16], LastReport>;
 
-fn status(front: &Front) -> public::GetClusterStatusResponse {
+/// The status of the cluster as this coordinator knows it.
+pub(crate) fn status(front: &Front) -> public::GetClusterStatusResponse {
     let view = front.metadata.view();
     let reports = front.nodes.routes.reports();
     let leader = front.metadata.leader();
@@ -45,8 +46,7 @@ fn status(front: &Front) -> public::GetClusterStatusResponse {
     });
     let shards: Vec<public::ShardStatus> =
         view.shard_map().values().map(|placement| shard(&view, placement, &reports)).collect();
-    let leads = |replica: &public::ReplicaStatus| replica.role() == public::ReplicaRole::Leader;
-    let ready = !shards.is_empty() && shards.iter().all(|shard| shard.replicas.iter().any(leads));
+    let ready = !shards.is_empty() && shards.iter().all(is_led);
     public::GetClusterStatusResponse {
         cluster_id: view.cluster().map(|cluster| cluster.cluster_id.to_string()).unwrap_or_default(),
         shards_count: view.cluster().map_or(0, |cluster| cluster.shards.get()),
@@ -59,15 +59,24 @@ fn status(front: &Front) -> public::GetClusterStatusResponse {
     }
 }
 
+/// Whether a leader of the shard is known.
+pub(crate) fn is_led(shard: &public::ShardStatus) -> bool {
+    shard.replicas.iter().any(|replica| replica.role() == public::ReplicaRole::Leader)
+}
+
 fn nodes(view: &MetadataView, reports: &Reports) -> Vec<public::NodeStatus> {
     let nodes = view.nodes().map(|node| {
-        let age = reports.get(&node.node_id.0).map(|report| report.at.elapsed());
+        let report = reports.get(&node.node_id.0);
+        let age = report.map(|report| report.at.elapsed());
+        let live = report.filter(|report| report.at.elapsed() < LIVE_WITHIN);
         public::NodeStatus {
             node_id: node.node_id.to_string(),
             address: node.address.clone(),
             last_report_age_ms: age.map_or(u64::MAX, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-            live: age.is_some_and(|age| age < LIVE_WITHIN),
+            live: live.is_some(),
             version: node.version.clone(),
+            shard_searches: live.map_or(0, |report| report.shard_searches),
+            resident_bytes: live.map_or(0, |report| report.resident_bytes),
         }
     });
     nodes.collect()
@@ -285,5 +294,41 @@ impl ClusterService for ClusterServer {
     ) -> Result<Response<public::RemoveNodeResponse>, Status> {
         let node_id = self.remove(request.get_ref()).await?.to_string();
         Ok(Response::new(public::RemoveNodeResponse { node_id }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use semel_workflow::{MetadataChanged, MetadataRow, NodeRecord};
+
+    use super::*;
+
+    fn view() -> MetadataView {
+        let node = |number: u8, address: &str| {
+            let node_id = NodeId([number; 16]);
+            let (address, version) = (address.to_owned(), String::new());
+            MetadataChanged::Set(MetadataRow::Node(NodeRecord { node_id, address, version, replicas_confirmed: false }))
+        };
+        MetadataView::default().with(&[node(0xab, "one:7411"), node(0xac, ""), node(0x0d, "0d0d:1")])
+    }
+
+    fn check(name: &str, expected: Result<u8, &str>) {
+        match (named(&view(), "node", name), expected) {
+            (Ok(node), Ok(number)) => assert_eq!(node, NodeId([number; 16]), "{name}"),
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{name}: {error}"),
+            (found, _) => panic!("{name}: {found:?}"),
+        }
+    }
+
+    #[test]
+    fn an_operator_names_a_node_by_its_address_or_the_beginning_of_its_id() {
+        check("one:7411", Ok(0xab));
+        check("abab", Ok(0xab));
+        check("ABABABAB", Ok(0xab));
+        check("0d0d:1", Ok(0x0d));
+        check("aba", Err("at least 4 digits"));
+        check("", Err("node:"));
+        check("elsewhere:1", Err("neither an address"));
+        check("ffff", Err("does not exist"));
     }
 }

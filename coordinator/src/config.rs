@@ -27,6 +27,8 @@ pub struct CoordinatorConfig {
     pub listen: String,
     /// What others dial, `host:port`; empty = where it listens.
     pub advertise: String,
+    /// Where `/metrics`, `/livez` and `/readyz` are served over HTTP, `address:port`; empty = nowhere.
+    pub metrics_listen: String,
     /// The folder of the coordinator's volume: never copy it, never share it.
     pub data: PathBuf,
     /// This coordinator's number among the voters, 1 to 5.
@@ -59,6 +61,7 @@ impl Default for CoordinatorConfig {
         Self {
             listen: "127.0.0.1:7400".to_owned(),
             advertise: String::new(),
+            metrics_listen: String::new(),
             data: PathBuf::from("semel-coordinator"),
             id: 1,
             voters: Vec::new(),
@@ -90,6 +93,7 @@ impl CoordinatorConfig {
                 format!("is needed where `listen` is {}: others cannot dial that", self.listen),
             ));
         }
+        settings::optional_listen_address("metrics_listen", &self.metrics_listen)?;
         if self.data.as_os_str().is_empty() {
             return Err(SettingError::new("data", "needs a folder"));
         }
@@ -148,6 +152,7 @@ mod tests {
         check(|_| (), None);
         check(|c| c.listen = "here".to_owned(), Some("listen"));
         check(|c| c.listen = "0.0.0.0:7400".to_owned(), Some("advertise"));
+        check(|c| c.metrics_listen = "9464".to_owned(), Some("metrics_listen"));
         check(|c| c.data = PathBuf::new(), Some("data"));
         check(|c| c.id = 0, Some("id"));
         check(|c| c.voters = vec![voter(1), voter(2)], Some("voters"));

@@ -9,6 +9,7 @@ use futures::stream::FuturesUnordered;
 use semel_coordinator_wire::{self as convert, Garbled};
 use semel_index::{EnrolmentId, GalleryId, KeyVersion, PolicyVersion, ShardId, shard_of};
 use semel_proto::internal::v1 as wire;
+use semel_telemetry::{Instrument as _, traced};
 use semel_workflow::{
     CallFailure, EnrolmentEffect, EnrolmentEvent, EnrolmentRecord, EnrolmentWorkflow, Obligation, ObligationKey,
     Outcome, Pinned, Receipt, ReceiptOutcome, SettleCommand, StageCommand,
@@ -41,20 +42,27 @@ impl Front {
         let _in_work = self.sweep.begin(key.clone());
         let home = workflow.home();
         let mut searches = 0;
+        // From the first request until the verdict is known, or the caller is told that it is not.
+        let mut searching = None;
         let mut calls: FuturesUnordered<Events<'_>> = FuturesUnordered::new();
         let mut effects = first;
         loop {
             for effect in effects {
                 match effect {
                     EnrolmentEffect::Stage(command) => calls.push(Box::pin(self.stage(home, command))),
-                    EnrolmentEffect::Settle(command) => calls.push(Box::pin(self.settle(home, command))),
+                    EnrolmentEffect::Settle(command) => {
+                        searching = None;
+                        calls.push(Box::pin(self.settle(home, command)));
+                    }
                     EnrolmentEffect::LoadPinned { policy_version, key_version } => {
                         calls.push(Box::pin(self.load_pinned(&key.0, &key.1, policy_version, key_version)));
                     }
                     EnrolmentEffect::Search { shards, probe } => {
                         let probe = convert::probe(&probe, miss_budget_ppb);
                         let shards: Vec<u32> = shards.iter().map(|shard| shard.0).collect();
-                        for replies in self.nodes.search(&probe, &shards, searches, deadline) {
+                        let (span, _) =
+                            searching.get_or_insert_with(|| (traced!("search"), self.metrics.search.start()));
+                        for replies in span.in_scope(|| self.nodes.search(&probe, &shards, searches, deadline)) {
                             calls.push(Box::pin(async { replies.await.into_iter().map(searched).collect() }));
                         }
                         searches += 1;
@@ -95,7 +103,9 @@ impl Front {
     }
 
     async fn stage(&self, home: ShardId, command: Arc<StageCommand>) -> Vec<Event> {
-        let event = match self.propose(home, convert::stage(&command)).await {
+        let _timer = self.metrics.stage.start();
+        let proposed = self.propose(home, convert::stage(&command)).instrument(traced!("stage", shard = home.0));
+        let event = match proposed.await {
             Ok(receipt) => EnrolmentEvent::StageAnswered(receipt),
             Err(failure) => EnrolmentEvent::StageFailed(failure),
         };
@@ -103,7 +113,9 @@ impl Front {
     }
 
     async fn settle(&self, home: ShardId, command: Arc<SettleCommand>) -> Vec<Event> {
-        let event = match self.propose(home, convert::settle(&command)).await {
+        let _timer = self.metrics.settle.start();
+        let proposed = self.propose(home, convert::settle(&command)).instrument(traced!("settle", shard = home.0));
+        let event = match proposed.await {
             Ok(receipt) => EnrolmentEvent::SettleAnswered(receipt),
             Err(failure) => EnrolmentEvent::SettleFailed(failure),
         };

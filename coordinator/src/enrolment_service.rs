@@ -10,10 +10,12 @@ use semel_index::{EnrolmentId, GalleryId, shard_of};
 use semel_proto::internal::v1 as wire;
 use semel_proto::v1 as public;
 use semel_proto::v1::enrolment_service_server::EnrolmentService;
+use semel_telemetry::{Instrument as _, continued, traced};
 use semel_workflow::{EnrolmentWorkflow, Outcome, Waiting, prepare, validate_enrolment, validate_reason};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::drive::OVERLOAD_RETRY_MS;
@@ -68,8 +70,23 @@ pub(crate) fn call_timeout<T>(request: &Request<T>) -> Option<Duration> {
     }
 }
 
-/// Enrols one person.
+/// Enrols one person, as part of the trace that the call's metadata names.
 async fn enrol(
+    front: &Front,
+    request: public::EnrolRequest,
+    call_timeout: Option<Duration>,
+    metadata: &MetadataMap,
+) -> Result<public::EnrolResponse, ClientError> {
+    let (gallery, enrolment_id) = (&request.gallery, &request.enrolment_id);
+    let span = continued(traced!("enrol", otel.kind = "server", gallery, enrolment_id), metadata);
+    let timer = front.metrics.enrol.start();
+    let answer = enrol_one(front, request, call_timeout).instrument(span).await;
+    drop(timer);
+    front.metrics.enrolled(&answer);
+    answer
+}
+
+async fn enrol_one(
     front: &Front,
     request: public::EnrolRequest,
     call_timeout: Option<Duration>,
@@ -114,10 +131,14 @@ fn answer(outcome: Outcome, enrolment_id: &EnrolmentId) -> Result<public::EnrolR
 }
 
 /// Enrols one item of a stream; its error is its answer.
-async fn enrol_item(front: Arc<Front>, item: public::EnrolStreamRequest) -> public::EnrolStreamResponse {
+async fn enrol_item(
+    front: Arc<Front>,
+    item: public::EnrolStreamRequest,
+    metadata: Arc<MetadataMap>,
+) -> public::EnrolStreamResponse {
     use public::enrol_stream_response::Result as ItemResult;
     let outcome = match item.enrolment {
-        Some(request) => front.finish(enrol(&front, request, None)).await,
+        Some(request) => front.finish(enrol(&front, request, None, &metadata)).await,
         None => Err(ClientError::field("enrolment", "is required")),
     };
     let result = outcome.map_or_else(
@@ -137,10 +158,12 @@ async fn enrol_item(front: Arc<Front>, item: public::EnrolStreamRequest) -> publ
 /// Takes items while fewer than `items_max` are unanswered; until the client ends its side, breaks off, or stops reading.
 async fn run_stream(
     front: Arc<Front>,
-    mut items: Streaming<public::EnrolStreamRequest>,
+    request: Request<Streaming<public::EnrolStreamRequest>>,
     answers: mpsc::Sender<Result<public::EnrolStreamResponse, Status>>,
     items_max: usize,
 ) {
+    let (metadata, _, mut items) = request.into_parts();
+    let metadata = Arc::new(metadata);
     let places = Arc::new(Semaphore::new(items_max));
     let mut in_work = tokio::task::JoinSet::new();
     loop {
@@ -154,9 +177,9 @@ async fn run_stream(
         };
         match item {
             Some(Ok(item)) => {
-                let (front, answers) = (Arc::clone(&front), answers.clone());
+                let (front, answers, metadata) = (Arc::clone(&front), answers.clone(), Arc::clone(&metadata));
                 in_work.spawn(async move {
-                    let answer = enrol_item(front, item).await;
+                    let answer = enrol_item(front, item, metadata).await;
                     // The client may have gone: what was staged is finished by the sweep.
                     let _ = answers.send(Ok(answer)).await;
                     drop(place);
@@ -259,7 +282,8 @@ async fn withdraw(
 impl EnrolmentService for EnrolmentServer {
     async fn enrol(&self, request: Request<public::EnrolRequest>) -> Result<Response<public::EnrolResponse>, Status> {
         let timeout = call_timeout(&request);
-        let enrolled = enrol(&self.front, request.into_inner(), timeout);
+        let (metadata, _, request) = request.into_parts();
+        let enrolled = enrol(&self.front, request, timeout, &metadata);
         Ok(Response::new(self.front.finish(enrolled).await?))
     }
 
@@ -271,7 +295,7 @@ impl EnrolmentService for EnrolmentServer {
     ) -> Result<Response<Self::EnrolStreamStream>, Status> {
         let (answers, receiver) = mpsc::channel(self.stream_items_max);
         // Ends with the client's side of the stream; its items outlive a broken one, so that they are settled and not only staged.
-        tokio::spawn(run_stream(Arc::clone(&self.front), request.into_inner(), answers, self.stream_items_max));
+        tokio::spawn(run_stream(Arc::clone(&self.front), request, answers, self.stream_items_max));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -280,7 +304,8 @@ impl EnrolmentService for EnrolmentServer {
         request: Request<public::GetEnrolmentRequest>,
     ) -> Result<Response<public::GetEnrolmentResponse>, Status> {
         let timeout = call_timeout(&request);
-        let read = get(&self.front, request.into_inner(), timeout);
+        let span = continued(traced!("get_enrolment", otel.kind = "server"), request.metadata());
+        let read = get(&self.front, request.into_inner(), timeout).instrument(span);
         Ok(Response::new(self.front.finish(read).await?))
     }
 
@@ -289,7 +314,8 @@ impl EnrolmentService for EnrolmentServer {
         request: Request<public::WithdrawEnrolmentRequest>,
     ) -> Result<Response<public::WithdrawEnrolmentResponse>, Status> {
         let timeout = call_timeout(&request);
-        let withdrawn = withdraw(&self.front, request.into_inner(), timeout);
+        let span = continued(traced!("withdraw", otel.kind = "server"), request.metadata());
+        let withdrawn = withdraw(&self.front, request.into_inner(), timeout).instrument(span);
         Ok(Response::new(self.front.finish(withdrawn).await?))
     }
 }

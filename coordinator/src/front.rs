@@ -10,6 +10,7 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::metadata::Metadata;
+use crate::metrics::CoordinatorMetrics;
 use crate::nodes::Nodes;
 use crate::obligations::ObligationInbox;
 use crate::status::ClientError;
@@ -44,7 +45,9 @@ pub(crate) struct Front {
     pub(crate) sweep: EnrolmentSweep,
     pub(crate) obligations: ObligationInbox,
     stopping: watch::Receiver<Option<Instant>>,
+    pub(crate) metrics: CoordinatorMetrics,
     places: Arc<Semaphore>,
+    enrolments_max: usize,
     keys: Mutex<HashMap<(GalleryId, KeyVersion), KeyCell>>,
 }
 
@@ -62,7 +65,9 @@ impl Front {
             sweep: EnrolmentSweep::default(),
             obligations,
             stopping,
+            metrics: CoordinatorMetrics::default(),
             places: Arc::new(Semaphore::new(enrolments_max)),
+            enrolments_max,
             keys: Mutex::default(),
         })
     }
@@ -92,7 +97,20 @@ impl Front {
 
     /// A place among the enrolments and searches in work; `None` if all are taken.
     pub(crate) fn admit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        place.inspect_err(|_| _ = self.metrics.refused.inc()).ok()
+    }
+
+    /// Enrolments and searches in work.
+    pub(crate) fn in_work(&self) -> u64 {
+        (self.enrolments_max - self.places.available_permits()) as u64
+    }
+
+    /// Whether the cluster is founded, and this coordinator's view of it current as far as it knows.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        // Not whether shards are placed: nodes that cannot reach a coordinator before it is ready would never join.
+        self.metadata.view().cluster().ok_or("the cluster is not founded yet")?;
+        self.metadata.ready()
     }
 
     /// The number of shards, once they are placed.

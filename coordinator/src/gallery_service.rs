@@ -98,7 +98,6 @@ pub(crate) fn refusal_code(refusal: &MetadataRefusal) -> Code {
         | MetadataRefusal::MoveUnderWay { .. }
         | MetadataRefusal::NoSuchMove { .. }
         | MetadataRefusal::MoveGivenUp { .. }
-        | MetadataRefusal::MoveTooFar { .. }
         | MetadataRefusal::NodeInUse { .. } => Code::FailedPrecondition,
         MetadataRefusal::TooManyGalleries { .. }
         | MetadataRefusal::TooManyPolicyVersions { .. }

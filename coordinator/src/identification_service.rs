@@ -8,6 +8,7 @@ use semel_coordinator_wire as convert;
 use semel_index::{Comparison, ShardId, compare};
 use semel_proto::v1 as public;
 use semel_proto::v1::identification_service_server::IdentificationService;
+use semel_telemetry::{Instrument as _, continued, traced};
 use semel_workflow::{
     EnrolmentState, Pinned, ReferenceRequest, ScatterGather, SearchOutcome, canonicalise, validate_purpose,
     validate_references,
@@ -155,8 +156,14 @@ impl IdentificationService for IdentificationServer {
         request: Request<public::IdentifyRequest>,
     ) -> Result<Response<public::IdentifyResponse>, Status> {
         let deadline = answer_by(request.get_ref().wait_ms, call_timeout(&request))?;
-        let identified = identify(&self.front, request.into_inner(), deadline);
-        Ok(Response::new(self.front.finish(identified).await?))
+        let span = traced!("identify", otel.kind = "server", gallery = request.get_ref().gallery);
+        let span = continued(span, request.metadata());
+        let timer = self.front.metrics.identify.start();
+        let identified = identify(&self.front, request.into_inner(), deadline).instrument(span);
+        let answer = self.front.finish(identified).await;
+        drop(timer);
+        self.front.metrics.identified(&answer);
+        Ok(Response::new(answer?))
     }
 
     async fn verify(
@@ -164,7 +171,9 @@ impl IdentificationService for IdentificationServer {
         request: Request<public::VerifyRequest>,
     ) -> Result<Response<public::VerifyResponse>, Status> {
         let deadline = answer_by(0, call_timeout(&request))?;
-        let verified = verify(&self.front, request.into_inner(), deadline);
+        let span = traced!("verify", otel.kind = "server", gallery = request.get_ref().gallery);
+        let span = continued(span, request.metadata());
+        let verified = verify(&self.front, request.into_inner(), deadline).instrument(span);
         Ok(Response::new(self.front.finish(verified).await?))
     }
 }

@@ -21,6 +21,7 @@ mod gallery_service;
 mod case_service;
 mod cluster_service;
 mod membership_service;
+mod metrics;
 mod status;
 mod clock;
 

@@ -38,6 +38,9 @@ const HAND_OVER_WITHIN: Duration = Duration::from_millis(400);
 /// The name under which the volume keeps the voters that the group was founded with.
 const VOTERS: &str = "metadata_voters";
 
+/// Committed entries that the view of a coordinator that is ready may still have to take in.
+const READY_LAG_MAX: u64 = 64;
+
 /// Why the metadata group gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MetadataError {
@@ -204,6 +207,17 @@ impl Metadata {
         let mut status = self.status.clone();
         let is_led = |status: &GroupStatus| status.running().is_some_and(|status| status.leader.is_some());
         status.wait_for(|status| is_led(status) == led).await.is_ok()
+    }
+
+    /// Whether the group has a leader and the view is caught up with what is known to be committed.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        let status = self.status.borrow();
+        let status = status.running().ok_or("its replica of the metadata group has stopped")?;
+        if status.leader.is_none() {
+            return Err("the coordinators have no leader".to_owned());
+        }
+        let behind = status.commit.0.saturating_sub(self.current.borrow().applied.0);
+        if behind > READY_LAG_MAX { Err(format!("its view is {behind} entries behind")) } else { Ok(()) }
     }
 
     /// The view as it is here, with the log index that it is current up to; it may be behind.

@@ -17,8 +17,9 @@ use semel_proto::v1::identification_service_server::IdentificationServiceServer;
 use semel_raft::StateMachine as _;
 use semel_raft_host::{
     ClusterId, Database, EXCHANGE_BYTES_MAX, GrpcTransport, RaftServer, SNAPSHOT_MESSAGE_BYTES_MAX, SnapshotServer,
-    server,
+    metrics, server,
 };
+use semel_telemetry::Monitor;
 use semel_workflow::{Cluster, MetadataMachine, MoveState};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -59,16 +60,32 @@ const REPORT_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Runs a coordinator on `listener` until `shutdown` resolves.
 ///
 /// Health is served at once; the public services are SERVING while the metadata group answers. When told to stop, the coordinator says so by its
-/// health, hands the lead of the group over, and answers what it has in work, or says where to ask instead.
+/// health, hands the lead of the group over, and answers what it has in work, or says where to ask instead. Metrics, liveness and readiness
+/// are served from the start, on `metrics_listener` if there is one.
 ///
 /// # Errors
 /// What keeps the coordinator from running: settings, or the volume.
 pub async fn serve(
     config: CoordinatorConfig,
     listener: TcpListener,
+    metrics_listener: Option<TcpListener>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     config.validate()?;
+    let monitor = Monitor::new("coordinator", env!("CARGO_PKG_VERSION"));
+    tokio::select! {
+        ended = open(config, listener, &monitor, shutdown) => ended,
+        never = semel_telemetry::serve(metrics_listener, Arc::clone(&monitor)) => match never {},
+    }
+}
+
+/// Opens the volume and runs on it.
+async fn open(
+    config: CoordinatorConfig,
+    listener: TcpListener,
+    monitor: &Monitor,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
     let address = match config.advertise.as_str() {
         "" => listener.local_addr().context("read the listener's address")?.to_string(),
         advertised => advertised.to_owned(),
@@ -77,6 +94,7 @@ pub async fn serve(
     let database = tokio::task::spawn_blocking(move || Database::open(&data, MetadataMachine::TABLES)).await??;
     let transport = GrpcTransport::new(tokio::runtime::Handle::current());
     let (host, metadata) = Metadata::open(&config, &address, database, &transport).await?;
+    metrics::show(monitor, host.handle(), transport);
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
         shutdown.await;
@@ -87,7 +105,7 @@ pub async fn serve(
     let snapshots = SnapshotServiceServer::new(SnapshotServer::new(host.handle()))
         .max_decoding_message_size(SNAPSHOT_MESSAGE_BYTES_MAX);
     let group = Services::new(raft).add_service(snapshots);
-    let served = run(&config, address, listener, group, metadata, stopped).await;
+    let served = run(&config, address, listener, group, metadata, monitor, stopped).await;
     host.shutdown().await;
     served
 }
@@ -100,12 +118,18 @@ async fn run(
     listener: TcpListener,
     group: Services,
     metadata: Arc<Metadata>,
+    monitor: &Monitor,
     mut stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     let nodes = Nodes::new(Arc::new(Routes::default()), Duration::from_millis(config.search_attempt_ms));
     let (inbox, outbox) = obligations::queue();
     let (stopping, stops) = watch::channel(None);
     let front = Front::new(Arc::clone(&metadata), nodes, inbox, config.enrolments_max, stops);
+    front.metrics.show(monitor, &front);
+    monitor.ready_when({
+        let front = Arc::clone(&front);
+        move || front.ready()
+    });
     let (reporter, health) = tonic_health::server::health_reporter();
 
     let enrolments = EnrolmentServiceServer::new(EnrolmentServer::new(Arc::clone(&front), config.stream_items_max))

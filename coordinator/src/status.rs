@@ -62,7 +62,7 @@ impl ClientError {
         Self::InvalidField { field, reason: reason.to_string() }
     }
 
-    fn code(&self) -> Code {
+    pub(crate) fn code(&self) -> Code {
         match self {
             Self::Invalid(_) | Self::InvalidField { .. } => Code::InvalidArgument,
             Self::NoSuchGallery(_) | Self::NoSuchRecord { .. } => Code::NotFound,
@@ -106,7 +106,6 @@ fn next(refusal: &MetadataRefusal) -> &'static str {
         MetadataRefusal::NodeInUse { .. } => "; move them away first: `semel cluster drain`",
         MetadataRefusal::TooManyMoves { .. } => "; wait until one is done: `semel cluster moves`",
         MetadataRefusal::MoveUnderWay { .. } => "; wait until it is done, or give it up: `semel cluster move --cancel`",
-        MetadataRefusal::MoveTooFar { .. } => ", and will have it soon; move it back afterwards if need be",
         MetadataRefusal::NoReplicaThere { .. } | MetadataRefusal::ReplicaThereAlready { .. } => {
             "; `semel status --shards` shows where they are"
         }

@@ -7,6 +7,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use semel_coordinator_wire as convert;
 use semel_index::{EnrolmentId, GalleryId};
+use semel_telemetry::{Instrument as _, traced};
 use semel_workflow::{LISTED_PER_SHARD_MAX, Outcome, Sweep, SweepLimits};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -114,7 +115,9 @@ async fn list(front: &Front) {
 async fn resume(front: &Front, gallery: GalleryId, enrolment_id: EnrolmentId) {
     // `resume` notes the enrolment as in work only once it is read; the sweep itself noted it when it became due.
     let _in_work = front.sweep.begin((gallery.clone(), enrolment_id.clone()));
-    match front.resume(&gallery, &enrolment_id).await {
+    front.metrics.resumed.inc();
+    let span = traced!("resume", %gallery, %enrolment_id);
+    match front.resume(&gallery, &enrolment_id).instrument(span).await {
         Ok(Outcome::Settled(_)) => tracing::debug!(%gallery, %enrolment_id, "finished"),
         Ok(_) => tracing::debug!(%gallery, %enrolment_id, "not finished yet"),
         Err(error) => tracing::debug!(%gallery, %enrolment_id, %error, "not finished yet"),

@@ -15,6 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use crate::identity::Identity;
+use crate::metrics::NodeMetrics;
 use crate::replicas::{HostedShard, Replicas};
 
 /// The pause between two reports to one coordinator.
@@ -89,6 +90,7 @@ fn client(coordinator: &str) -> Result<MembershipServiceClient<Channel>, Status>
 pub(crate) async fn follow(
     database: Arc<Database>,
     replicas: Arc<Replicas>,
+    metrics: Arc<NodeMetrics>,
     cluster: ClusterId,
     coordinators: Vec<String>,
     address: String,
@@ -99,7 +101,8 @@ pub(crate) async fn follow(
     // A member serves what it was last assigned before any coordinator answers. It joins again all the same: its address may be another.
     let joining = async { join(&database, &coordinators, &address).await.map(|_| ()) };
     let reporting = async {
-        let reports = coordinators.iter().map(|coordinator| report_to(coordinator, &database, &replicas, cluster));
+        let report = |coordinator| report_to(coordinator, &database, &replicas, &metrics, cluster);
+        let reports = coordinators.iter().map(|coordinator| report(coordinator));
         futures::future::join_all(reports).await;
         Ok(())
     };
@@ -116,7 +119,13 @@ fn held(remembered: Option<&ReportResponse>) -> BTreeSet<u64> {
     remembered.iter().flat_map(|assigned| &assigned.assignments).map(|assignment| assignment.replica).collect()
 }
 
-async fn report_to(coordinator: &str, database: &Database, replicas: &Replicas, cluster: ClusterId) {
+async fn report_to(
+    coordinator: &str,
+    database: &Database,
+    replicas: &Replicas,
+    metrics: &NodeMetrics,
+    cluster: ClusterId,
+) {
     let mut client = match client(coordinator) {
         Ok(client) => client,
         Err(status) => {
@@ -126,7 +135,7 @@ async fn report_to(coordinator: &str, database: &Database, replicas: &Replicas, 
     };
     let mut reached = true;
     loop {
-        let outcome = report_once(&mut client, database, replicas, cluster).await;
+        let outcome = report_once(&mut client, database, replicas, metrics, cluster).await;
         match outcome {
             Ok(()) if !reached => {
                 tracing::info!(coordinator, "coordinator reached again");
@@ -146,6 +155,7 @@ async fn report_once(
     client: &mut MembershipServiceClient<Channel>,
     database: &Database,
     replicas: &Replicas,
+    metrics: &NodeMetrics,
     cluster: ClusterId,
 ) -> anyhow::Result<()> {
     let identity = Identity::of(database);
@@ -160,6 +170,8 @@ async fn report_once(
         cluster_id: Bytes::copy_from_slice(&cluster.0),
         node_id: Bytes::copy_from_slice(&identity.node_id()?),
         replicas: reports,
+        shard_searches: metrics.shard_searches(),
+        resident_bytes: semel_telemetry::resident_bytes().unwrap_or(0),
     };
     let mut answer = tokio::time::timeout(ANSWER_WITHIN, client.report(request)).await??.into_inner();
     // Not part of what is assigned: it grows with every change of the metadata.
@@ -185,6 +197,7 @@ fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, Sto
     let sealed: usize = collections.iter().map(|collection| collection.sealed_references).sum();
     let growing: usize = collections.iter().map(|collection| collection.growing_references).sum();
     let memory_bytes: usize = collections.iter().map(|collection| collection.memory_bytes).sum();
+    let memory_bytes = memory_bytes + moment.catalogue().rolls_bytes();
     // Everything about the rows comes from one snapshot: a digest is the digest at the index beside it.
     let snapshot = shard.store.snapshot();
     let applied = semel_raft::rows::applied(&snapshot)?.0;
@@ -210,6 +223,9 @@ fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, Sto
             group.voters = numbers(&status.voters);
             group.voters_outgoing = numbers(&status.voters_outgoing);
             group.learners = numbers(&status.learners);
+            if let Some(reason) = shard.view.load_failure() {
+                public.stopped_reason = format!("its catalogue cannot be loaded: {reason}");
+            }
         }
         Some(GroupStatus::Installing) => public.set_role(public::ReplicaRole::Installing),
         Some(GroupStatus::Stopped { reason }) => {

@@ -10,8 +10,10 @@ use semel_index::{SearchProbe, ShardSearch};
 use semel_raft::{BarrierError, LogIndex};
 use semel_raft_host::HostHandle;
 use semel_shard::{Joined, ScanQueue, ScanQueueFull, ShardMachine, SharedScan};
+use semel_telemetry::traced;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::metrics::NodeMetrics;
 use crate::replicas::HostedShard;
 
 /// How long a shard's barrier and catalogue may take; the coordinator then asks another replica.
@@ -59,17 +61,28 @@ pub(crate) struct ShardAnswers {
 pub(crate) struct SearchPool {
     threads: rayon::ThreadPool,
     requests: Arc<Semaphore>,
+    requests_max: usize,
+    metrics: Arc<NodeMetrics>,
 }
 
 impl SearchPool {
-    pub(crate) fn new(threads: usize, requests_max: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
+    pub(crate) fn new(
+        threads: usize,
+        requests_max: usize,
+        metrics: Arc<NodeMetrics>,
+    ) -> Result<Self, rayon::ThreadPoolBuildError> {
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|n| format!("search-{n}"))
             // The scan's sender is dropped, which its shard reports. Without a handler the whole node would abort.
             .panic_handler(|_| tracing::error!("a scan panicked; its shard counts as silent"))
             .build()?;
-        Ok(Self { threads, requests: Arc::new(Semaphore::new(requests_max)) })
+        Ok(Self { threads, requests: Arc::new(Semaphore::new(requests_max)), requests_max, metrics })
+    }
+
+    /// Requests that wait or run.
+    pub(crate) fn in_flight(&self) -> u64 {
+        (self.requests_max - self.requests.available_permits()) as u64
     }
 
     /// A place among the searches that may wait or run; refused rather than queued without bound.
@@ -114,11 +127,13 @@ impl SearchPool {
     ) -> Result<ShardAnswers, SearchError> {
         let (reply, answer) = oneshot::channel();
         let count = probes.len();
-        let joined = shard.scans.lock().join(barrier, count, WaitingSearch { probes, given_up, reply })?;
+        // Of this request, from now until it is answered, though its scan may be shared.
+        let span = traced!("scan", shard = shard.shard.0, probes = count);
+        let joined = shard.scans.lock().join(barrier, count, WaitingSearch { probes, given_up, reply, _span: span })?;
         match joined {
             Joined::AskForScan => {
-                let shard = Arc::clone(shard);
-                self.threads.spawn_fifo(move || run_scan(&shard));
+                let (shard, metrics) = (Arc::clone(shard), Arc::clone(&self.metrics));
+                self.threads.spawn_fifo(move || run_scan(&shard, &metrics));
             }
             Joined::Waits => {}
         }
@@ -134,6 +149,7 @@ struct WaitingSearch {
     probes: Arc<Vec<SearchProbe>>,
     given_up: Arc<AtomicBool>,
     reply: oneshot::Sender<Result<ShardAnswers, SearchError>>,
+    _span: tracing::Span,
 }
 
 impl Default for ShardScans {
@@ -161,7 +177,7 @@ impl WaitingSearch {
 }
 
 /// Runs one scan for the searches that wait, on a thread of the pool.
-fn run_scan(shard: &Arc<HostedShard>) {
+fn run_scan(shard: &Arc<HostedShard>, metrics: &Arc<NodeMetrics>) {
     let mut scans = shard.scans.lock();
     // While nobody can join: a moment taken before may be older than the barrier of somebody who has joined since.
     let moment = shard.view.moment();
@@ -169,8 +185,8 @@ fn run_scan(shard: &Arc<HostedShard>) {
         scans.begin(moment.searchable_index(), WaitingSearch::is_wanted);
     drop(scans);
     if ask_for_scan {
-        let shard = Arc::clone(shard);
-        rayon::spawn_fifo(move || run_scan(&shard));
+        let (shard, metrics) = (Arc::clone(shard), Arc::clone(metrics));
+        rayon::spawn_fifo(move || run_scan(&shard, &metrics));
     }
     behind.into_iter().for_each(|search| search.answer(Err(SearchError::NotCurrent)));
     let probes: Cow<'_, [SearchProbe]> = match searches.as_slice() {
@@ -178,9 +194,10 @@ fn run_scan(shard: &Arc<HostedShard>) {
         [only] => Cow::Borrowed(only.probes.as_slice()),
         several => several.iter().flat_map(|search| search.probes.iter().cloned()).collect(),
     };
+    let timer = metrics.scan(probes.len());
     // A scan goes on as long as one of its searches is wanted.
     let found = moment.search(&probes, &|| !searches.iter().any(WaitingSearch::is_wanted));
-    drop(probes);
+    drop((timer, probes));
     match found {
         Ok(answers) => {
             let searchable_index = moment.searchable_index().0;
@@ -192,6 +209,11 @@ fn run_scan(shard: &Arc<HostedShard>) {
         }
         Err(semel_shard::SearchError::Cancelled(_)) => {
             searches.into_iter().for_each(|search| search.answer(Err(SearchError::GivenUp)));
+        }
+        Err(error @ semel_shard::SearchError::Unreadable(_)) => {
+            tracing::warn!(shard = shard.shard.0, %error, "the catalogue is loaded again");
+            shard.view.load_again();
+            searches.into_iter().for_each(|search| search.answer(Err(SearchError::Moment(error.clone()))));
         }
         Err(error @ semel_shard::SearchError::Counts { .. }) => {
             tracing::error!(%error, "the catalogue and the rows disagree");

@@ -11,9 +11,11 @@ use semel_proto::internal::v1::shard_service_server::ShardService;
 use semel_raft::{LogIndex, MembershipChange, MembershipError};
 use semel_raft_host::ClusterId;
 use semel_shard::{CaseId, CaseSubject, EnrolmentState, Receipt};
+use semel_telemetry::{Instrument as _, continued, traced};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use crate::metrics::NodeMetrics;
 use crate::replicas::{HostedShard, Replicas};
 use crate::search::SearchPool;
 use crate::status::CallError;
@@ -34,11 +36,17 @@ pub(crate) struct ShardServer {
     cluster: ClusterId,
     replicas: Arc<Replicas>,
     pool: Arc<SearchPool>,
+    metrics: Arc<NodeMetrics>,
 }
 
 impl ShardServer {
-    pub(crate) fn new(cluster: ClusterId, replicas: Arc<Replicas>, pool: Arc<SearchPool>) -> Self {
-        Self { cluster, replicas, pool }
+    pub(crate) fn new(
+        cluster: ClusterId,
+        replicas: Arc<Replicas>,
+        pool: Arc<SearchPool>,
+        metrics: Arc<NodeMetrics>,
+    ) -> Self {
+        Self { cluster, replicas, pool, metrics }
     }
 
     fn hosted(&self, cluster_id: &[u8], shard: u32) -> Result<Arc<HostedShard>, CallError> {
@@ -53,13 +61,14 @@ impl ShardServer {
     /// Waits until everything acknowledged before the call can be read here.
     async fn read_barrier(&self, hosted: &HostedShard) -> Result<(), CallError> {
         let index = self.replicas.host().barrier(hosted.group()).await?;
-        hosted.view.reached(index).await;
+        hosted.view.applied(index).await;
         Ok(())
     }
 
     async fn propose(&self, request: wire::ProposeRequest) -> Result<wire::ProposeResponse, CallError> {
         let hosted = self.hosted(&request.cluster_id, request.shard)?;
         let command = request.command.ok_or_else(|| CallError::invalid("command", "is required"))?;
+        let _timer = command.command.as_ref().map(|command| self.metrics.command(command));
         let command = convert::command(command)?;
         let receipt = self.replicas.host().propose(hosted.group(), command.encode()).await?;
         let (receipt, mut obligations) = match receipt {
@@ -106,7 +115,8 @@ impl ShardServer {
         }
         let probes = request.probes.into_iter().map(convert::probe).collect::<Result<Vec<_>, _>>()?;
         let probes = Arc::new(probes);
-        let _place = self.pool.admit()?;
+        let _place = self.pool.admit().inspect_err(|_| self.metrics.search_refused())?;
+        let _timer = self.metrics.search(probes.len());
         let (hosted, missing): (Vec<_>, Vec<_>) =
             request.shards.iter().map(|&shard| self.replicas.get(shard).ok_or(shard)).partition(Result::is_ok);
         let hosted: Vec<Arc<HostedShard>> = hosted.into_iter().flatten().collect();
@@ -227,7 +237,9 @@ fn enrolment_id(field: &'static str, id: &str) -> Result<EnrolmentId, CallError>
 #[tonic::async_trait]
 impl ShardService for ShardServer {
     async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeResponse>, Status> {
-        Ok(Response::new(ShardServer::propose(self, request.into_inner()).await?))
+        let span = traced!("node_propose", otel.kind = "server", shard = request.get_ref().shard);
+        let span = continued(span, request.metadata());
+        Ok(Response::new(ShardServer::propose(self, request.into_inner()).instrument(span).await?))
     }
 
     async fn change_membership(
@@ -238,14 +250,18 @@ impl ShardService for ShardServer {
     }
 
     async fn search(&self, request: Request<wire::SearchRequest>) -> Result<Response<wire::SearchResponse>, Status> {
-        Ok(Response::new(ShardServer::search(self, request.into_inner()).await?))
+        let (shards, probes) = (request.get_ref().shards.len(), request.get_ref().probes.len());
+        let span = continued(traced!("node_search", otel.kind = "server", shards, probes), request.metadata());
+        Ok(Response::new(ShardServer::search(self, request.into_inner()).instrument(span).await?))
     }
 
     async fn read_enrolment(
         &self,
         request: Request<wire::ReadEnrolmentRequest>,
     ) -> Result<Response<wire::ReadEnrolmentResponse>, Status> {
-        Ok(Response::new(ShardServer::read_enrolment(self, request.into_inner()).await?))
+        let span = traced!("node_read", otel.kind = "server", shard = request.get_ref().shard);
+        let span = continued(span, request.metadata());
+        Ok(Response::new(ShardServer::read_enrolment(self, request.into_inner()).instrument(span).await?))
     }
 
     async fn list_pending(

@@ -43,7 +43,7 @@ impl Lines {
             return Ok(Arc::clone(line));
         }
         let channel = coordinator.channel().await.map_err(Failed::Unreached)?;
-        let line = Arc::new(Line::open(channel).await?);
+        let line = Arc::new(Line::open(channel, coordinator.annotate).await?);
         lines.insert(coordinator.address.clone(), Arc::clone(&line));
         Ok(line)
     }

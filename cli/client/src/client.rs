@@ -62,7 +62,7 @@ impl Client {
         Ok(Self { coordinators: Arc::new(Coordinators::new(&addresses, &settings)?), settings })
     }
 
-    /// The same client with other bounds of its calls; `connect_within` and the keep-alives stay those of its connections.
+    /// The same client with other bounds of its calls; `connect_within`, the keep-alives and `annotate` stay those of its connections.
     pub fn with(&self, settings: Settings) -> Self {
         Self { coordinators: Arc::clone(&self.coordinators), settings }
     }
@@ -317,6 +317,7 @@ where
     let channel = coordinator.channel().await.map_err(Failed::Unreached)?;
     let mut request = Request::new(message);
     request.set_timeout(within);
+    (coordinator.annotate)(request.metadata_mut());
     Ok(send(channel, request).await?.into_inner())
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -24,6 +25,8 @@ const HEALTH_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 pub(crate) struct Coordinator {
     pub(crate) address: String,
+    /// See [`Settings::annotate`].
+    pub(crate) annotate: fn(&mut MetadataMap),
     endpoint: Endpoint,
     /// Held while a connection is made, so that calls that begin together make one.
     channel: Mutex<Option<Channel>>,
@@ -47,6 +50,7 @@ impl Coordinator {
             .keep_alive_timeout(settings.keep_alive_within);
         Ok(Self {
             address: address.to_owned(),
+            annotate: settings.annotate,
             endpoint,
             channel: Mutex::default(),
             healthy: AtomicBool::new(true),

@@ -9,9 +9,9 @@ use semel_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use semel_proto::v1::{EnrolRequest, EnrolResponse, EnrolStreamRequest, EnrolStreamResponse, ItemError};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 /// Items handed over and not yet on the wire; whoever has more waits for the coordinator to take them.
 const ITEMS_QUEUED_MAX: usize = 64;
@@ -33,9 +33,11 @@ struct Waiting {
 }
 
 impl Line {
-    pub(crate) async fn open(channel: Channel) -> Result<Self, Status> {
+    pub(crate) async fn open(channel: Channel, annotate: fn(&mut MetadataMap)) -> Result<Self, Status> {
         let (items, receiver) = mpsc::channel(ITEMS_QUEUED_MAX);
-        let answers = EnrolmentServiceClient::new(channel).enrol_stream(ReceiverStream::new(receiver)).await?;
+        let mut request = Request::new(ReceiverStream::new(receiver));
+        annotate(request.metadata_mut());
+        let answers = EnrolmentServiceClient::new(channel).enrol_stream(request).await?;
         let waiting = Waiting { sequence_next: 0, replies: HashMap::new(), broken: None };
         let waiting = Arc::new(Mutex::new(waiting));
         // Ends with the stream: by the coordinator, or because the items' sender is gone.

@@ -1,6 +1,8 @@
-//! The bounds of a client.
+//! The bounds of a client, and what its calls carry beside their messages.
 
 use std::time::Duration;
+
+use tonic::metadata::MetadataMap;
 
 /// The bounds of a client's calls.
 ///
@@ -11,7 +13,7 @@ use std::time::Duration;
 /// let patient = Settings { deadline: Duration::from_secs(300), ..Settings::default() };
 /// # assert!(patient.unreachable_after < patient.deadline);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// How long a call may take over all attempts and pauses. Default 60 s.
     pub deadline: Duration,
@@ -26,6 +28,8 @@ pub struct Settings {
     /// How long that sign may take before the connection counts as broken and its calls are sent elsewhere: this bounds
     /// what a halted process or a cut cable costs. Default 1.5 s.
     pub keep_alive_within: Duration,
+    /// Adds to the metadata of each attempt, for example the `traceparent` of the trace at hand. Default nothing.
+    pub annotate: fn(&mut MetadataMap),
 }
 
 impl Default for Settings {
@@ -37,6 +41,7 @@ impl Default for Settings {
             connect_within: Duration::from_secs(2),
             keep_alive_after: Duration::from_secs(1),
             keep_alive_within: Duration::from_millis(1_500),
+            annotate: |_| (),
         }
     }
 }

@@ -22,6 +22,9 @@ use crate::snapshot::OutgoingSnapshot;
 use crate::snapshot::send::Senders;
 use crate::status::GroupStatus;
 
+/// How long others may take to let go of the database when the host ends.
+const LET_GO_WITHIN: Duration = Duration::from_secs(2);
+
 /// Everything that the host's thread owns.
 pub(crate) struct Driver<M: StateMachine> {
     cluster: ClusterId,
@@ -90,6 +93,7 @@ impl<M: StateMachine> Driver<M> {
         self.seats.values_mut().for_each(|seat| seat.stop("the host has shut down"));
         self.senders.close();
         self.database.end_background_work();
+        self.database.holders().wait(LET_GO_WITHIN);
     }
 
     fn receive(&mut self, arrival: Arrival) {
@@ -176,14 +180,19 @@ impl<M: StateMachine> Driver<M> {
         }
         // A leader's messages may leave before its own write: followers then write at the same time.
         self.send(leaving);
-        // Whoever needs no sync does not wait for those who do.
-        self.finish(prompt)?;
-        self.finish(durable)
+        // Whoever needs no sync does not wait for those who do. What follows from it and needs one shares theirs.
+        self.finish(prompt, |effects| !effects.sync, &mut durable)?;
+        self.finish(durable, |_| true, &mut Stage::new())
     }
 
     /// Writes the effects of a stage as one batch, releases what waited for it, and goes on with the stage that follows from
-    /// it until nothing does.
-    fn finish(&mut self, mut stage: Stage<M>) -> Result<(), WriteError> {
+    /// it until nothing does. What follows and is not for `now` is put off to `later`.
+    fn finish(
+        &mut self,
+        mut stage: Stage<M>,
+        now: impl Fn(&Effects<M>) -> bool,
+        later: &mut Stage<M>,
+    ) -> Result<(), WriteError> {
         while !stage.is_empty() {
             self.write(&stage)?;
             let mut leaving = Vec::new();
@@ -199,7 +208,7 @@ impl<M: StateMachine> Driver<M> {
                 }
                 let Some(mut effects) = seat.step(Event::Done) else { continue };
                 self.enclose(group, std::mem::take(&mut effects.messages), &mut leaving);
-                next.push((group, effects));
+                if now(&effects) { next.push((group, effects)) } else { later.push((group, effects)) }
             }
             // Now on disk: votes, and the acknowledgements of entries.
             self.send(leaving);
@@ -221,14 +230,20 @@ impl<M: StateMachine> Driver<M> {
             return Ok(());
         }
         let bytes = batch.bytes();
+        let begun = Instant::now();
         self.database.write(batch, durability)?;
+        let entries = stage.iter().map(|(_, effects)| entries_in(&effects.writes)).sum();
         self.metrics.writes.add(1);
         match durability {
-            Durability::Synced => self.metrics.syncs.add(1),
+            Durability::Synced => {
+                self.metrics.syncs.add(1);
+                self.metrics.sync_seconds.observe(begun.elapsed());
+                self.metrics.entries_per_sync.observe(entries);
+            }
             Durability::Unsynced => {}
         }
         self.metrics.batch_bytes_largest.raise_to(bytes);
-        self.metrics.entries_appended.add(stage.iter().map(|(_, effects)| entries_in(&effects.writes)).sum());
+        self.metrics.entries_appended.add(entries);
         Ok(())
     }
 

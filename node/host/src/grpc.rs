@@ -3,6 +3,7 @@
 //! Nothing here is reliable, and nothing needs to be: what a full queue or a broken stream loses, raft sends again.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,13 +50,21 @@ pub struct GrpcTransport {
 struct Inner {
     directory: ArcSwap<Directory>,
     links: Mutex<HashMap<String, mpsc::Sender<wire::ExchangeRequest>>>,
+    dropped: AtomicU64,
     runtime: tokio::runtime::Handle,
 }
 
 impl GrpcTransport {
     /// Starts without knowing any replica; streams run on `runtime` and end with it.
     pub fn new(runtime: tokio::runtime::Handle) -> Self {
-        Self { inner: Arc::new(Inner { directory: ArcSwap::default(), links: Mutex::default(), runtime }) }
+        Self {
+            inner: Arc::new(Inner {
+                directory: ArcSwap::default(),
+                links: Mutex::default(),
+                dropped: AtomicU64::new(0),
+                runtime,
+            }),
+        }
     }
 
     /// Replaces what is known of where replicas listen. Streams to addresses that are gone end.
@@ -68,9 +77,16 @@ impl GrpcTransport {
         self.inner.directory.store(Arc::new(directory));
     }
 
+    /// Messages dropped since the start because their destination did not keep up.
+    pub(crate) fn messages_dropped(&self) -> u64 {
+        self.inner.dropped.load(Ordering::Relaxed)
+    }
+
     fn hand_over(&self, address: &str, batch: Batch) {
+        let messages = batch.request.envelopes.len() as u64;
         // A full queue means a destination that does not keep up: dropping is what a slow network would do.
         if self.link(address).try_send(batch.request).is_err() {
+            self.inner.dropped.fetch_add(messages, Ordering::Relaxed);
             tracing::debug!(address, "raft messages dropped: the destination does not keep up");
         }
     }

@@ -68,6 +68,14 @@ pub(crate) struct Arrivals<M: StateMachine> {
     pub(crate) messages: VecDeque<Arrival>,
 }
 
+/// How much waits for the host's thread.
+pub(crate) struct Queued {
+    pub(crate) requests: usize,
+    pub(crate) request_bytes: usize,
+    pub(crate) messages: usize,
+    pub(crate) message_bytes: usize,
+}
+
 /// Why a request was not taken.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(crate) enum Refused {
@@ -168,6 +176,17 @@ impl<M: StateMachine> Inbox<M> {
         waiting.request_bytes = 0;
         waiting.message_bytes = 0;
         Some(waiting.arrivals.take())
+    }
+
+    /// What waits now.
+    pub(crate) fn queued(&self) -> Queued {
+        let waiting = self.lock();
+        Queued {
+            requests: waiting.arrivals.requests.len(),
+            request_bytes: waiting.request_bytes,
+            messages: waiting.arrivals.messages.len(),
+            message_bytes: waiting.message_bytes,
+        }
     }
 
     /// Takes nothing from now on, and lets go of what waits: each caller learns that the replicas have stopped.

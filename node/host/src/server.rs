@@ -14,7 +14,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 pub const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// Streams one connection may have open.
 const STREAMS_PER_CONNECTION_MAX: u32 = 4_096;
-/// The metadata key of a request's id; made up where the caller sends none.
+/// The metadata key of a request's id. Where the caller sends none it is the id of the request's trace, or else made up.
 pub const REQUEST_ID: &str = "x-request-id";
 /// The longest request id that is taken over into logs, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 64;
@@ -78,7 +78,8 @@ pub async fn serve<H: Health>(
 /// The span that every log line of a request carries: its id, as sent or made up, and what was called.
 fn request_span(request: &http::Request<()>) -> tracing::Span {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let given = header(REQUEST_ID).or_else(|| header("traceparent")?.split('-').nth(1));
     let id = match given {
         Some(given) if given.len() <= REQUEST_ID_BYTES_MAX => given.to_owned(),
         Some(_) | None => format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)),

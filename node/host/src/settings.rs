@@ -54,3 +54,8 @@ pub fn listen_address(setting: &'static str, value: &str) -> Result<std::net::So
         .parse()
         .map_err(|_| SettingError::new(setting, format!("`{value}` is not an address and port, such as 0.0.0.0:7400")))
 }
+
+/// Checks that `value` is an address to listen on, or empty: then there is nothing to listen for.
+pub fn optional_listen_address(setting: &'static str, value: &str) -> Result<(), SettingError> {
+    if value.is_empty() { Ok(()) } else { listen_address(setting, value).map(|_| ()) }
+}

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::config::ReplicaConfig;
+use crate::mutant::Mutant;
 
 /// A mark is set after so many entries at the latest, or so many bytes: cuts by bytes are made at marks.
 const MARK_ENTRIES: u64 = 64;
@@ -64,6 +65,9 @@ impl Compaction {
     /// Returns up to where the log is to be removed, if it is time. Entries after `pinned_after` stay, within bounds of their
     /// own.
     pub(crate) fn due(&self, pinned_after: Option<u64>) -> Option<u64> {
+        if Mutant::LogNeverCut.is_chosen() {
+            return None;
+        }
         let held = self.applied - self.truncated;
         if held <= self.entries_max && self.bytes <= self.bytes_max {
             // An empty replica must find no log that it could take up from its start: the first configuration is not in it.

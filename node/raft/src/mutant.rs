@@ -10,6 +10,7 @@ pub enum Mutant {
     BarrierJoinedLate,
     BarrierContextReused,
     VoteForgotten,
+    LogNeverCut,
     LogCutUnmarked,
     InstallForgetsVote,
     InstallDropsTail,

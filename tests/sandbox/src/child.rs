@@ -28,13 +28,14 @@ pub(crate) struct ChildProcess {
 }
 
 impl ChildProcess {
-    /// Starts the process, `command` being the binary behind whatever comes in front of it, and waits until it says where it listens.
+    /// Starts the process, `command` being the binary behind whatever comes in front of it, and waits until it says where it listens, for
+    /// calls and for metrics.
     pub(crate) async fn start(
         name: &str,
         command: &[String],
         settings: &Settings,
         folder: &Path,
-    ) -> Result<(Self, SocketAddr), SandboxError> {
+    ) -> Result<(Self, [SocketAddr; 2]), SandboxError> {
         let log = log_path(folder, name);
         let out = folder.join(format!("{name}.out"));
         let open = |path: &PathBuf, append: bool| {
@@ -49,21 +50,21 @@ impl ChildProcess {
         command.stdin(Stdio::null()).stdout(open(&out, false)?).stderr(open(&log, true)?);
         let child = command.spawn().map_err(|source| SandboxError::Spawn { server: name.to_owned(), source })?;
         let mut process = Self { name: name.to_owned(), child, log };
-        let address = process.listening(&out).await?;
-        Ok((process, address))
+        let addresses = process.listening(&out).await?;
+        Ok((process, addresses))
     }
 
-    async fn listening(&mut self, out: &Path) -> Result<SocketAddr, SandboxError> {
+    async fn listening(&mut self, out: &Path) -> Result<[SocketAddr; 2], SandboxError> {
         let what = format!("{} to say where it listens", self.name);
         let found = wait_until(&what, LISTENS_WITHIN, || {
             let said = fs::read_to_string(out).unwrap_or_default();
-            let address = said
-                .lines()
-                .filter(|line| line.starts_with("ready "))
-                .find_map(|line| line.rsplit_once(" listening on ")?.1.parse().ok());
+            let address = |word: &str| {
+                let mut lines = said.lines().filter(|line| line.starts_with(word));
+                lines.find_map(|line| line.rsplit_once(" listening on ")?.1.parse().ok())
+            };
             // The end of the process is an end of the wait too.
-            let state = match (address, self.ended()) {
-                (Some(address), _) => Ok(Ok(address)),
+            let state = match (address("ready ").zip(address("metrics ")), self.ended()) {
+                (Some((address, metrics)), _) => Ok(Ok([address, metrics])),
                 (None, Some(error)) => Ok(Err(error)),
                 (None, None) => Err(format!("it said {said:?}")),
             };
@@ -96,6 +97,11 @@ impl ChildProcess {
         });
         let status = ended.await?;
         if status.success() { Ok(()) } else { Err(self.ended_with(status)) }
+    }
+
+    /// The process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends SIGSTOP.

@@ -24,11 +24,12 @@ pub(crate) struct Embedded {
 }
 
 impl Embedded {
-    /// Starts the server on a listener that is bound already.
+    /// Starts the server on listeners that are bound already.
     pub(crate) fn start(
         name: &str,
         settings: Settings,
         listener: std::net::TcpListener,
+        metrics_listener: std::net::TcpListener,
     ) -> Result<Self, std::io::Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKER_THREADS)
@@ -36,6 +37,7 @@ impl Embedded {
             .enable_all()
             .build()?;
         listener.set_nonblocking(true)?;
+        metrics_listener.set_nonblocking(true)?;
         let (shutdown, told) = oneshot::channel::<()>();
         let failure = Arc::new(OnceLock::new());
         let ended = Arc::clone(&failure);
@@ -47,9 +49,10 @@ impl Embedded {
             };
             let outcome = async {
                 let listener = TcpListener::from_std(listener)?;
+                let metrics = Some(TcpListener::from_std(metrics_listener)?);
                 match settings {
-                    Settings::Node(config) => semel_node::serve(*config, listener, until).await,
-                    Settings::Coordinator(config) => semel_coordinator::serve(*config, listener, until).await,
+                    Settings::Node(config) => semel_node::serve(*config, listener, metrics, until).await,
+                    Settings::Coordinator(config) => semel_coordinator::serve(*config, listener, metrics, until).await,
                 }
             };
             let reason = match outcome.await {

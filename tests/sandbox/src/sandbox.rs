@@ -300,6 +300,40 @@ impl Sandbox {
         Ok(self.node(node)?.lock().await.ended())
     }
 
+    /// The id of a node's process. Behind a [`Launch`](crate::Launch) it is that of what became the node.
+    ///
+    /// # Errors
+    /// [`SandboxError::NotAProcess`], [`SandboxError::NotRunning`].
+    pub async fn node_process_id(&self, node: usize) -> Result<u32, SandboxError> {
+        self.node(node)?.lock().await.process_id()
+    }
+
+    /// Where a node serves `/metrics`, `/livez` and `/readyz`.
+    ///
+    /// # Errors
+    /// [`SandboxError::NoSuchServer`].
+    pub async fn node_metrics(&self, node: usize) -> Result<SocketAddr, SandboxError> {
+        Ok(self.node(node)?.lock().await.metrics())
+    }
+
+    /// As [`Self::node_metrics`], for a coordinator.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn coordinator_metrics(&self, coordinator: usize) -> Result<SocketAddr, SandboxError> {
+        Ok(self.coordinator(coordinator)?.lock().await.metrics())
+    }
+
+    /// Where each server serves its metrics, by name: coordinators, then nodes.
+    pub async fn metrics(&self) -> Vec<(String, SocketAddr)> {
+        let mut metrics = Vec::new();
+        for server in self.coordinators.iter().chain(&self.nodes) {
+            let server = server.lock().await;
+            metrics.push((server.name.clone(), server.metrics()));
+        }
+        metrics
+    }
+
     /// Where a node listens, or did before it was killed.
     ///
     /// # Errors

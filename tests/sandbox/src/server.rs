@@ -53,11 +53,13 @@ impl Settings {
         }
     }
 
-    fn listen_on(&mut self, address: SocketAddr) {
-        match self {
-            Self::Node(config) => config.listen = address.to_string(),
-            Self::Coordinator(config) => config.listen = address.to_string(),
-        }
+    fn listen_on(&mut self, address: SocketAddr, metrics: SocketAddr) {
+        let (listen, metrics_listen) = match self {
+            Self::Node(config) => (&mut config.listen, &mut config.metrics_listen),
+            Self::Coordinator(config) => (&mut config.listen, &mut config.metrics_listen),
+        };
+        *listen = address.to_string();
+        *metrics_listen = metrics.to_string();
     }
 
     /// The server's folder.
@@ -89,6 +91,7 @@ pub(crate) struct Server {
     /// The sandbox's folder, where logs go.
     folder: PathBuf,
     address: SocketAddr,
+    metrics: SocketAddr,
     /// What is run in front of the binary.
     pub(crate) prefix: Vec<String>,
     running: Option<Running>,
@@ -105,7 +108,8 @@ impl Server {
         address: SocketAddr,
         prefix: Vec<String>,
     ) -> Self {
-        Self { name, settings, mode, folder, address, prefix, running: None, started: Instant::now() }
+        let metrics = SocketAddr::new(address.ip(), 0);
+        Self { name, settings, mode, folder, address, metrics, prefix, running: None, started: Instant::now() }
     }
 
     /// Starts it, and returns once it listens.
@@ -116,23 +120,26 @@ impl Server {
         self.started = Instant::now();
         let running = match self.mode.clone() {
             Mode::InProcess => {
-                let listener = self.bind().await?;
+                let listener = self.bind(self.address).await?;
+                let metrics_listener = self.bind(self.metrics).await?;
                 self.address = listener.local_addr().expect("a bound listener has an address");
-                self.settings.listen_on(self.address);
-                let embedded = Embedded::start(&self.name, self.settings.clone(), listener);
+                self.metrics = metrics_listener.local_addr().expect("a bound listener has an address");
+                self.settings.listen_on(self.address, self.metrics);
+                let embedded = Embedded::start(&self.name, self.settings.clone(), listener, metrics_listener);
                 Running::Embedded(embedded.map_err(|source| SandboxError::Spawn { server: self.name.clone(), source })?)
             }
             Mode::ChildProcesses { binary } => {
                 // Bound to see that the port is free; the process binds it itself. Behind a prefix the address may be of another
                 // network than this process's.
                 if self.prefix.is_empty() {
-                    drop(self.bind().await?);
+                    drop((self.bind(self.address).await?, self.bind(self.metrics).await?));
                 }
-                self.settings.listen_on(self.address);
+                self.settings.listen_on(self.address, self.metrics);
                 let mut command = self.prefix.clone();
                 command.push(binary.display().to_string());
-                let (child, address) = ChildProcess::start(&self.name, &command, &self.settings, &self.folder).await?;
-                self.address = address;
+                let child = ChildProcess::start(&self.name, &command, &self.settings, &self.folder).await?;
+                let (child, [address, metrics]) = child;
+                (self.address, self.metrics) = (address, metrics);
                 Running::Child(child)
             }
         };
@@ -141,10 +148,10 @@ impl Server {
     }
 
     /// A connection to a server that is gone may hold its port for a moment.
-    async fn bind(&self) -> Result<std::net::TcpListener, SandboxError> {
+    async fn bind(&self, address: SocketAddr) -> Result<std::net::TcpListener, SandboxError> {
         let mut last = None;
         let bound = wait_until("the port", PORT_FREE_WITHIN, || {
-            let bound = std::net::TcpListener::bind(self.address).map_err(|error| {
+            let bound = std::net::TcpListener::bind(address).map_err(|error| {
                 let told = error.to_string();
                 last = Some(error);
                 told
@@ -153,9 +160,7 @@ impl Server {
         });
         match (bound.await, last) {
             (Ok(listener), _) => Ok(listener),
-            (Err(_), Some(source)) => {
-                Err(SandboxError::Listen { server: self.name.clone(), address: self.address, source })
-            }
+            (Err(_), Some(source)) => Err(SandboxError::Listen { server: self.name.clone(), address, source }),
             (Err(error), None) => Err(error),
         }
     }
@@ -201,6 +206,15 @@ impl Server {
         }
     }
 
+    /// The id of its process.
+    pub(crate) fn process_id(&self) -> Result<u32, SandboxError> {
+        match &self.running {
+            Some(Running::Child(child)) => Ok(child.id()),
+            Some(Running::Embedded(_)) => Err(SandboxError::NotAProcess { server: self.name.clone() }),
+            None => Err(SandboxError::NotRunning { server: self.name.clone() }),
+        }
+    }
+
     /// How long ago it was last started; `None` while it does not run.
     pub(crate) fn running_for(&self) -> Option<Duration> {
         self.running.as_ref().map(|_| self.started.elapsed())
@@ -209,6 +223,11 @@ impl Server {
     /// Where it listens, or did before it was killed.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it serves metrics, or did before it was killed.
+    pub(crate) fn metrics(&self) -> SocketAddr {
+        self.metrics
     }
 
     /// Its data folder.

@@ -4,8 +4,11 @@
 //! a defect that it must notice: see `defects` in the simulation.
 
 mod a_candidate_reaches_its_threshold;
+mod a_log_is_bounded;
+mod a_new_voter_is_caught_up;
 mod a_read_never_goes_back;
 mod a_search_sees_what_was_acknowledged;
+mod a_snapshot_keeps_promises;
 mod an_enrolment_pins_the_policy_in_force;
 mod an_identification_finds_every_mate;
 mod coverage_is_what_was_searched;
@@ -14,8 +17,10 @@ mod no_missed_duplicate;
 mod no_replica_stops_by_itself;
 mod nothing_acknowledged_is_lost;
 mod one_case_per_pair;
+mod one_configuration_at_a_time;
 mod one_leader_a_term;
 mod one_vote_a_term;
+mod only_members_answer;
 mod progress;
 mod replicas_agree;
 mod same_request_same_answer;
@@ -62,6 +67,11 @@ pub const CHECKERS: &[Checker] = checkers![
     replicas_agree,
     one_vote_a_term,
     one_leader_a_term,
+    one_configuration_at_a_time,
+    a_new_voter_is_caught_up,
+    only_members_answer,
+    a_snapshot_keeps_promises,
+    a_log_is_bounded,
     a_search_sees_what_was_acknowledged,
     silence_is_never_unique,
     coverage_is_what_was_searched,

@@ -183,6 +183,8 @@ impl Clients {
                 self.again(world, task);
             }
             Message::Raft { .. }
+            | Message::Snapshot(_)
+            | Message::SnapshotTaken(_)
             | Message::Ask { .. }
             | Message::Answer { .. }
             | Message::Request { .. }

@@ -1,7 +1,6 @@
 //! A cluster with everything around it, and its run: set up, live through faults, heal, come to rest.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use semel_index::{KeyVersion, ShardCount};
 use semel_raft::ReplicaId;
@@ -11,9 +10,10 @@ use semel_workflow::{
 
 use crate::chance::Chance;
 use crate::clients::{Clients, What};
-use crate::coordinator::{Coordinator, KeyRing};
+use crate::coordinator::{Coordinator, KeyRing, METADATA_GROUP};
 use crate::disk::SharedDisk;
 use crate::history::ReplicaSeen;
+use crate::moves::Move;
 use crate::mutant::Mutant;
 use crate::nemesis::Mood;
 use crate::network::Network;
@@ -40,6 +40,8 @@ pub(crate) struct Cluster {
     pub(crate) clients: Clients,
     pub(crate) shards: ShardCount,
     pub(crate) mood: Mood,
+    /// Replicas on their way.
+    pub(crate) moves: Vec<Move>,
     /// Whether faults come.
     pub(crate) faults: bool,
     /// The network between two faults.
@@ -47,7 +49,6 @@ pub(crate) struct Cluster {
     /// When a halted process goes on, and how long its tick is.
     rhythms: BTreeMap<Place, Rhythm>,
     voters: Vec<ReplicaId>,
-    node_places: Rc<BTreeMap<NodeId, Place>>,
     pub(crate) keys: KeyRing,
     replicas_per_shard: u32,
     pub(crate) candidates_max: u32,
@@ -65,14 +66,13 @@ struct Rhythm {
 impl Cluster {
     pub(crate) fn new(seed: u64, mutant: Option<Mutant>, detail: Detail) -> Self {
         let mut chance = Chance::new(seed, 1);
-        let nodes_count = *chance.pick(&[3, 3, 3, 4, 5]);
+        let nodes_count = *chance.pick(&[3, 3, 4, 4, 5]);
         let replicas_per_shard = if nodes_count == 5 && chance.one_in(2) { 5 } else { 3 };
         let shards = ShardCount::new(*chance.pick(&[4, 4, 5, 8])).expect("in range");
         let voters: Vec<ReplicaId> = (1..=3).filter_map(ReplicaId::new).collect();
         let nodes: Vec<Node> = (0..nodes_count).map(|number| Node::new(number, node_id(number))).collect();
         let coordinators: Vec<Coordinator> =
             (0..voters.len()).map(|number| Coordinator::new(number, &voters)).collect();
-        let node_places = nodes.iter().map(|node| (node.node_id, node.place)).collect();
         let clients = Clients::new(seed, coordinators.len());
         let rhythm = Rhythm { halted_until: 0, tick_micros: TICK_MICROS };
         let rhythms = nodes.iter().map(|node| node.place).chain(coordinators.iter().map(|one| one.place));
@@ -91,8 +91,13 @@ impl Cluster {
                 usual_network.long.insert((from, to), *chance.pick(&[10_000, 60_000, 250_000]));
             }
         }
+        let mut world = World::new(seed, mutant, detail);
+        for coordinator in &coordinators {
+            world.place_replica(METADATA_GROUP, coordinator.id, coordinator.place);
+        }
         Self {
-            world: World::new(seed, mutant, detail),
+            world,
+            moves: Vec::new(),
             rhythms: rhythms.map(|place| (place, rhythm)).collect(),
             nodes,
             coordinators,
@@ -102,7 +107,6 @@ impl Cluster {
             faults: false,
             usual_network,
             voters,
-            node_places: Rc::new(node_places),
             keys: KeyRing::default(),
             replicas_per_shard,
             candidates_max: *chance.pick(&[0, 0, 0, 2]),
@@ -178,9 +182,15 @@ impl Cluster {
             (behind > 0).then(|| format!("{behind} coordinators do not know it"))
         })?;
         let view = self.coordinators[0].run.as_ref().expect("no faults yet").view().clone();
+        for shard in view.shard_map().values() {
+            let voters: Vec<ReplicaId> = shard.voters.iter().map(|voter| voter.replica).collect();
+            for voter in &shard.voters {
+                let node = self.nodes.iter_mut().find(|node| node.node_id == voter.node).expect("a node that joined");
+                node.found_group(shard.shard, voter.replica, voters.clone());
+                self.world.place_replica(u64::from(shard.shard.0), voter.replica, node.place);
+            }
+        }
         for number in 0..self.nodes.len() {
-            let node_id = self.nodes[number].node_id;
-            self.nodes[number].assign(view.shards_of(node_id));
             self.start(Place::Node(number));
         }
         Ok(())
@@ -236,7 +246,7 @@ impl Cluster {
     /// Whether every replica of a process takes part.
     fn is_whole(&self, place: Place) -> bool {
         match place {
-            Place::Node(node) => self.nodes[node].run.as_ref().is_some_and(|run| run.host.is_whole()),
+            Place::Node(node) => self.nodes[node].is_whole(),
             Place::Coordinator(coordinator) => {
                 self.coordinators[coordinator].run.as_ref().is_some_and(|run| run.host.is_whole())
             }
@@ -276,12 +286,27 @@ impl Cluster {
         if self.runs(place) {
             return;
         }
+        let emptied = match place {
+            Place::Node(node) => std::mem::take(&mut self.nodes[node].wiped),
+            Place::Coordinator(coordinator) => std::mem::take(&mut self.coordinators[coordinator].wiped),
+            Place::Client => false,
+        };
+        match place {
+            Place::Node(node) if emptied && self.world.has(Mutant::EmptiedVolumeJoinsAgain) => {
+                self.nodes[node].found_groups_again();
+            }
+            Place::Node(_) | Place::Coordinator(_) if emptied => {
+                // Identity lives on the volume: this is a new process, and what it was will not come back.
+                self.world.tally.rejoined += 1;
+                self.forget(place);
+                self.replace_lost(place);
+            }
+            Place::Node(_) | Place::Coordinator(_) | Place::Client => {}
+        }
         let world = &mut self.world;
         match place {
-            Place::Node(node) => self.nodes[node].start(world, self.shards, &self.node_places),
-            Place::Coordinator(coordinator) => {
-                self.coordinators[coordinator].start(world, &self.voters, &self.node_places, &self.keys);
-            }
+            Place::Node(node) => self.nodes[node].start(world, self.shards),
+            Place::Coordinator(coordinator) => self.coordinators[coordinator].start(world, &self.keys),
             Place::Client => {}
         }
         let Some(boot) = self.boot(place) else { return };
@@ -289,6 +314,15 @@ impl Cluster {
         self.world.note(place, "starts", boot, || format!("for the {boot}. time"));
         let first = self.world.chance.below(TICK_MICROS);
         self.world.after(first, Event::Due { at: place, boot, what: Due::Tick });
+    }
+
+    /// A process knows nothing of what it was before its volume was emptied.
+    fn forget(&mut self, place: Place) {
+        match place {
+            Place::Node(node) => self.nodes[node].assigned.clear(),
+            Place::Coordinator(coordinator) => self.coordinators[coordinator].is_empty = true,
+            Place::Client => {}
+        }
     }
 
     /// The number of the run of a process that runs.
@@ -333,6 +367,10 @@ impl Cluster {
         let end = self.world.now + micros_max;
         loop {
             let Some(left) = left(self) else { return Ok(()) };
+            // What is broken for good is not waited for.
+            if let Some(alarm) = self.world.watched.alarms.first() {
+                return Err(format!("no {what}: {alarm}"));
+            }
             if self.world.now >= end {
                 return Err(format!("no {what} after {} s: {left}", micros_max / 1_000_000));
             }

@@ -14,17 +14,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use semel_index::{GalleryId, KeyVersion, ShardCount};
-use semel_raft::{Event as RaftEvent, LogIndex, ReplicaId, Ticket};
+use semel_raft::{Event as RaftEvent, LogIndex, MembershipChange, ReplicaId, Ticket};
 use semel_shard::Command;
 use semel_workflow::{
-    ContentDigestKey, GalleryKey, MetadataMachine, MetadataView, NodeId, ObligationDriver, ObligationLimits, Rotations,
-    Sweep, SweepLimits, VersionedPolicy,
+    ContentDigestKey, GalleryKey, MetadataMachine, MetadataView, ObligationDriver, ObligationLimits, Rotations, Sweep,
+    SweepLimits, VersionedPolicy,
 };
 
 use crate::disk::{GroupDisk, SharedDisk};
 use crate::history::{Key, Told};
 use crate::host::{self, Host, Out};
 use crate::messages::{CallId, Message};
+use crate::nemesis::Fault;
 use crate::world::{Died, Due, Event, Place, World};
 use calls::ShardCall;
 use enrolments::Drive;
@@ -43,8 +44,10 @@ pub(crate) struct Coordinator {
     pub(crate) boots: u64,
     /// What its wall clock is off by, in milliseconds.
     pub(crate) clock_off_ms: i64,
-    /// Its volume was emptied: it is refused, as the others know it as a voter.
+    /// Its volume was emptied: what its replica promised is gone, and it comes back as another coordinator.
     pub(crate) wiped: bool,
+    /// It has no replica: its volume is new.
+    pub(crate) is_empty: bool,
     pub(crate) run: Option<Run>,
 }
 
@@ -65,7 +68,8 @@ pub(crate) struct Run {
     pub(crate) host: Host<MetadataMachine>,
     view: Arc<MetadataView>,
     applied: LogIndex,
-    places: Rc<BTreeMap<NodeId, Place>>,
+    /// The replicas of each shard's group, by place, as the cluster's map had them when it last looked.
+    places: BTreeMap<u64, Vec<Place>>,
     keys: KeyRing,
     /// Who waits for a barrier or a receipt of the metadata group.
     asking: BTreeMap<Ticket, Asker>,
@@ -107,25 +111,28 @@ impl Coordinator {
         let disk = SharedDisk::default();
         host::found(&disk, METADATA_GROUP, voters);
         let place = Place::Coordinator(number);
-        Self { place, id: voters[number], disk, boots: 0, clock_off_ms: 0, wiped: false, run: None }
+        Self { place, id: voters[number], disk, boots: 0, clock_off_ms: 0, wiped: false, is_empty: false, run: None }
     }
 
-    /// Starts the process.
-    pub(crate) fn start(
-        &mut self,
-        world: &mut World,
-        voters: &[ReplicaId],
-        places: &Rc<BTreeMap<NodeId, Place>>,
-        keys: &KeyRing,
-    ) {
+    /// Gives the coordinator a replica that joins the group. Tells whether its disk took the first rows.
+    pub(crate) fn join_group(&mut self, world: &mut World, replica: ReplicaId) -> bool {
+        if !self.is_empty || self.run.is_some() || !host::join(&self.disk, METADATA_GROUP) {
+            return false;
+        }
+        (self.id, self.is_empty) = (replica, false);
+        world.after(0, Event::Fault(Fault::Start(self.place)));
+        true
+    }
+
+    /// Starts the process, once it has a replica.
+    pub(crate) fn start(&mut self, world: &mut World, keys: &KeyRing) {
         assert!(self.run.is_none(), "a process runs once");
-        if self.wiped {
+        if self.is_empty {
             return;
         }
         self.boots += 1;
         let mut host = Host::new(self.place, self.boots, self.disk.clone());
-        let directory = voters.iter().enumerate().map(|(number, voter)| (*voter, Place::Coordinator(number)));
-        let seated = host.seat(world, METADATA_GROUP, self.id, directory, MetadataMachine);
+        let seated = host.seat(world, METADATA_GROUP, self.id, MetadataMachine);
         let applied = match seated {
             Ok(applied) => applied,
             Err(error) => {
@@ -141,7 +148,7 @@ impl Coordinator {
             host,
             view: Arc::new(view),
             applied,
-            places: Rc::clone(places),
+            places: BTreeMap::new(),
             keys: Rc::clone(keys),
             asking: BTreeMap::new(),
             governing: BTreeMap::new(),
@@ -162,6 +169,7 @@ impl Coordinator {
             }),
             preferred: BTreeMap::new(),
         };
+        run.look_at_map(world);
         run.after(world, SWEEP_MICROS, Timer::Sweep);
         self.run = Some(run);
     }
@@ -193,6 +201,8 @@ impl Run {
     pub(crate) fn receive(&mut self, world: &mut World, from: Place, message: Message) -> Result<(), Died> {
         match message {
             Message::Raft { group, bytes } => self.host.receive(world, group, &bytes)?,
+            Message::Snapshot(part) => self.host.take_part(world, from, part)?,
+            Message::SnapshotTaken(taken) => self.host.snapshot_taken(world, taken)?,
             Message::Request { call, wait, request } => self.requested(world, from, call, wait, request)?,
             Message::Answer { call, answer } => self.call_answered(world, call, answer),
             Message::Cancel { call } => self.cancel(world, from, call),
@@ -211,6 +221,7 @@ impl Run {
             Some(Timer::GovernAgain(governing)) => return self.govern(world, *governing),
             Some(Timer::IdentifyAgain(identification)) => self.identify_again(world, identification),
             Some(Timer::Sweep) => {
+                self.look_at_map(world);
                 self.sweep_round(world);
                 self.after(world, SWEEP_MICROS, Timer::Sweep);
             }
@@ -238,10 +249,41 @@ impl Run {
                     }
                     Out::Receipt { ticket, receipt, .. } => self.governed(world, ticket, receipt),
                     Out::Barrier { ticket, answer, .. } => self.metadata_answered(world, ticket, answer),
+                    Out::Reopened { applied, .. } => {
+                        let view = MetadataView::load(&self.host.rows(METADATA_GROUP));
+                        self.view = Arc::new(view.expect("the disk was just opened"));
+                        self.applied = applied;
+                        self.metadata_reached(world);
+                    }
                     Out::Stopped { .. } => self.metadata_stopped(world),
                 }
             }
         }
+    }
+
+    /// Looks where the replicas of shards are. Until it looks again it may ask where none is any more.
+    fn look_at_map(&mut self, world: &World) {
+        self.places.clear();
+        for (group, replica) in world.replicas.iter().filter(|(group, _)| *group != METADATA_GROUP) {
+            self.places.entry(*group).or_default().push(world.directory[&(*group, *replica)]);
+        }
+    }
+
+    /// Asks its replica, if it leads, to change who belongs to the metadata group.
+    pub(crate) fn change_membership(
+        &mut self,
+        world: &mut World,
+        group: u64,
+        change: MembershipChange,
+        epoch: u64,
+    ) -> Result<(), Died> {
+        self.host.change_membership(world, group, change, epoch)?;
+        self.act(world)
+    }
+
+    /// Whether its replica belongs to the metadata group. Until it does, whoever asks is sent elsewhere.
+    fn is_member(&self) -> bool {
+        self.host.replica(METADATA_GROUP).is_some_and(|replica| replica.status().is_member)
     }
 
     fn ticket(world: &mut World) -> Ticket {

@@ -207,6 +207,69 @@ pub struct Elected {
     pub candidate: u64,
 }
 
+/// A configuration of a group, as one of its replicas has it applied.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Configured {
+    /// The group.
+    pub group: u64,
+    /// How often it had been changed.
+    pub epoch: u64,
+    /// The voters, ascending; while it is joint, those to come.
+    pub voters: Vec<u64>,
+    /// The voters that it is being changed from, ascending; empty unless it is joint.
+    pub voters_outgoing: Vec<u64>,
+    /// The learners, ascending.
+    pub learners: Vec<u64>,
+}
+
+/// A learner that a leader began to make a voter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewVoter {
+    /// The group.
+    pub group: u64,
+    /// The learner.
+    pub replica: u64,
+    /// How many entries of the leader's log it lacked.
+    pub lag: u64,
+    /// How many it may have lacked.
+    pub lag_max: u64,
+}
+
+/// The log of a replica, over a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSeen {
+    /// The most applied entries that it held.
+    pub held: u64,
+    /// The most that it may hold.
+    pub held_max: u64,
+    /// The last index before it, when last looked at.
+    pub truncated: u64,
+}
+
+/// What a replica has promised others.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Promises {
+    /// Its term.
+    pub term: u64,
+    /// Whom it voted for in that term; 0 for nobody.
+    pub vote: u64,
+    /// Entries up to here are committed, as far as it knows.
+    pub commit: u64,
+    /// The terms of the entries of its log, and of the one before.
+    pub terms: BTreeMap<u64, u64>,
+}
+
+/// A replica that installed a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// Its group.
+    pub group: u64,
+    /// What it had promised before.
+    pub before: Promises,
+    /// What its rows say afterwards.
+    pub after: Promises,
+}
+
 /// A case on record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaseSeen {
@@ -259,6 +322,16 @@ pub struct Watched {
     pub votes: BTreeSet<Elected>,
     /// Every leader.
     pub leaders: BTreeSet<Elected>,
+    /// Every configuration of every group.
+    pub configurations: BTreeSet<Configured>,
+    /// Every learner that was to become a voter.
+    pub new_voters: Vec<NewVoter>,
+    /// The log of each replica, by group and replica.
+    pub logs: BTreeMap<(u64, u64), LogSeen>,
+    /// Every snapshot that was installed.
+    pub installed: Vec<Installed>,
+    /// Group and replica of every read barrier that a replica answered which did not belong to its group.
+    pub answered_by_strangers: Vec<(u64, u64)>,
     /// What replicas stopped for without a fault that explains it.
     pub alarms: Vec<String>,
 }

@@ -2,16 +2,18 @@
 //! batch over all groups, let what depends on the write leave, answer. It may die at every boundary in between.
 //!
 //! Does not live here: what the answers are for, and views derived from publications. The process takes both out of
-//! [`Host::take_out`].
+//! [`Host::take_out`]. Snapshots live in `snapshots`.
+
+mod snapshots;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use semel_raft::{
-    BarrierError, Effects, Event as RaftEvent, LogIndex, Message as RaftMessage, OpenError, ProposeError, Replica,
-    ReplicaConfig, ReplicaId, StateMachine, StopReason, StoreError, Ticket, WriteBatch, decode_message, encode_message,
-    votes_for,
+    BarrierError, Effects, Event as RaftEvent, LogIndex, MembershipChange, MembershipError, Message as RaftMessage,
+    OpenError, ProposeError, Replica, ReplicaConfig, ReplicaId, SnapshotRequest, StateMachine, StopReason, StoreError,
+    Table, Ticket, WriteBatch, decode_message, encode_message, votes_for,
 };
 use semel_shard::ShardMachine;
 use semel_workflow::MetadataMachine;
@@ -22,8 +24,16 @@ use crate::messages::Message;
 use crate::mutant::Mutant;
 use crate::world::{Died, Due, Event, Place, World};
 
+use snapshots::Transfers;
+
+pub(crate) use snapshots::{Part, Taken};
+
 /// Ticks that one turn reports at most: a process that was halted does not catch up on all it missed.
 const TURN_TICKS_MAX: u32 = 2;
+/// How often a replica may be opened in one run of its process.
+const OPENED_MAX: u64 = 1_000;
+/// Entries that a learner may lack when it is made a voter.
+const LEARNER_LAG_MAX: u64 = 3;
 /// How long a write takes, in microseconds.
 const WRITE_MICROS: (u64, u64) = (5, 60);
 /// How long a sync takes, in microseconds.
@@ -41,10 +51,12 @@ pub(crate) enum Out<M: StateMachine> {
     Barrier { group: u64, ticket: Ticket, answer: Result<LogIndex, BarrierError> },
     /// The group's replica takes no more part; whoever waits for it waits in vain.
     Stopped { group: u64 },
+    /// It takes part again, with other rows, of which those up to `applied` are applied.
+    Reopened { group: u64, applied: LogIndex },
 }
 
 /// A machine whose rows have a digest.
-pub(crate) trait Digested: StateMachine {
+pub(crate) trait Digested: StateMachine + Copy {
     /// The digest that replicas with equal applied index share, in hexadecimal.
     fn digest(rows: &GroupDisk) -> Result<String, StoreError>;
 }
@@ -64,6 +76,9 @@ impl Digested for MetadataMachine {
 
 struct Seat<M: StateMachine> {
     id: ReplicaId,
+    machine: M,
+    /// How often it was opened in this run of the process.
+    opened: u64,
     /// The term that it led when last looked at.
     led: Option<u64>,
     /// `None` once stopped.
@@ -88,8 +103,6 @@ pub(crate) struct Host<M: StateMachine> {
     place: Place,
     boot: u64,
     disk: SharedDisk,
-    /// Where the replica of a group is, to address its messages.
-    directory: BTreeMap<(u64, ReplicaId), Place>,
     seats: BTreeMap<u64, Seat<M>>,
     /// What came while a turn was under way.
     waiting: Vec<(u64, RaftEvent)>,
@@ -97,6 +110,9 @@ pub(crate) struct Host<M: StateMachine> {
     stirred: BTreeSet<u64>,
     carrying: Option<Carrying<M>>,
     out: Vec<Out<M>>,
+    transfers: Transfers,
+    /// Snapshots that leaders wait for, to be pinned before anything else is written.
+    wanted: Vec<(u64, SnapshotRequest)>,
     /// The states of replicas, as they went by.
     seen: Vec<ReplicaSeen>,
     slow: bool,
@@ -108,13 +124,14 @@ impl<M: Digested> Host<M> {
             place,
             boot,
             disk,
-            directory: BTreeMap::new(),
             seats: BTreeMap::new(),
             waiting: Vec::new(),
             ticks_due: 0,
             stirred: BTreeSet::new(),
             carrying: None,
             out: Vec::new(),
+            transfers: Transfers::default(),
+            wanted: Vec::new(),
             seen: Vec::new(),
             slow: false,
         }
@@ -127,24 +144,68 @@ impl<M: Digested> Host<M> {
     /// Seats the replica of a group whose rows are on the disk.
     pub(crate) fn seat(
         &mut self,
-        world: &World,
+        world: &mut World,
         group: u64,
         id: ReplicaId,
-        places: impl IntoIterator<Item = (ReplicaId, Place)>,
         machine: M,
     ) -> Result<LogIndex, OpenError> {
-        let mut config = ReplicaConfig::new(id, self.boot, world.seed);
+        self.remove_leftovers(world, group);
+        let replica = Replica::open(self.config(world, id, 0), self.rows(group), machine)?;
+        let applied = replica.status().applied;
+        let seat = Seat { id, machine, opened: 0, led: None, replica: Some(replica), published: applied };
+        self.seats.insert(group, seat);
+        self.stirred.insert(group);
+        Ok(applied)
+    }
+
+    fn config(&self, world: &World, id: ReplicaId, opened: u64) -> ReplicaConfig {
+        let mut config = ReplicaConfig::new(id, self.boot * OPENED_MAX + opened, world.seed);
         // Shorter than by default: a run is a minute, and is to see many elections.
         (config.election_ticks, config.heartbeat_ticks) = (10, 3);
+        (config.log_entries_max, config.log_entries_kept) = world.log_entries;
+        config.log_entries_pinned_max = log_held_max(world);
+        (config.snapshot_retry_ticks, config.learner_lag_max, config.membership_ticks_max) = (10, LEARNER_LAG_MAX, 80);
         if world.tight {
             tighten(&mut config);
         }
-        let replica = Replica::open(config, self.rows(group), machine)?;
-        let applied = replica.status().applied;
-        self.directory.extend(places.into_iter().map(|(replica, place)| ((group, replica), place)));
-        self.seats.insert(group, Seat { id, led: None, replica: Some(replica), published: applied });
-        self.stirred.insert(group);
-        Ok(applied)
+        config
+    }
+
+    /// Opens a replica that was closed, on whatever its rows are.
+    fn reopen(&mut self, world: &mut World, group: u64) {
+        let Some(seat) = self.seats.get_mut(&group) else { return };
+        seat.opened += 1;
+        assert!(seat.opened < OPENED_MAX, "no run of a process has a mark of another");
+        let (id, machine, opened) = (seat.id, seat.machine, seat.opened);
+        match Replica::open(self.config(world, id, opened), self.rows(group), machine) {
+            Ok(replica) => {
+                let status = replica.status();
+                let applied = status.applied;
+                world.watch(group, &status, log_held_max(world));
+                let seat = self.seats.get_mut(&group).expect("just seen");
+                (seat.replica, seat.published, seat.led) = (Some(replica), applied, None);
+                self.stirred.insert(group);
+                self.see(group, id, applied);
+                self.out.push(Out::Reopened { group, applied });
+            }
+            Err(error) => {
+                let unasked = !error.to_string().contains("input/output error");
+                self.stop(world, group, (unasked, error.to_string()));
+            }
+        }
+    }
+
+    /// Takes the replica of a group away.
+    pub(crate) fn unseat(&mut self, group: u64) {
+        self.seats.remove(&group);
+        self.stirred.remove(&group);
+        self.waiting.retain(|(of, _)| *of != group);
+        self.wanted.retain(|(of, _)| *of != group);
+        self.transfers.forget(group);
+        if let Some(carrying) = &mut self.carrying {
+            let stages = [Some(&mut carrying.stage), Some(&mut carrying.later), carrying.early.as_mut()];
+            stages.into_iter().flatten().for_each(|stage| stage.retain(|(of, _)| *of != group));
+        }
     }
 
     pub(crate) fn replica(&self, group: u64) -> Option<&Replica<GroupDisk, M>> {
@@ -157,14 +218,28 @@ impl<M: Digested> Host<M> {
 
     /// Asks the replica of a group to hand its leadership to another one of the group, if it leads.
     pub(crate) fn move_leadership(&mut self, world: &mut World, group: u64) -> Result<(), Died> {
-        let replicas: Vec<ReplicaId> =
-            self.directory.keys().filter(|(of, _)| *of == group).map(|(_, id)| *id).collect();
+        let replicas: Vec<ReplicaId> = world.replicas_of(group).into_iter().map(|(id, _)| id).collect();
         if !self.leads(group) || replicas.is_empty() {
             return Ok(());
         }
         let to = *world.chance.pick(&replicas);
         world.tally.leadership_moves += 1;
         self.tell(world, group, RaftEvent::TransferLeadership(to))
+    }
+
+    /// Asks the replica of a group, if it leads, to change who belongs to it.
+    pub(crate) fn change_membership(
+        &mut self,
+        world: &mut World,
+        group: u64,
+        change: MembershipChange,
+        expected_epoch: u64,
+    ) -> Result<(), Died> {
+        if !self.leads(group) {
+            return Ok(());
+        }
+        let ticket = Ticket(world.number());
+        self.tell(world, group, RaftEvent::ChangeMembership { ticket, change, expected_epoch })
     }
 
     /// Whether every replica takes part.
@@ -188,6 +263,7 @@ impl<M: Digested> Host<M> {
 
     pub(crate) fn tick(&mut self, world: &mut World) -> Result<(), Died> {
         self.ticks_due = (self.ticks_due + 1).min(TURN_TICKS_MAX);
+        self.tick_snapshots(world)?;
         self.turn(world)
     }
 
@@ -209,6 +285,7 @@ impl<M: Digested> Host<M> {
     /// Runs turns until a write is under way or nothing is left to do.
     fn turn(&mut self, world: &mut World) -> Result<(), Died> {
         while self.carrying.is_none() {
+            self.install_snapshots(world)?;
             for (group, event) in std::mem::take(&mut self.waiting) {
                 self.feed(world, group, event);
             }
@@ -217,7 +294,8 @@ impl<M: Digested> Host<M> {
                     self.feed(world, group, RaftEvent::Tick);
                 }
             }
-            if self.stirred.is_empty() {
+            self.send_wanted(world);
+            if self.stirred.is_empty() && self.waiting.is_empty() {
                 return Ok(());
             }
             self.collect(world)?;
@@ -230,14 +308,26 @@ impl<M: Digested> Host<M> {
             RaftEvent::Propose { .. } | RaftEvent::Barrier { .. } => self.replica(group).is_none(),
             _ => false,
         };
+        let new_voter = match &event {
+            RaftEvent::ChangeMembership { change: MembershipChange::Replace { add, .. }, .. } => {
+                self.replica(group).map(|replica| (*add, replica.status().last_index))
+            }
+            _ => None,
+        };
         if refused {
             self.out.push(Out::Stopped { group });
             return;
         }
         if let Some(effects) = self.step(world, group, event) {
             assert!(effects.messages.is_empty() && effects.writes.is_empty(), "effects out of turn");
-            self.release(group, effects);
+            self.release(world, group, effects);
             self.stirred.insert(group);
+            let end = self.replica(group).map(|replica| replica.status().last_index);
+            if let (Some((add, last_index)), Some(end)) = (new_voter, end)
+                && end > last_index
+            {
+                world.watch_new_voter(group, add, last_index, LEARNER_LAG_MAX);
+            }
         }
     }
 
@@ -331,11 +421,13 @@ impl<M: Digested> Host<M> {
         }
         let next = match early {
             Some(next) => {
-                stage.into_iter().for_each(|(group, effects)| self.release(group, effects));
+                stage.into_iter().for_each(|(group, effects)| self.release(world, group, effects));
                 next
             }
             None => self.finish(world, stage)?,
         };
+        // Before anything further is written: the rows are those that the leader asked for.
+        self.send_wanted(world);
         self.begin(world, next, later)?;
         self.turn(world)
     }
@@ -343,7 +435,7 @@ impl<M: Digested> Host<M> {
     /// A stage is written: releases what waited for it, and returns the stage that follows from it.
     fn finish(&mut self, world: &mut World, stage: Stage<M>) -> Result<Stage<M>, Died> {
         let awaiting = awaiting(&stage);
-        stage.into_iter().for_each(|(group, effects)| self.release(group, effects));
+        stage.into_iter().for_each(|(group, effects)| self.release(world, group, effects));
         self.advance(world, awaiting)
     }
 
@@ -354,6 +446,9 @@ impl<M: Digested> Host<M> {
             let Some(mut effects) = self.step(world, group, RaftEvent::Done) else { continue };
             leaving.extend(std::mem::take(&mut effects.messages).into_iter().map(|message| (group, message)));
             next.push((group, effects));
+            if let Some(replica) = self.replica(group) {
+                world.watch(group, &replica.status(), log_held_max(world));
+            }
         }
         if !leaving.is_empty() {
             world.boundary(self.place, "after the answers, before votes and acknowledgements leave")?;
@@ -362,20 +457,37 @@ impl<M: Digested> Host<M> {
         Ok(next)
     }
 
-    fn release(&mut self, group: u64, effects: Effects<M>) {
-        let Effects { publications, applied, receipts, barriers, .. } = effects;
+    fn release(&mut self, world: &mut World, group: u64, effects: Effects<M>) {
+        let Effects { publications, applied, receipts, barriers, snapshots, memberships, .. } = effects;
+        for (_, answer) in &memberships {
+            match answer {
+                Ok(_) => world.tally.changes_made += 1,
+                Err(MembershipError::LeadershipMoves { .. }) => world.tally.leaders_stepping_aside += 1,
+                Err(_) => world.tally.changes_refused += 1,
+            }
+        }
+        self.wanted.extend(snapshots.into_iter().map(|request| (group, request)));
+        let answers = barriers.iter().any(|(_, answer)| answer.is_ok());
+        if answers && let Some(replica) = self.replica(group).map(Replica::status).filter(|status| !status.is_member) {
+            world.watched.answered_by_strangers.push((group, replica.replica.get()));
+        }
         let Some(seat) = self.seats.get_mut(&group) else { return };
         if applied > seat.published {
             seat.published = applied;
-            let replica = seat.id.get();
-            if let Ok(digest) = M::digest(&self.rows(group)) {
-                self.seen.push(ReplicaSeen { group, replica, applied: applied.0, digest });
-            }
+            let replica = seat.id;
+            self.see(group, replica, applied);
             self.out.push(Out::Published { group, applied, publications });
         }
         let receipts = receipts.into_iter().map(|(ticket, receipt)| Out::Receipt { group, ticket, receipt });
         self.out.extend(receipts);
         self.out.extend(barriers.into_iter().map(|(ticket, answer)| Out::Barrier { group, ticket, answer }));
+    }
+
+    /// Notes the rows of a replica as they are.
+    fn see(&mut self, group: u64, replica: ReplicaId, applied: LogIndex) {
+        if let Ok(digest) = M::digest(&self.rows(group)) {
+            self.seen.push(ReplicaSeen { group, replica: replica.get(), applied: applied.0, digest });
+        }
     }
 
     /// Advances a replica. `None` if it has stopped, now or before.
@@ -391,7 +503,7 @@ impl<M: Digested> Host<M> {
                     let reason = reason.to_string();
                     // The replica knows which proposals it had not passed on; nothing else of its effects counts.
                     let applied = seat.published;
-                    self.release(group, Effects { applied, publications: Vec::new(), ..effects });
+                    self.release(world, group, Effects { applied, publications: Vec::new(), ..effects });
                     (unasked, reason)
                 }
             },
@@ -436,9 +548,9 @@ impl<M: Digested> Host<M> {
                 let (term, voter) = (message.term, message.from);
                 world.watched.votes.insert(Elected { group, term, voter, candidate });
             }
-            let to = ReplicaId::new(message.to).and_then(|to| self.directory.get(&(group, to)));
+            let to = ReplicaId::new(message.to).and_then(|to| world.directory.get(&(group, to)).copied());
             if let Some(to) = to {
-                world.send(self.place, *to, Message::Raft { group, bytes: encode_message(&message) });
+                world.send(self.place, to, Message::Raft { group, bytes: encode_message(&message) });
             }
         }
     }
@@ -452,6 +564,11 @@ fn tighten(config: &mut ReplicaConfig) {
     (config.uncommitted_bytes_max, config.apply_bytes_max) = (3_000, 600);
 }
 
+/// The most applied entries that a log may hold: more than it is cut at, for as long as a snapshot is under way.
+fn log_held_max(world: &World) -> u64 {
+    3 * world.log_entries.0
+}
+
 /// The groups whose replica waits to be told that its effects are carried out.
 fn awaiting<M: StateMachine>(stage: &Stage<M>) -> Vec<u64> {
     stage.iter().filter(|(_, effects)| effects.awaits_done).map(|(group, _)| *group).collect()
@@ -462,6 +579,23 @@ pub(crate) fn found(disk: &SharedDisk, group: u64, voters: &[ReplicaId]) {
     let first: WriteBatch = semel_raft::bootstrap(voters);
     let mut disk = disk.borrow_mut();
     disk.write([(group, &first)]).and_then(|()| disk.sync()).expect("a new disk works");
+}
+
+/// Writes the first rows of a replica that joins a group. Tells whether the disk took them.
+pub(crate) fn join(disk: &SharedDisk, group: u64) -> bool {
+    let mut disk = disk.borrow_mut();
+    let first = semel_raft::bootstrap_learner();
+    disk.write([(group, &first)]).and_then(|()| disk.sync()).is_ok()
+}
+
+/// Removes every row of a group's replica. Tells whether the disk did.
+pub(crate) fn leave<M: Digested>(disk: &SharedDisk, group: u64) -> bool {
+    let mut disk = disk.borrow_mut();
+    let mut gone = WriteBatch::default();
+    for table in M::TABLES.iter().chain(&[Table::LOG, Table::RAFT]) {
+        gone.delete_range(*table, Bytes::new(), vec![0xff; 64]);
+    }
+    disk.write([(group, &gone), (snapshots::beside(group), &gone)]).and_then(|()| disk.sync()).is_ok()
 }
 
 pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {

@@ -3,9 +3,10 @@
 //!
 //! [`simulate`] runs one seed. What a run is made of:
 //!
-//! - `world` is what surrounds the processes: time, network, chance, death. `disk` is what survives them.
+//! - `world` is what surrounds the processes: time, network, chance, death. `disk` is what survives them. `witness` is what it
+//!   sees of replicas.
 //! - `host` runs replicas as a process does; `node` and `coordinator` are the two kinds of process; `clients` ask.
-//! - `plans` says what they ask, `nemesis` knows the faults, `cluster` puts everything together, `rest` reads what is on record at the end.
+//! - `plans` says what they ask, `nemesis` knows the faults, `moves` those of replicas, `cluster` puts everything together, `rest` reads what is on record at the end.
 //! - [`history`] is what happened, [`checkers`] judge it, [`mutant`] holds the defects that test the checkers.
 
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@ pub mod history;
 
 // A run.
 mod cluster;
+mod moves;
 mod nemesis;
 mod plans;
 mod rest;
@@ -34,6 +36,7 @@ mod messages;
 mod chance;
 mod disk;
 mod network;
+mod witness;
 mod world;
 
 // What it says of itself.

@@ -10,6 +10,7 @@ use semel_shard::{Command, EnrolmentRecord, Obligation, PendingEnrolment, Receip
 use semel_workflow::{EnrolmentRequest, MetadataCommand, ReferenceRequest, SearchProbe};
 
 use crate::history::Told;
+use crate::host::{Part, Taken};
 
 /// Names a call of the one that made it.
 pub(crate) type CallId = u64;
@@ -19,6 +20,10 @@ pub(crate) type CallId = u64;
 pub(crate) enum Message {
     /// From a replica of a group to another.
     Raft { group: u64, bytes: Bytes },
+    /// A part of a snapshot, from the leader's process to the follower's.
+    Snapshot(Part),
+    /// The follower's process says what it has of it.
+    SnapshotTaken(Taken),
     /// A coordinator asks a node.
     Ask { call: CallId, shard: ShardId, request: ShardRequest },
     /// The node answers.

@@ -92,6 +92,26 @@ mutants! {
     VoteForgotten: "a vote is cast before it is on disk", caught by one_vote_a_term | one_leader_a_term | replicas_agree | no_replica_stops_by_itself;
     /// A node.
     EmptiedVolumeJoinsAgain: "a node with an emptied volume comes back as who it was", caught by replicas_agree | no_replica_stops_by_itself;
+    /// A replica.
+    LogNeverCut: "the log is never cut short", caught by a_log_is_bounded;
+    /// A replica.
+    LogCutUnmarked: "the log is cut short without a word where it starts", caught by no_replica_stops_by_itself;
+    /// A replica.
+    InstallForgetsVote: "who installs a snapshot forgets its vote", caught by a_snapshot_keeps_promises | one_vote_a_term;
+    /// A replica.
+    InstallDropsTail: "who installs a snapshot drops what it acknowledged after it", caught by a_snapshot_keeps_promises;
+    /// A process.
+    SnapshotRowsLater: "the rows of a snapshot are read later than its index", caught by replicas_agree;
+    /// A process.
+    SnapshotLaidOver: "the rows of a snapshot are laid over those that were there", caught by replicas_agree;
+    /// A process.
+    SnapshotCutShort: "a snapshot is installed before all of it has arrived", caught by replicas_agree;
+    /// A replica.
+    LearnerNotCaughtUp: "a learner is made a voter before it has the log", caught by a_new_voter_is_caught_up;
+    /// A replica.
+    JointLeftAtOnce: "a voter is replaced in one step", caught by one_configuration_at_a_time;
+    /// A replica.
+    RemovedReplicaAnswers: "a replica answers for a group that it belongs to no more", caught by only_members_answer;
 }
 
 impl Mutant {
@@ -108,6 +128,13 @@ impl Mutant {
             Self::CoverageIncomplete => Some(InCore::CoverageIncomplete),
             Self::CaseOfOrderedPair => Some(InCore::CaseOfOrderedPair),
             Self::ClockInApply => Some(InCore::ClockInApply),
+            Self::LogNeverCut => Some(InCore::LogNeverCut),
+            Self::LogCutUnmarked => Some(InCore::LogCutUnmarked),
+            Self::InstallForgetsVote => Some(InCore::InstallForgetsVote),
+            Self::InstallDropsTail => Some(InCore::InstallDropsTail),
+            Self::LearnerNotCaughtUp => Some(InCore::LearnerNotCaughtUp),
+            Self::JointLeftAtOnce => Some(InCore::JointLeftAtOnce),
+            Self::RemovedReplicaAnswers => Some(InCore::RemovedReplicaAnswers),
             Self::SearchBeforeStage
             | Self::BarrierSkipped
             | Self::ScanJoinedLate
@@ -125,6 +152,9 @@ impl Mutant {
             | Self::ApplyWithoutPersist
             | Self::AdvanceBeforeSync
             | Self::TornBatchKept
+            | Self::SnapshotRowsLater
+            | Self::SnapshotLaidOver
+            | Self::SnapshotCutShort
             | Self::EmptiedVolumeJoinsAgain => None,
         }
     }

@@ -42,6 +42,8 @@ enum Kind {
     SlowScans,
     /// A leader is asked to hand its leadership over.
     MoveLeadership,
+    /// A replica of a shard moves to another node.
+    MoveReplica,
 }
 
 const KINDS: &[Kind] = &[
@@ -61,6 +63,7 @@ const KINDS: &[Kind] = &[
     Kind::ClockSkew,
     Kind::SlowScans,
     Kind::MoveLeadership,
+    Kind::MoveReplica,
 ];
 
 /// Something that happens to the cluster.
@@ -78,6 +81,8 @@ pub(crate) enum Fault {
     MakeRoom(Place),
     /// A volume is emptied.
     Wipe(Place),
+    /// Whoever moves replicas looks how far they are.
+    Shepherd,
 }
 
 /// What the faults of a run are like.
@@ -97,7 +102,7 @@ impl Mood {
             kinds = KINDS.to_vec();
         }
         let pause_micros_max = *chance.pick(&[300_000, 1_000_000, 3_000_000]);
-        Self { kinds, pause_micros_max, wipes: chance.one_in(8) }
+        Self { kinds, pause_micros_max, wipes: chance.one_in(5) }
     }
 }
 
@@ -113,6 +118,7 @@ impl Cluster {
             self.world.deaths.one_in = *self.world.chance.pick(&[500, 2_000, 10_000]);
         }
         self.world.after(0, Event::Fault(Fault::Next));
+        self.world.after(0, Event::Fault(Fault::Shepherd));
     }
 
     pub(crate) fn fault(&mut self, fault: Fault) {
@@ -127,6 +133,7 @@ impl Cluster {
                 self.strike(kind);
             }
             Fault::Start(place) => self.start(place),
+            Fault::Shepherd => self.shepherd(),
             Fault::MendNetwork => self.world.network = self.usual_network.clone(),
             Fault::Quicken(place) => self.set_slow(place, false),
             Fault::MakeRoom(place) => {
@@ -263,6 +270,7 @@ impl Cluster {
                     self.bury(place, died);
                 }
             }
+            Kind::MoveReplica => self.begin_move(),
             Kind::SlowScans => {
                 if let Place::Node(node) = place
                     && let Some(run) = &mut self.nodes[node].run

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use semel_index::{CatalogueConfig, SealJob, SearchProbe, ShardCount, ShardId};
-use semel_raft::{Event as RaftEvent, LogIndex, ProposeError, ReplicaId, Ticket};
+use semel_raft::{Event as RaftEvent, LogIndex, MembershipChange, ProposeError, ReplicaId, Ticket};
 use semel_shard::{Publication, SearchView, ShardMachine};
-use semel_workflow::{NodeId, ShardPlacement};
+use semel_workflow::NodeId;
 
 use crate::disk::{GroupDisk, SharedDisk};
 use crate::history::{Acknowledged, Key, Moment};
@@ -34,10 +34,19 @@ pub(crate) struct Node {
     pub(crate) disk: SharedDisk,
     pub(crate) boots: u64,
     /// The replicas given to it, as its volume remembers them.
-    assigned: Vec<ShardPlacement>,
-    /// Its volume was emptied: it is refused, as what its replicas promised is gone.
+    pub(crate) assigned: Vec<Assigned>,
+    /// Its volume was emptied: what its replicas promised is gone, and it comes back as another node.
     pub(crate) wiped: bool,
     pub(crate) run: Option<Run>,
+}
+
+/// A replica of a shard that a node holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Assigned {
+    shard: ShardId,
+    replica: ReplicaId,
+    /// Those that its group was founded with, if it was there then.
+    founders: Vec<ReplicaId>,
 }
 
 /// One run of a node's process.
@@ -52,7 +61,6 @@ pub(crate) struct Run {
 }
 
 struct HostedShard {
-    epoch: u64,
     view: SearchView,
     /// Reads and searches that have their barrier and wait for the view to reach it.
     behind: Vec<(LogIndex, Current)>,
@@ -104,26 +112,64 @@ impl Node {
         Self { place, node_id, disk: SharedDisk::default(), boots: 0, assigned: Vec::new(), wiped: false, run: None }
     }
 
-    /// Gives the node its replicas, each on new rows.
-    pub(crate) fn assign<'a>(&mut self, shards: impl IntoIterator<Item = &'a ShardPlacement>) {
-        for shard in shards {
-            let voters: Vec<ReplicaId> = shard.voters.iter().map(|voter| voter.replica).collect();
-            host::found(&self.disk, u64::from(shard.shard.0), &voters);
-            self.assigned.push(shard.clone());
+    /// Gives the node one of a new group's replicas, on new rows.
+    pub(crate) fn found_group(&mut self, shard: ShardId, replica: ReplicaId, founders: Vec<ReplicaId>) {
+        host::found(&self.disk, u64::from(shard.0), &founders);
+        self.assigned.push(Assigned { shard, replica, founders });
+    }
+
+    /// Gives the node the replicas that it had, each on new rows as if its group were new.
+    pub(crate) fn found_groups_again(&mut self) {
+        let assigned = std::mem::take(&mut self.assigned);
+        for one in assigned.into_iter().filter(|one| !one.founders.is_empty()) {
+            self.found_group(one.shard, one.replica, one.founders);
         }
     }
 
-    /// Starts the process. A node whose volume was emptied is refused.
-    pub(crate) fn start(&mut self, world: &mut World, shards: ShardCount, places: &BTreeMap<NodeId, Place>) {
-        assert!(self.run.is_none(), "a process runs once");
-        if self.wiped {
-            if !world.has(Mutant::EmptiedVolumeJoinsAgain) {
-                return;
-            }
-            let assigned = std::mem::take(&mut self.assigned);
-            self.assign(&assigned);
-            self.wiped = false;
+    /// Gives the node a replica that joins a group. Tells whether its disk took the first rows.
+    pub(crate) fn join_group(&mut self, world: &mut World, shards: ShardCount, group: u64, replica: ReplicaId) -> bool {
+        if !host::join(&self.disk, group) {
+            return false;
         }
+        let shard = ShardId(u32::try_from(group).expect("a shard"));
+        let assigned = Assigned { shard, replica, founders: Vec::new() };
+        if let Some(run) = &mut self.run {
+            run.seat_or_alarm(world, &assigned, shards);
+        }
+        self.assigned.push(assigned);
+        true
+    }
+
+    /// Takes a replica from the node, with its rows. Tells whether nothing is left of it.
+    pub(crate) fn leave_group(&mut self, group: u64, replica: ReplicaId) -> bool {
+        let is_it = |one: &Assigned| u64::from(one.shard.0) == group && one.replica == replica;
+        if !self.assigned.iter().any(is_it) {
+            return true;
+        }
+        if let Some(run) = &mut self.run {
+            run.unseat(group);
+        }
+        let left = host::leave::<ShardMachine>(&self.disk, group);
+        if left {
+            self.assigned.retain(|one| !is_it(one));
+        }
+        left
+    }
+
+    /// Whether it runs, and every replica that it has takes part.
+    pub(crate) fn is_whole(&self) -> bool {
+        let Some(run) = &self.run else { return false };
+        run.host.is_whole() && self.assigned.iter().all(|one| run.shards.contains_key(&u64::from(one.shard.0)))
+    }
+
+    /// Whether it has a replica of the group.
+    pub(crate) fn holds(&self, group: u64) -> bool {
+        self.assigned.iter().any(|one| u64::from(one.shard.0) == group)
+    }
+
+    /// Starts the process.
+    pub(crate) fn start(&mut self, world: &mut World, shards: ShardCount) {
+        assert!(self.run.is_none(), "a process runs once");
         self.boots += 1;
         let mut run = Run {
             place: self.place,
@@ -134,11 +180,8 @@ impl Node {
             timers: BTreeMap::new(),
             busy: false,
         };
-        for placement in &self.assigned {
-            if let Err(reason) = run.seat(world, placement, self.node_id, shards, places) {
-                let (place, shard) = (self.place, placement.shard);
-                world.alarm(format!("{place} cannot open its replica of shard {shard}: {reason}"));
-            }
+        for assigned in &self.assigned {
+            run.seat_or_alarm(world, assigned, shards);
         }
         self.run = Some(run);
     }
@@ -150,27 +193,52 @@ impl Node {
 }
 
 impl Run {
-    fn seat(
-        &mut self,
-        world: &mut World,
-        placement: &ShardPlacement,
-        own: NodeId,
-        shards: ShardCount,
-        places: &BTreeMap<NodeId, Place>,
-    ) -> Result<(), String> {
-        let group = u64::from(placement.shard.0);
-        let replica = placement.voters.iter().find(|voter| voter.node == own).expect("assigned here").replica;
-        let machine = ShardMachine::new(placement.shard, shards).expect("a shard of the cluster");
-        let directory = placement.voters.iter().map(|voter| (voter.replica, places[&voter.node]));
-        let applied = self.host.seat(world, group, replica, directory, machine).map_err(|error| error.to_string())?;
-        let mut view =
-            SearchView::new(CatalogueConfig { seal_at_references: SEAL_AT_REFERENCES, ..CatalogueConfig::default() });
-        view.restore(applied, &self.host.rows(group)).map_err(|error| error.to_string())?;
-        let (behind, scanning) = (Vec::new(), BTreeMap::new());
-        let hosted = HostedShard { epoch: placement.epoch, view, behind, scanning };
-        self.shards.insert(group, hosted);
+    fn seat_or_alarm(&mut self, world: &mut World, assigned: &Assigned, shards: ShardCount) {
+        if let Err(reason) = self.seat(world, assigned, shards) {
+            let (place, shard) = (self.place, assigned.shard);
+            if reason.contains("input/output error") {
+                // It is seated when the process starts anew.
+                world.tally.reads_failed += 1;
+                return;
+            }
+            world.alarm(format!("{place} cannot open its replica of shard {shard}: {reason}"));
+        }
+    }
+
+    fn seat(&mut self, world: &mut World, assigned: &Assigned, shards: ShardCount) -> Result<(), String> {
+        let group = u64::from(assigned.shard.0);
+        let machine = ShardMachine::new(assigned.shard, shards).expect("a shard of the cluster");
+        let applied = self.host.seat(world, group, assigned.replica, machine).map_err(|error| error.to_string())?;
+        let view = self.load_view(group, applied)?;
+        self.shards.insert(group, HostedShard { view, behind: Vec::new(), scanning: BTreeMap::new() });
         self.seal(world, group);
         Ok(())
+    }
+
+    fn load_view(&self, group: u64, applied: LogIndex) -> Result<SearchView, String> {
+        let config = CatalogueConfig { seal_at_references: SEAL_AT_REFERENCES, ..CatalogueConfig::default() };
+        let mut view = SearchView::new(config);
+        view.restore(applied, &self.host.rows(group)).map_err(|error| error.to_string())?;
+        Ok(view)
+    }
+
+    /// Takes the replica of a group from the process; whoever waits for it learns nothing more.
+    fn unseat(&mut self, group: u64) {
+        self.host.unseat(group);
+        self.shards.remove(&group);
+        self.waiting.retain(|(waits_for, _), _| *waits_for != group);
+    }
+
+    /// Asks the replica of a group, if it leads, to change who belongs to it.
+    pub(crate) fn change_membership(
+        &mut self,
+        world: &mut World,
+        group: u64,
+        change: MembershipChange,
+        epoch: u64,
+    ) -> Result<(), Died> {
+        self.host.change_membership(world, group, change, epoch)?;
+        self.act(world)
     }
 
     pub(crate) fn due(&mut self, world: &mut World, what: Due) -> Result<(), Died> {
@@ -185,6 +253,8 @@ impl Run {
     pub(crate) fn receive(&mut self, world: &mut World, from: Place, message: Message) -> Result<(), Died> {
         match message {
             Message::Raft { group, bytes } => self.host.receive(world, group, &bytes)?,
+            Message::Snapshot(part) => self.host.take_part(world, from, part)?,
+            Message::SnapshotTaken(taken) => self.host.snapshot_taken(world, taken)?,
             Message::Ask { call, shard, request } => self.asked(world, from, call, shard, request)?,
             Message::Answer { .. }
             | Message::Request { .. }
@@ -278,15 +348,26 @@ impl Run {
             }
             Out::Barrier { group, ticket, answer } => {
                 let Some(Waiting::Reader(current)) = self.waiting.remove(&(group, ticket)) else { return };
-                match answer {
-                    Ok(index) => {
-                        let hosted = self.shards.get_mut(&group).expect("seated");
+                match (answer, self.shards.get_mut(&group)) {
+                    (Ok(index), Some(hosted)) => {
                         hosted.behind.push((index, current));
                         self.reached(world, group);
                     }
-                    Err(_) => self.answer(world, current.caller(), current.call(), Err(Refused::NothingDone)),
+                    (Ok(_) | Err(_), _) => {
+                        self.answer(world, current.caller(), current.call(), Err(Refused::NothingDone))
+                    }
                 }
             }
+            Out::Reopened { group, applied } => match self.load_view(group, applied) {
+                Ok(view) => {
+                    if let Some(hosted) = self.shards.get_mut(&group) {
+                        hosted.view = view;
+                    }
+                    self.seal(world, group);
+                    self.reached(world, group);
+                }
+                Err(reason) => world.alarm(format!("{} cannot load its view of group {group}: {reason}", self.place)),
+            },
             Out::Stopped { group } => {
                 let gone: Vec<(u64, Ticket)> =
                     self.waiting.keys().filter(|(waits_for, _)| *waits_for == group).copied().collect();

@@ -19,6 +19,9 @@ const VERDICTS_MAX: usize = 64;
 
 /// What keeps a cluster without faults from being at rest; `None` if nothing does.
 pub(crate) fn what_is_left(cluster: &Cluster) -> Option<String> {
+    if let Some(one) = cluster.moves.first() {
+        return Some(format!("a replica is on its way: {one:?}"));
+    }
     for shard in cluster.shards.all() {
         let applied: BTreeSet<LogIndex> = replicas(cluster, shard).map(|(_, applied, _)| applied).collect();
         if applied.len() != 1 {

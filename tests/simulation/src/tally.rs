@@ -76,6 +76,32 @@ tally! {
     wipes: "volumes wiped",
     /// Asked of leaders.
     leadership_moves: "leaderships to be handed over",
+    /// Of replicas, by their own bounds.
+    logs_cut: "logs cut short",
+    /// Asked for by leaders.
+    snapshots_wanted: "snapshots wanted for followers",
+    /// Sent, whether or not they arrived.
+    snapshot_parts: "parts of snapshots sent",
+    /// By followers.
+    snapshots_installed: "snapshots installed",
+    /// Because the follower had as much by then.
+    snapshots_of_no_use: "snapshots of no use when they arrived",
+    /// By their sender.
+    snapshots_given_up: "snapshots given up",
+    /// By the death of the receiver.
+    snapshots_cut_off: "snapshots cut off by a death",
+    /// Refused by a leader, or without an answer.
+    changes_refused: "changes of a membership refused",
+    /// Complete.
+    changes_made: "changes of a membership made",
+    /// Of leaders that were to be replaced.
+    leaders_stepping_aside: "leaders that stepped aside to be replaced",
+    /// Complete, with the old replica removed.
+    replicas_replaced: "replicas replaced by others",
+    /// With the new replica removed.
+    moves_given_up: "moves of a replica given up",
+    /// With an empty volume, as new ones.
+    rejoined: "emptied processes that joined as new ones",
     /// Refused to a caller.
     overloads: "calls refused for want of room",
     /// In any group.

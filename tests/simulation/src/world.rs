@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use semel_raft::{LogIndex, ReplicaId};
 use semel_workflow::Pinned;
 
 use crate::chance::Chance;
@@ -12,6 +13,9 @@ use crate::mutant::Mutant;
 use crate::network::{Delivery, Network};
 use crate::tally::Tally;
 use crate::trace::{Detail, Trace};
+
+/// The ids of replicas that join later begin here.
+const REPLICAS_JOINED_FROM: u64 = 10_000;
 
 /// Where something happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,17 +99,36 @@ pub(crate) struct World {
     /// What identifications searched for, by call.
     pub(crate) probes: BTreeMap<CallId, Pinned>,
     pub(crate) mutant: Option<Mutant>,
+    /// Where each replica is, or was, to address messages to it.
+    pub(crate) directory: BTreeMap<(u64, ReplicaId), Place>,
+    /// The replicas of each group as the cluster's map has them: what is intended, not what a group's configuration is.
+    pub(crate) replicas: Vec<(u64, ReplicaId)>,
+    /// Where the log of each replica ended when it was last looked at.
+    pub(crate) log_ends: BTreeMap<(u64, ReplicaId), LogIndex>,
+    /// Applied entries that a log may hold, and those that stay when it is cut short: few, so that who was away needs a
+    /// snapshot.
+    pub(crate) log_entries: (u64, u64),
+    /// Rows in one part of a snapshot.
+    pub(crate) snapshot_rows: usize,
     /// Whether queues, caches and batches are so small that everything meets its bound.
     pub(crate) tight: bool,
     queue: BTreeMap<(u64, u64), Event>,
     queued: u64,
     moments: u64,
     numbers: u64,
+    replicas_joined: u64,
 }
 
 impl World {
     pub(crate) fn new(seed: u64, mutant: Option<Mutant>, detail: Detail) -> Self {
+        let mut chance = Chance::new(seed, 5);
         Self {
+            directory: BTreeMap::new(),
+            replicas: Vec::new(),
+            log_ends: BTreeMap::new(),
+            log_entries: *chance.pick(&[(4, 1), (10, 3), (40, 15)]),
+            snapshot_rows: *chance.pick(&[4, 30, 1_000]),
+            replicas_joined: 0,
             seed,
             now: 0,
             chance: Chance::new(seed, 0),
@@ -181,6 +204,34 @@ impl World {
     pub(crate) fn moment(&mut self) -> Moment {
         self.moments += 1;
         Moment(self.moments)
+    }
+
+    /// The replicas of a group, with their places, as the cluster's map has them.
+    pub(crate) fn replicas_of(&self, group: u64) -> Vec<(ReplicaId, Place)> {
+        let replicas = self.replicas.iter().filter(|(of, _)| *of == group);
+        replicas.map(|(_, replica)| (*replica, self.directory[&(group, *replica)])).collect()
+    }
+
+    /// The replicas at a place, with their groups, as the cluster's map has them.
+    pub(crate) fn replicas_at(&self, place: Place) -> Vec<(u64, ReplicaId)> {
+        self.replicas.iter().copied().filter(|replica| self.directory[replica] == place).collect()
+    }
+
+    /// Takes a replica into the cluster's map.
+    pub(crate) fn place_replica(&mut self, group: u64, replica: ReplicaId, place: Place) {
+        self.directory.insert((group, replica), place);
+        self.replicas.push((group, replica));
+    }
+
+    /// Takes a replica out of the cluster's map.
+    pub(crate) fn forget_replica(&mut self, group: u64, replica: ReplicaId) {
+        self.replicas.retain(|known| *known != (group, replica));
+    }
+
+    /// An id that no replica had before.
+    pub(crate) fn new_replica(&mut self) -> ReplicaId {
+        self.replicas_joined += 1;
+        ReplicaId::new(REPLICAS_JOINED_FROM + self.replicas_joined).expect("not zero")
     }
 
     /// Notes what no fault explains.

@@ -15,7 +15,7 @@ use crate::registry::recorded;
 const README_ADDRESS: &str = "127.0.0.1:7400";
 
 /// A program of `deploy/setup`'s tools: in $SEMEL_TOOLS, or where that is unset in the folder that the script fills.
-fn tool(name: &str) -> Option<PathBuf> {
+pub(crate) fn tool(name: &str) -> Option<PathBuf> {
     let folder = env::var_os("SEMEL_TOOLS")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache/semel/venv")));

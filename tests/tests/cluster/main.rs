@@ -3,6 +3,7 @@
 //! One binary, because each would link RocksDB anew. What one crate promises by itself is tested there.
 
 mod binary;
+mod exposition;
 mod people;
 mod registry;
 
@@ -17,3 +18,7 @@ mod coordinators;
 mod failover;
 mod bulk;
 mod foreign_clients;
+mod load;
+mod metrics;
+mod traces;
+mod watch;

@@ -104,9 +104,11 @@ impl Run {
     }
 
     pub(super) fn try_call(&mut self, world: &mut World, mut call: ShardCall) {
-        let placement = self.view.shard_map().get(&call.shard);
-        let replicas: Vec<Place> =
-            placement.map_or_else(Vec::new, |one| one.voters.iter().map(|voter| self.places[&voter.node]).collect());
+        let mut replicas = self.places.get(&u64::from(call.shard.0)).cloned().unwrap_or_default();
+        if replicas.is_empty() {
+            self.look_at_map(world);
+            replicas = self.places.get(&u64::from(call.shard.0)).cloned().unwrap_or_default();
+        }
         if replicas.is_empty() || world.now >= call.deadline || call.tries_left == 0 {
             self.end(world, call, None);
             return;
@@ -129,7 +131,7 @@ impl Run {
         let Some(call) = self.calls.remove(&number) else { return };
         match answer {
             Ok(answered) => {
-                let replicas = self.view.shard_map().get(&call.shard).map_or(1, |one| one.voters.len());
+                let replicas = self.places.get(&u64::from(call.shard.0)).map_or(1, Vec::len).max(1);
                 let preferred = self.preferred.entry(call.shard.0).or_insert(0);
                 // Searches go round the replicas on purpose and say nothing of who leads.
                 if !matches!(call.request, ShardRequest::Search { .. }) {

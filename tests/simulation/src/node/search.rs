@@ -55,7 +55,7 @@ impl Run {
 
     /// Pins a moment and begins to scan it.
     pub(super) fn scan(&mut self, world: &mut World, group: u64, search: Search, joined: Option<SearchMoment>) {
-        let hosted = self.shards.get_mut(&group).expect("seated");
+        let Some(hosted) = self.shards.get_mut(&group) else { return };
         let moment = joined.unwrap_or_else(|| hosted.view.moment());
         hosted.scanning.insert(search.call, moment);
         let (least, most) = if self.busy { SLOW_SCAN_MICROS } else { SCAN_MICROS };
@@ -91,7 +91,8 @@ impl Run {
             }
         };
         world.tally.scans += 1;
-        let (epoch, searchable_index) = (hosted.epoch, moment.searchable_index());
+        let epoch = self.host.replica(group).map_or(0, |replica| replica.status().epoch);
+        let searchable_index = moment.searchable_index();
         let gallery = search.probe.gallery.clone();
         world.watched.scans.push(Scan {
             asked_at: search.asked_at,

@@ -1,0 +1,122 @@
+//! What a node measures. Names are an API: `docs/metrics.md` lists them, and a test compares.
+
+use std::fmt;
+use std::sync::Arc;
+
+use semel_proto::internal::v1::command::Command;
+use semel_telemetry::{Counter, Families, Monitor, Seconds, Sizes, Timer};
+
+use crate::replicas::Replicas;
+use crate::search::SearchPool;
+
+/// The instruments of one node.
+#[derive(Debug, Default)]
+pub(crate) struct NodeMetrics {
+    stage: Seconds,
+    settle: Seconds,
+    other_command: Seconds,
+    search: Seconds,
+    scan: Seconds,
+    probes_per_search: Sizes,
+    probes_per_scan: Sizes,
+    shard_searches: Counter,
+    searches_refused: Counter,
+}
+
+impl NodeMetrics {
+    /// Starts to measure one command.
+    pub(crate) fn command(&self, command: &Command) -> Timer {
+        match command {
+            Command::Stage(_) => self.stage.start(),
+            Command::Settle(_) => self.settle.start(),
+            Command::Withdraw(_)
+            | Command::OpenCase(_)
+            | Command::LinkCase(_)
+            | Command::MootCase(_)
+            | Command::NoteMoot(_)
+            | Command::Discharge(_) => self.other_command.start(),
+        }
+    }
+
+    /// Starts to measure the search of `probes` probes.
+    pub(crate) fn search(&self, probes: usize) -> Timer {
+        self.probes_per_search.observe(probes);
+        self.search.start()
+    }
+
+    /// Notes that a request found no place.
+    pub(crate) fn search_refused(&self) {
+        self.searches_refused.inc();
+    }
+
+    /// Starts to measure one shard's scan for `probes` probes.
+    pub(crate) fn scan(&self, probes: usize) -> Timer {
+        self.probes_per_scan.observe(probes);
+        self.shard_searches.inc_by(probes as u64);
+        self.scan.start()
+    }
+
+    /// Probes compared with one shard, since the start.
+    pub(crate) fn shard_searches(&self) -> u64 {
+        self.shard_searches.get()
+    }
+
+    /// Shows everything on `monitor`.
+    pub(crate) fn show(&self, monitor: &Monitor, replicas: Arc<Replicas>, pool: Arc<SearchPool>) {
+        let seconds = [
+            ("semel_node_stage_seconds", "Time to stage an enrolment in its home shard", &self.stage),
+            ("semel_node_settle_seconds", "Time to settle an enrolment in its home shard", &self.settle),
+            ("semel_node_other_command_seconds", "Time to apply any other command", &self.other_command),
+            (
+                "semel_node_search_seconds",
+                "Time to answer one search request, barriers and scans included",
+                &self.search,
+            ),
+            ("semel_node_scan_seconds", "Time of one shard's scan on the search pool, all probes together", &self.scan),
+        ];
+        seconds.into_iter().for_each(|(name, help, seconds)| monitor.seconds(name, help, seconds));
+        monitor.sizes("semel_node_probes_per_search", "Probes of one search request", &self.probes_per_search);
+        monitor.sizes("semel_node_probes_per_scan", "Probes that shared one scan of a shard", &self.probes_per_scan);
+        let counters = [
+            ("semel_node_shard_searches_total", "Probes compared with one shard", &self.shard_searches),
+            (
+                "semel_node_searches_refused_total",
+                "Search requests refused because too many waited",
+                &self.searches_refused,
+            ),
+        ];
+        counters.into_iter().for_each(|(name, help, counter)| monitor.counter(name, help, counter));
+        monitor.collect(move |families| {
+            families.gauge("semel_node_searches_in_flight", "Search requests that wait or run", pool.in_flight())?;
+            catalogues(families, &replicas)
+        });
+    }
+}
+
+/// What all catalogues of the node hold.
+fn catalogues(families: &mut Families<'_>, replicas: &Replicas) -> fmt::Result {
+    let (mut growing, mut sealed, mut segments, mut unbuilt, mut bytes, mut built_bytes) = (0, 0, 0, 0, 0, 0);
+    let (mut staged, mut live) = (0, 0);
+    for shard in replicas.all() {
+        let moment = shard.view.moment();
+        let catalogue = moment.catalogue();
+        for collection in catalogue.collections() {
+            growing += collection.growing_references as u64;
+            sealed += collection.sealed_references as u64;
+            segments += collection.segments as u64;
+            unbuilt += collection.segments_without_engine as u64;
+            bytes += collection.memory_bytes as u64;
+            built_bytes += collection.engines_bytes as u64;
+        }
+        staged += catalogue.galleries().map(|gallery| catalogue.staged(gallery)).sum::<u64>();
+        live += catalogue.galleries().map(|gallery| catalogue.live(gallery)).sum::<u64>();
+    }
+    let references = [("growing", growing), ("sealed", sealed)];
+    families.gauges("semel_catalogue_references", "References that are searched here", "segment", references)?;
+    let enrolments = [("live", live), ("withdrawn", staged - live)];
+    families.gauges("semel_catalogue_enrolments", "Enrolments whose references are here", "state", enrolments)?;
+    let segments = [("built", segments - unbuilt), ("exact", unbuilt)];
+    families.gauges("semel_catalogue_segments", "Sealed segments; exact ones have no index yet", "state", segments)?;
+    let bytes = [("rows", bytes - built_bytes), ("indices", built_bytes)];
+    families.gauges("semel_catalogue_bytes", "Memory of the catalogues", "component", bytes)
+}
