@@ -1,6 +1,6 @@
 //! Bounds on what a file of Parquet may ask for: lengths are claims until the bytes are there.
 
-use std::io::Read as _;
+use std::io::{Cursor, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -98,8 +98,8 @@ impl<R: ChunkReader> Iterator for BoundedPages<R> {
     }
 }
 
-/// The file, as the reader of pages sees it. Where it is read from without a length, a page's header begins: its sizes are looked at
-/// before anybody makes room for them.
+/// The file, as the reader of pages sees it. What it reads without a length is a page's header: the sizes in it are looked at before
+/// anybody makes room for them.
 struct Checked<R>(Arc<R>);
 
 impl<R: ChunkReader> Length for Checked<R> {
@@ -109,18 +109,10 @@ impl<R: ChunkReader> Length for Checked<R> {
 }
 
 impl<R: ChunkReader> ChunkReader for Checked<R> {
-    type T = R::T;
+    type T = HeaderReader<R::T>;
 
-    fn get_read(&self, start: u64) -> Result<R::T> {
-        let mut header = Vec::new();
-        self.0.get_read(start)?.take(SIZES_BYTES_MAX).read_to_end(&mut header)?;
-        match uncompressed_bytes(&header) {
-            Some(bytes) if bytes <= PAGE_BYTES_MAX => self.0.get_read(start),
-            Some(bytes) => {
-                Err(ParquetError::General(format!("a page of {bytes} bytes, must be at most {PAGE_BYTES_MAX}")))
-            }
-            None => Err(ParquetError::General("a page without its sizes".to_owned())),
-        }
+    fn get_read(&self, start: u64) -> Result<Self::T> {
+        Ok(HeaderReader { rest: self.0.get_read(start)?, begin: None })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
@@ -129,6 +121,37 @@ impl<R: ChunkReader> ChunkReader for Checked<R> {
             return Err(ParquetError::EOF("a page beyond the end of the file".to_owned()));
         }
         self.0.get_bytes(start, length)
+    }
+}
+
+/// Reads a page's header, and looks at its sizes with the first byte: a reader is also asked for where none is to be read.
+struct HeaderReader<T> {
+    /// The first bytes, once they were looked at.
+    begin: Option<Cursor<Vec<u8>>>,
+    rest: T,
+}
+
+impl<T: Read> Read for HeaderReader<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.begin.is_none() {
+            let mut begin = Vec::new();
+            self.rest.by_ref().take(SIZES_BYTES_MAX).read_to_end(&mut begin)?;
+            check_sizes(&begin).map_err(std::io::Error::other)?;
+            self.begin = Some(Cursor::new(begin));
+        }
+        let begin = self.begin.as_mut().expect("it was read just now");
+        match begin.read(buffer)? {
+            0 => self.rest.read(buffer),
+            length => Ok(length),
+        }
+    }
+}
+
+fn check_sizes(header: &[u8]) -> std::result::Result<(), String> {
+    match uncompressed_bytes(header) {
+        Some(bytes) if bytes <= PAGE_BYTES_MAX => Ok(()),
+        Some(bytes) => Err(format!("a page of {bytes} bytes, must be at most {PAGE_BYTES_MAX}")),
+        None => Err("a page without its sizes".to_owned()),
     }
 }
 
@@ -166,6 +189,18 @@ mod tests {
             assert_eq!(uncompressed_bytes(header), None, "{header:?}");
         }
         assert_eq!(uncompressed_bytes(&[0xff; 40]), None);
+    }
+
+    #[test]
+    fn a_page_that_claims_too_much_is_refused_before_it_is_read() {
+        // 128 MiB after decompression.
+        let header = [0x15, 0, 0x15, 0x80, 0x80, 0x80, 0x80, 0x01, 0x15, 0x10];
+        let error = HeaderReader { begin: None, rest: &header[..] }.read(&mut [0]).expect_err("refused").to_string();
+        assert!(error.contains("a page of 134217728 bytes, must be at most 67108864"), "{error}");
+        let mut read = Vec::new();
+        let small = [&[0x15, 0, 0x15, 0x10][..], &[7; 100]].concat();
+        HeaderReader { begin: None, rest: &small[..] }.read_to_end(&mut read).expect("a small page");
+        assert_eq!(read, small);
     }
 
     #[test]

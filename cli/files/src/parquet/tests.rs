@@ -136,6 +136,21 @@ fn every_row_of_every_row_group_is_read_in_order_however_it_is_compressed() {
     }
 }
 
+/// A column of several pages once ended with its first: readers are also asked for where no header is.
+#[test]
+fn a_column_of_many_pages_is_read_to_its_end() {
+    let lists = (0..300).map(|number| Some((0..2_048).map(|place| (number * 2_048 + place) as f32).collect()));
+    let columns = [ids(300), Written::Lists(lists.collect())];
+    for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY] {
+        let all = read(file(&format!("{ID} {LIST}"), &columns, 300, compression));
+        assert_eq!(all.len(), 300);
+        for (number, record) in all.into_iter().enumerate() {
+            let record = record.unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(values(&record)[0], (number * 2_048) as f32);
+        }
+    }
+}
+
 #[test]
 fn every_column_is_taken_over_and_neighbouring_rows_of_one_id_are_one_enrolment() {
     let text = |name: &str| format!("optional binary {name} (UTF8);");
