@@ -4,6 +4,7 @@ mod cluster;
 mod enrol;
 mod loopback;
 mod people;
+mod processor;
 mod shard;
 mod twin;
 

@@ -66,7 +66,7 @@ struct MoveArguments {
     /// The node that it comes to.
     #[arg(long, value_name = "NODE", required_unless_present = "cancel")]
     to: Option<String>,
-    /// Gives up the shard's move; possible until the new replica takes the old one's place.
+    /// Gives up the shard's move, unless the new replica has the old one's place by then.
     #[arg(long, conflicts_with_all = ["from", "to"])]
     cancel: bool,
     /// Returns as soon as the move has begun.

@@ -20,6 +20,8 @@ pub(crate) enum Exit {
     Inconclusive = 4,
     /// At least one possible duplicate: somebody must look.
     PossibleDuplicate = 5,
+    /// Told to stop before all was done: the same command goes on.
+    Interrupted = 6,
 }
 
 /// Shown at the end of every `--help`.
@@ -30,7 +32,8 @@ Exit codes:
   2  the command line, a file or a setting is wrong
   3  no coordinator reached, or the cluster cannot answer now: try again
   4  no verdict yet: the cluster finishes it by itself
-  5  at least one possible duplicate: somebody must look (enrol, identify)";
+  5  at least one possible duplicate: somebody must look (enrol, identify)
+  6  told to stop before all was done: the same command goes on (enrol)";
 
 /// A mistake of the caller, found before anything was sent.
 #[derive(Debug, thiserror::Error)]
@@ -93,8 +96,8 @@ mod tests {
 
     #[test]
     fn the_help_lists_the_code_of_every_exit() {
-        let all =
-            [Exit::Done, Exit::Failed, Exit::Usage, Exit::Unavailable, Exit::Inconclusive, Exit::PossibleDuplicate];
+        use Exit::{Done, Failed, Inconclusive, Interrupted, PossibleDuplicate, Unavailable, Usage};
+        let all = [Done, Failed, Usage, Unavailable, Inconclusive, PossibleDuplicate, Interrupted];
         for exit in all {
             assert!(EXIT_CODES.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}");
         }

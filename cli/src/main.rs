@@ -104,7 +104,11 @@ fn run(trace: bool, command: Command) -> anyhow::Result<Exit> {
 
 /// Runs a client command to its end.
 fn wait(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(command)
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(command);
+    // A thread may wait for input that never comes; nothing that must be finished is left to it.
+    runtime.shutdown_background();
+    outcome
 }
 
 #[cfg(test)]

@@ -18,7 +18,8 @@ use crate::traces::TraceArguments;
 /// Runs a storage node.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Runs a storage node until SIGTERM or SIGINT. Prints one line that starts with `ready` once it listens.\n\n\
+    long_about = "Runs a storage node until SIGTERM or SIGINT. Prints one line that starts with `ready` once it listens and tells its \
+        health; what it holds is searched once health says SERVING.\n\n\
         A setting that is not given as a flag comes from the environment (SEMEL_NODE_DATA, ...), then the file, then the default.",
     after_help = format!("\
 Example:
@@ -73,6 +74,10 @@ struct NodeFlags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     seal_at_references: Option<usize>,
+    /// Where the templates of sealed segments are kept for re-scoring: memory or disk. [default: memory]
+    #[arg(long, value_name = "PLACE", value_parser = ["memory", "disk"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    templates: Option<String>,
     /// The Raft tick in milliseconds, 10 to 1000. [default: 50]
     #[arg(long, value_name = "MS")]
     #[serde(skip_serializing_if = "Option::is_none")]

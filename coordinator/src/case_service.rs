@@ -126,7 +126,8 @@ impl CaseService for CaseServer {
         request: Request<public::GetCaseRequest>,
     ) -> Result<Response<public::GetCaseResponse>, Status> {
         let deadline = answer_by(0, call_timeout(&request))?;
-        Ok(Response::new(get(&self.front, request.into_inner(), deadline).await?))
+        let case = get(&self.front, request.into_inner(), deadline);
+        Ok(Response::new(self.front.finish(case).await?))
     }
 
     async fn list_cases(
@@ -134,6 +135,7 @@ impl CaseService for CaseServer {
         request: Request<public::ListCasesRequest>,
     ) -> Result<Response<public::ListCasesResponse>, Status> {
         let deadline = answer_by(0, call_timeout(&request))?;
-        Ok(Response::new(list(&self.front, request.into_inner(), deadline).await?))
+        let cases = list(&self.front, request.into_inner(), deadline);
+        Ok(Response::new(self.front.finish(cases).await?))
     }
 }

@@ -80,7 +80,7 @@ async fn enrol(
     let (gallery, enrolment_id) = (&request.gallery, &request.enrolment_id);
     let span = continued(traced!("enrol", otel.kind = "server", gallery, enrolment_id), metadata);
     let timer = front.metrics.enrol.start();
-    let answer = enrol_one(front, request, call_timeout).instrument(span).await;
+    let answer = front.finish(enrol_one(front, request, call_timeout).instrument(span)).await;
     drop(timer);
     front.metrics.enrolled(&answer);
     answer
@@ -172,6 +172,8 @@ async fn run_stream(
         let item = tokio::select! {
             item = items.next() => item,
             () = answers.closed() => break,
+            // What was not taken yet is sent to another coordinator once the stream has ended.
+            _ = front.stopping() => break,
         };
         match item {
             Some(Ok(item)) => {
@@ -302,7 +304,8 @@ impl EnrolmentService for EnrolmentServer {
     ) -> Result<Response<public::GetEnrolmentResponse>, Status> {
         let timeout = call_timeout(&request);
         let span = continued(traced!("get_enrolment", otel.kind = "server"), request.metadata());
-        Ok(Response::new(get(&self.front, request.into_inner(), timeout).instrument(span).await?))
+        let read = get(&self.front, request.into_inner(), timeout).instrument(span);
+        Ok(Response::new(self.front.finish(read).await?))
     }
 
     async fn withdraw_enrolment(
@@ -311,6 +314,7 @@ impl EnrolmentService for EnrolmentServer {
     ) -> Result<Response<public::WithdrawEnrolmentResponse>, Status> {
         let timeout = call_timeout(&request);
         let span = continued(traced!("withdraw", otel.kind = "server"), request.metadata());
-        Ok(Response::new(withdraw(&self.front, request.into_inner(), timeout).instrument(span).await?))
+        let withdrawn = withdraw(&self.front, request.into_inner(), timeout).instrument(span);
+        Ok(Response::new(self.front.finish(withdrawn).await?))
     }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use semel_index::{GalleryId, KeyVersion, PolicyVersion, ShardCount};
 use semel_workflow::{ContentDigestKey, GalleryRecord, MetadataView, Rotations, VersionedPolicy};
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::metadata::Metadata;
@@ -14,6 +15,13 @@ use crate::nodes::Nodes;
 use crate::obligations::ObligationInbox;
 use crate::status::ClientError;
 use crate::sweep::EnrolmentSweep;
+
+/// How long calls in work may go on once the coordinator stops. What then has no answer is told to come back, in time before the
+/// connections are cut.
+const STOPPING_WITHIN: Duration = semel_raft_host::server::DRAIN_WITHIN.saturating_sub(Duration::from_millis(800));
+/// How long a call waits for the coordinators' group: an election is over by then, and a coordinator that is cut off from the others
+/// sends its clients to them.
+const METADATA_WITHIN: Duration = Duration::from_secs(4);
 
 /// What a gallery's key gives: the rotations of its embeddings, and the key of its content digests.
 pub(crate) struct GalleryKeys {
@@ -37,6 +45,7 @@ pub(crate) struct Front {
     pub(crate) sweep: EnrolmentSweep,
     pub(crate) obligations: ObligationInbox,
     pub(crate) metrics: CoordinatorMetrics,
+    stopping: watch::Receiver<Option<Instant>>,
     places: Arc<Semaphore>,
     enrolments_max: usize,
     keys: Mutex<HashMap<(GalleryId, KeyVersion), KeyCell>>,
@@ -48,6 +57,7 @@ impl Front {
         nodes: Arc<Nodes>,
         obligations: ObligationInbox,
         enrolments_max: usize,
+        stopping: watch::Receiver<Option<Instant>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             metadata,
@@ -55,10 +65,34 @@ impl Front {
             sweep: EnrolmentSweep::default(),
             obligations,
             metrics: CoordinatorMetrics::default(),
+            stopping,
             places: Arc::new(Semaphore::new(enrolments_max)),
             enrolments_max,
             keys: Mutex::default(),
         })
+    }
+
+    /// The answer of a call, or that the coordinator stops and another is to be asked.
+    pub(crate) async fn finish<T>(&self, call: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+        let due = async {
+            let stopping = self.stopping().await;
+            tokio::time::sleep_until(stopping + STOPPING_WITHIN).await;
+        };
+        tokio::select! {
+            answer = call => answer,
+            () = due => Err(ClientError::Stopping),
+        }
+    }
+
+    /// Waits until the coordinator stops, and tells since when it does.
+    pub(crate) async fn stopping(&self) -> Instant {
+        let mut stopping = self.stopping.clone();
+        let since = stopping.wait_for(Option::is_some).await.ok().and_then(|since| *since);
+        match since {
+            Some(since) => since,
+            // Whoever would tell is gone: the server has ended.
+            None => std::future::pending().await,
+        }
     }
 
     /// A place among the enrolments and searches in work; `None` if all are taken.
@@ -89,7 +123,7 @@ impl Front {
     pub(crate) async fn gallery(&self, name: &str, deadline: Instant) -> Result<CurrentGallery, ClientError> {
         let id = GalleryId::try_from(name)
             .map_err(|error| ClientError::field("gallery", format!("must be {}", error.rule)))?;
-        let view = self.metadata.current(deadline).await?;
+        let view = self.metadata.current(deadline.min(Instant::now() + METADATA_WITHIN)).await?;
         let found = view.gallery(&id).zip(view.current_policy(&id));
         let (record, policy) = found.ok_or_else(|| ClientError::NoSuchGallery(name.to_owned()))?;
         Ok(CurrentGallery { record, policy, view })

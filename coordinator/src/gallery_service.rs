@@ -98,7 +98,6 @@ pub(crate) fn refusal_code(refusal: &MetadataRefusal) -> Code {
         | MetadataRefusal::MoveUnderWay { .. }
         | MetadataRefusal::NoSuchMove { .. }
         | MetadataRefusal::MoveGivenUp { .. }
-        | MetadataRefusal::MoveTooFar { .. }
         | MetadataRefusal::NodeInUse { .. } => Code::FailedPrecondition,
         MetadataRefusal::TooManyGalleries { .. }
         | MetadataRefusal::TooManyPolicyVersions { .. }
@@ -115,7 +114,7 @@ impl GalleryService for GalleryServer {
         request: Request<public::CreateGalleryRequest>,
     ) -> Result<Response<public::CreateGalleryResponse>, Status> {
         let timeout = call_timeout(&request);
-        let gallery = create(&self.front, request.into_inner(), timeout).await?;
+        let gallery = self.front.finish(create(&self.front, request.into_inner(), timeout)).await?;
         Ok(Response::new(public::CreateGalleryResponse { gallery: Some(gallery) }))
     }
 
@@ -124,7 +123,7 @@ impl GalleryService for GalleryServer {
         request: Request<public::GetGalleryRequest>,
     ) -> Result<Response<public::GetGalleryResponse>, Status> {
         let deadline = answer_by(0, call_timeout(&request))?;
-        let gallery = self.front.gallery(&request.get_ref().name, deadline).await?;
+        let gallery = self.front.finish(self.front.gallery(&request.get_ref().name, deadline)).await?;
         let gallery = Some(convert::gallery_of(&gallery.record));
         Ok(Response::new(public::GetGalleryResponse { gallery }))
     }
@@ -134,7 +133,8 @@ impl GalleryService for GalleryServer {
         request: Request<public::ListGalleriesRequest>,
     ) -> Result<Response<public::ListGalleriesResponse>, Status> {
         let deadline = answer_by(0, call_timeout(&request))?;
-        let view = self.front.metadata.current(deadline).await.map_err(ClientError::from)?;
+        let view = async { Ok(self.front.metadata.current(deadline).await?) };
+        let view = self.front.finish(view).await?;
         let galleries = view.galleries().map(|gallery| convert::gallery_of(&gallery)).collect();
         Ok(Response::new(public::ListGalleriesResponse { galleries }))
     }
@@ -144,7 +144,7 @@ impl GalleryService for GalleryServer {
         request: Request<public::UpdatePolicyRequest>,
     ) -> Result<Response<public::UpdatePolicyResponse>, Status> {
         let deadline = answer_by(0, call_timeout(&request))?;
-        let gallery = update(&self.front, request.into_inner(), deadline).await?;
+        let gallery = self.front.finish(update(&self.front, request.into_inner(), deadline)).await?;
         Ok(Response::new(public::UpdatePolicyResponse { gallery: Some(gallery) }))
     }
 }

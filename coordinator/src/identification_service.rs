@@ -159,7 +159,8 @@ impl IdentificationService for IdentificationServer {
         let span = traced!("identify", otel.kind = "server", gallery = request.get_ref().gallery);
         let span = continued(span, request.metadata());
         let timer = self.front.metrics.identify.start();
-        let answer = identify(&self.front, request.into_inner(), deadline).instrument(span).await;
+        let identified = identify(&self.front, request.into_inner(), deadline).instrument(span);
+        let answer = self.front.finish(identified).await;
         drop(timer);
         self.front.metrics.identified(&answer);
         Ok(Response::new(answer?))
@@ -172,6 +173,7 @@ impl IdentificationService for IdentificationServer {
         let deadline = answer_by(0, call_timeout(&request))?;
         let span = traced!("verify", otel.kind = "server", gallery = request.get_ref().gallery);
         let span = continued(span, request.metadata());
-        Ok(Response::new(verify(&self.front, request.into_inner(), deadline).instrument(span).await?))
+        let verified = verify(&self.front, request.into_inner(), deadline).instrument(span);
+        Ok(Response::new(self.front.finish(verified).await?))
     }
 }

@@ -33,12 +33,6 @@ struct Configuration {
     commit: u64,
 }
 
-impl Configuration {
-    fn names(&self, replica: u64) -> bool {
-        [&self.voters, &self.outgoing, &self.learners].into_iter().any(|replicas| replicas.contains(&replica))
-    }
-}
-
 /// What brings a move further.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
@@ -90,21 +84,25 @@ fn step(moving: &ReplicaMove, configuration: &Configuration, lag: Option<u64>) -
     let ReplicaMove { shard, from, to, state } = *moving;
     let (add, remove) = (to.replica.get(), from.replica.get());
     let learns = configuration.learners.contains(&add);
+    let ended = |replaced| Step::Record(MetadataCommand::EndMove { shard, replica: to.replica, replaced });
+    if !configuration.outgoing.is_empty() {
+        // The group's leader leads it on by itself.
+        return Step::Wait;
+    }
+    if configuration.voters.contains(&add) {
+        return ended(true);
+    }
     match state {
-        MoveState::Learning if !configuration.names(add) => Step::Change(Change::AddLearner(add)),
+        MoveState::Learning if !learns => Step::Change(Change::AddLearner(add)),
         MoveState::Learning if lag.is_some_and(|lag| lag <= LAG_MAX) => {
             Step::Record(MetadataCommand::BeginReplace { shard, replica: to.replica })
         }
         MoveState::Learning => Step::Wait,
-        MoveState::Replacing if !configuration.outgoing.is_empty() => Step::Wait,
-        MoveState::Replacing if configuration.voters.contains(&add) => {
-            Step::Record(MetadataCommand::EndMove { shard, replica: to.replica })
-        }
         MoveState::Replacing if learns => Step::Change(Change::Replace(wire::ReplaceReplica { add, remove })),
         // An older report, or a learner that somebody took away.
         MoveState::Replacing => Step::Change(Change::AddLearner(add)),
         MoveState::Cancelling if learns => Step::Change(Change::RemoveLearner(add)),
-        MoveState::Cancelling => Step::Record(MetadataCommand::EndMove { shard, replica: to.replica }),
+        MoveState::Cancelling => ended(false),
     }
 }
 
@@ -188,7 +186,7 @@ mod tests {
         use MoveState::{Cancelling, Learning, Replacing};
         let (shard, replica) = (ShardId(0), ReplicaId::new(9).expect("not 0"));
         let begin = Step::Record(MetadataCommand::BeginReplace { shard, replica });
-        let end = Step::Record(MetadataCommand::EndMove { shard, replica });
+        let end = |replaced| Step::Record(MetadataCommand::EndMove { shard, replica, replaced });
         let replace = Step::Change(Change::Replace(wire::ReplaceReplica { add: 9, remove: 1 }));
         check(Learning, &[1, 2, 3], &[], &[], None, &Step::Change(Change::AddLearner(9)));
         check(Learning, &[1, 2, 3], &[], &[9], None, &Step::Wait);
@@ -196,8 +194,10 @@ mod tests {
         check(Learning, &[1, 2, 3], &[], &[9], Some(3), &begin);
         check(Replacing, &[1, 2, 3], &[], &[9], Some(3), &replace);
         check(Replacing, &[9, 2, 3], &[1, 2, 3], &[], None, &Step::Wait);
-        check(Replacing, &[9, 2, 3], &[], &[], None, &end);
+        check(Replacing, &[9, 2, 3], &[], &[], None, &end(true));
         check(Cancelling, &[1, 2, 3], &[], &[9], Some(0), &Step::Change(Change::RemoveLearner(9)));
-        check(Cancelling, &[1, 2, 3], &[], &[], None, &end);
+        check(Cancelling, &[1, 2, 3], &[], &[], None, &end(false));
+        check(Cancelling, &[9, 2, 3], &[1, 2, 3], &[], None, &Step::Wait);
+        check(Cancelling, &[9, 2, 3], &[], &[], None, &end(true));
     }
 }

@@ -15,6 +15,10 @@ const SUSPECT_FOR: Duration = Duration::from_secs(3);
 /// A node that has not reported for this long is shown as not live.
 pub(crate) const LIVE_WITHIN: Duration = Duration::from_secs(3);
 
+/// A replica that has applied so many entries less than its group has committed is not searched while others can be: it would have to
+/// catch up first. Reports are up to half a second apart, so a few do not count.
+const BEHIND_MAX: u64 = 1_000;
+
 /// One replica of a shard, as the shard map has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seat {
@@ -46,6 +50,8 @@ pub(crate) struct Routes {
     reports: Mutex<HashMap<[u8; 16], LastReport>>,
     leaders: Mutex<HashMap<u32, u64>>,
     suspects: Mutex<HashMap<String, Instant>>,
+    /// Replicas that cannot answer now, by the last reports.
+    unfit: ArcSwap<HashSet<u64>>,
 }
 
 impl Routes {
@@ -72,7 +78,9 @@ impl Routes {
         drop(leaders);
         let ReportRequest { replicas, shard_searches, resident_bytes, .. } = report;
         let last = LastReport { at: Instant::now(), replicas, shard_searches, resident_bytes };
-        lock(&self.reports).insert(node_id, last);
+        let mut reports = lock(&self.reports);
+        reports.insert(node_id, last);
+        self.unfit.store(Arc::new(unfit(&reports)));
     }
 
     /// The last report of every node that sent one.
@@ -100,18 +108,7 @@ impl Routes {
         let reports = lock(&self.reports);
         let overdue = reports.iter().filter(|(_, report)| report.at.elapsed() >= LIVE_WITHIN);
         let overdue = overdue.map(|(node, _)| *node).collect();
-        let replicas =
-            reports.values().flat_map(|report| &report.replicas).filter_map(|replica| replica.status.as_ref());
-        let stopped = replicas.filter(|status| match status.role() {
-            public::ReplicaRole::Stopped | public::ReplicaRole::Installing | public::ReplicaRole::Outside => true,
-            public::ReplicaRole::Unspecified
-            | public::ReplicaRole::Follower
-            | public::ReplicaRole::Leader
-            | public::ReplicaRole::Candidate
-            | public::ReplicaRole::Learner => false,
-        });
-        let stopped = stopped.map(|status| status.replica).collect();
-        Silent { suspects, overdue, stopped }
+        Silent { suspects, overdue, unfit: self.unfit.load_full() }
     }
 
     /// The addresses of a shard's nodes, in the order in which a proposal should try them: its leader first, suspects last.
@@ -161,15 +158,41 @@ impl Routes {
 struct Silent {
     suspects: HashSet<String>,
     overdue: HashSet<[u8; 16]>,
-    stopped: HashSet<u64>,
+    unfit: Arc<HashSet<u64>>,
 }
 
 impl Silent {
     fn covers(&self, seat: &Seat) -> bool {
         self.overdue.contains(&seat.node_id)
             || self.suspects.contains(&seat.address)
-            || self.stopped.contains(&seat.replica)
+            || self.unfit.contains(&seat.replica)
     }
+}
+
+/// Replicas that stopped, are not open, do not belong to their group, or are far behind.
+fn unfit(reports: &HashMap<[u8; 16], LastReport>) -> HashSet<u64> {
+    let replicas = || reports.values().flat_map(|report| &report.replicas);
+    let mut committed: HashMap<u32, u64> = HashMap::new();
+    for replica in replicas() {
+        let commit = committed.entry(replica.shard).or_default();
+        *commit = replica.commit_index.max(*commit);
+    }
+    let unfit = replicas().filter_map(|replica| {
+        let status = replica.status.as_ref()?;
+        let behind = status.searchable_index.saturating_add(BEHIND_MAX) < committed[&replica.shard];
+        let unfit = match status.role() {
+            public::ReplicaRole::Stopped
+            | public::ReplicaRole::Installing
+            | public::ReplicaRole::Outside
+            | public::ReplicaRole::Unspecified => true,
+            public::ReplicaRole::Follower
+            | public::ReplicaRole::Leader
+            | public::ReplicaRole::Candidate
+            | public::ReplicaRole::Learner => behind,
+        };
+        unfit.then_some(status.replica)
+    });
+    unfit.collect()
 }
 
 /// Nothing that holds these locks panics half-way through a change.
@@ -237,6 +260,26 @@ mod tests {
             assert!(routes.for_search(&[0], attempt, idle).iter().all(|(address, _)| address != "node1"));
         }
         assert_eq!(routes.for_search(&[4], 0, idle)[0].0, "node1", "its other replicas are");
+    }
+
+    #[test]
+    fn a_replica_far_behind_is_not_searched_until_it_has_caught_up() {
+        let routes = routes();
+        let report = |node: u8, replica, searchable_index, commit_index| {
+            let role = public::ReplicaRole::Follower.into();
+            let status = public::ReplicaStatus { replica, role, searchable_index, ..Default::default() };
+            let replica = ReplicaReport { shard: 0, status: Some(status), commit_index, ..Default::default() };
+            routes.reported([node; 16], ReportRequest { replicas: vec![replica], ..Default::default() });
+        };
+        let asked = || -> HashSet<String> {
+            (0..3).flat_map(|attempt| routes.for_search(&[0], attempt, idle)).map(|(address, _)| address).collect()
+        };
+        report(0, 1, 50_000, 50_000);
+        // What it knows itself to be committed is as old as it is.
+        report(1, 2, 3_000, 3_000);
+        assert!(!asked().contains("node1"));
+        report(1, 2, 49_900, 50_000);
+        assert!(asked().contains("node1"));
     }
 
     #[test]

@@ -23,7 +23,10 @@ use semel_telemetry::Monitor;
 use semel_workflow::{Cluster, MetadataMachine, MoveState};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::service::Routes as Services;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::case_service::CaseServer;
 use crate::cluster_service::ClusterServer;
@@ -38,24 +41,27 @@ use crate::nodes::Nodes;
 use crate::routes::{Route, Routes, Seat};
 use crate::{moves, obligations, sweep};
 
-const SERVICES: [&str; 8] = [
+/// What clients call; their health is the coordinator's.
+const PUBLIC_SERVICES: [&str; 5] = [
     "semel.v1.EnrolmentService",
     "semel.v1.IdentificationService",
     "semel.v1.GalleryService",
     "semel.v1.CaseService",
     "semel.v1.ClusterService",
-    "semel.internal.v1.MembershipService",
-    "semel.internal.v1.RaftService",
-    "semel.internal.v1.SnapshotService",
 ];
+const INTERNAL_SERVICES: [&str; 3] =
+    ["semel.internal.v1.MembershipService", "semel.internal.v1.RaftService", "semel.internal.v1.SnapshotService"];
 
+/// How long the metadata group may be without a leader before the coordinator says that it does not serve.
+const LEADERLESS_MAX: Duration = Duration::from_secs(3);
 /// The largest report of a node taken, in bytes.
 const REPORT_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Runs a coordinator on `listener` until `shutdown` resolves.
 ///
-/// Health is served at once; the public services turn to SERVING when the metadata group has answered. Metrics, liveness and readiness
-/// are served from the start, on `metrics_listener` if there is one.
+/// Health is served at once; the public services are SERVING while the metadata group answers. When told to stop, the coordinator says so by its
+/// health, hands the lead of the group over, and answers what it has in work, or says where to ask instead.
+/// Metrics, liveness and readiness are served from the start, on `metrics_listener` if there is one.
 ///
 /// # Errors
 /// What keeps the coordinator from running: settings, or the volume.
@@ -117,7 +123,8 @@ async fn run(
 ) -> anyhow::Result<()> {
     let nodes = Nodes::new(Arc::new(Routes::default()), Duration::from_millis(config.search_attempt_ms));
     let (inbox, outbox) = obligations::queue();
-    let front = Front::new(Arc::clone(&metadata), nodes, inbox, config.enrolments_max);
+    let (stopping, stops) = watch::channel(None);
+    let front = Front::new(Arc::clone(&metadata), nodes, inbox, config.enrolments_max, stops);
     front.metrics.show(monitor, &front);
     monitor.ready_when({
         let front = Arc::clone(&front);
@@ -149,31 +156,58 @@ async fn run(
         let cluster = metadata.initialise(wanted, &address).await?;
         tracing::info!(cluster = %cluster.cluster_id, address, "coordinator ready");
         front.nodes.set_cluster(ClusterId(cluster.cluster_id.0));
-        reporter.set_serving::<EnrolmentServiceServer<EnrolmentServer>>().await;
-        reporter.set_serving::<IdentificationServiceServer<IdentificationServer>>().await;
-        reporter.set_serving::<GalleryServiceServer<GalleryServer>>().await;
-        reporter.set_serving::<CaseServiceServer<CaseServer>>().await;
-        reporter.set_serving::<ClusterServiceServer<ClusterServer>>().await;
-        reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+        set_health(&reporter, true).await;
         tokio::join!(
             metadata.place_when_ready(&front.nodes.routes),
             follow_map(&front),
             obligations::run(&front, outbox),
             sweep::run(&front, sweep_every),
+            follow_leader(&metadata, &reporter),
             moves::run(&front),
         );
         Ok(())
     };
-    reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-    let serving = server::serve(listener, services, health, &SERVICES, async move {
+    set_health(&reporter, false).await;
+    let (told, leaving) = (reporter.clone(), Arc::clone(&metadata));
+    let names = [&PUBLIC_SERVICES[..], &INTERNAL_SERVICES[..]].concat();
+    let serving = server::serve(listener, services, health, &names, async move {
         // A sender that has gone means the same: stop.
         let _ = stopped.wait_for(|stop| *stop).await;
+        set_health(&told, false).await;
+        leaving.hand_over().await;
+        // Nobody listens where no call is in work.
+        let _ = stopping.send(Some(Instant::now()));
     });
     tokio::select! {
         served = serving => Ok(served?),
         // Ends only with what keeps the coordinator from working.
         ended = background => ended,
     }
+}
+
+/// Says of every public service, and of the server as a whole, whether it serves.
+async fn set_health(reporter: &HealthReporter, serves: bool) {
+    let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for name in PUBLIC_SERVICES.into_iter().chain([""]) {
+        reporter.set_service_status(name, status).await;
+    }
+}
+
+/// Says that the coordinator does not serve for as long as the metadata group has no leader: clients ask another then.
+async fn follow_leader(metadata: &Metadata, reporter: &HealthReporter) {
+    while metadata.wait_led(false).await {
+        if tokio::time::timeout(LEADERLESS_MAX, metadata.wait_led(true)).await.is_ok() {
+            continue;
+        }
+        tracing::warn!("the coordinators' group has no leader: clients are sent to other coordinators");
+        set_health(reporter, false).await;
+        if !metadata.wait_led(true).await {
+            break;
+        }
+        set_health(reporter, true).await;
+    }
+    // The host has ended, and the coordinator is about to.
+    std::future::pending().await
 }
 
 /// Keeps the routes at the shard map and the addresses that the metadata has.

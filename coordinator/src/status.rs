@@ -51,6 +51,8 @@ pub(crate) enum ClientError {
     StageFailed { outcome_unknown: bool },
     #[error("too many enrolments are in work; send it again later")]
     Overloaded { retry_after_ms: u32 },
+    #[error("this coordinator stops; send the same again, to another")]
+    Stopping,
     #[error("the home shard refused the enrolment: {0}")]
     Refused(Refusal),
 }
@@ -70,7 +72,7 @@ impl ClientError {
             }
             Self::NoSuchNode(_) => Code::NotFound,
             Self::IdentificationNotAllowed(_) => Code::PermissionDenied,
-            Self::NotReady(_) | Self::Metadata(_) | Self::StageFailed { .. } => Code::Unavailable,
+            Self::NotReady(_) | Self::Metadata(_) | Self::StageFailed { .. } | Self::Stopping => Code::Unavailable,
             Self::MetadataRefused(refusal) => crate::gallery_service::refusal_code(refusal),
             Self::Call(call) => called(call),
             Self::Resume(ResumeError::Call(call)) => called(call),
@@ -104,7 +106,6 @@ fn next(refusal: &MetadataRefusal) -> &'static str {
         MetadataRefusal::NodeInUse { .. } => "; move them away first: `semel cluster drain`",
         MetadataRefusal::TooManyMoves { .. } => "; wait until one is done: `semel cluster moves`",
         MetadataRefusal::MoveUnderWay { .. } => "; wait until it is done, or give it up: `semel cluster move --cancel`",
-        MetadataRefusal::MoveTooFar { .. } => ", and will have it soon; move it back afterwards if need be",
         MetadataRefusal::NoReplicaThere { .. } | MetadataRefusal::ReplicaThereAlready { .. } => {
             "; `semel status --shards` shows where they are"
         }

@@ -7,6 +7,8 @@ mod collection;
 mod gallery;
 mod roll;
 mod seal;
+mod store;
+mod resume;
 mod snapshot;
 mod withdrawals;
 
@@ -19,9 +21,12 @@ use crate::slot::Slot;
 use crate::template::{Template, TemplateSpec};
 pub(crate) use collection::{Collection, Comparable, References, SealedSegment};
 pub(crate) use gallery::Gallery;
-use seal::SegmentPlace;
+pub use resume::{FoundSegment, ResumeError, StoredParts, WantedSegment};
+use seal::{CatalogueToken, SegmentPlace};
 pub use seal::{SealJob, SealTicket, Sealed};
 pub use snapshot::{CatalogueSnapshot, CollectionStatus};
+pub(crate) use store::enrolments_digest;
+pub use store::{StoreError, StoreJob, StoreTicket};
 
 /// The default of [`CatalogueConfig::seal_at_references`].
 pub const SEAL_AT_REFERENCES_DEFAULT: usize = 16_384;
@@ -92,6 +97,10 @@ pub struct Catalogue {
     seals_waiting: BTreeSet<SegmentPlace>,
     /// Jobs handed out and not given back, at most `seal_jobs_max`.
     seals_running: Vec<SealTicket>,
+    /// Segments that are not kept as they now are; never more than there are segments.
+    stores_waiting: BTreeSet<SegmentPlace>,
+    /// Told apart from every other catalogue, so that a late outcome of another one's job changes nothing.
+    token: Arc<CatalogueToken>,
 }
 
 impl Catalogue {
@@ -105,6 +114,8 @@ impl Catalogue {
             calibrations: BTreeMap::new(),
             seals_waiting: BTreeSet::new(),
             seals_running: Vec::new(),
+            stores_waiting: BTreeSet::new(),
+            token: Arc::new(CatalogueToken(0)),
         }
     }
 
@@ -149,6 +160,11 @@ impl Catalogue {
         }
     }
 
+    /// The last log index whose enrolments and withdrawals are in the catalogue.
+    pub fn searchable_index(&self) -> u64 {
+        self.searchable_index
+    }
+
     /// What is searchable now. The same snapshot until something changes; later changes do not show in it.
     ///
     /// Costs a few reference counts; the next change to a gallery then copies that gallery's lists (a few kilobytes),
@@ -171,12 +187,9 @@ impl Catalogue {
         let Some(state) = self.galleries.get(gallery) else { return };
         for (number, collection) in state.collections.iter().enumerate() {
             if collection.comparable.slot == slot {
-                let segments = (0..).take_while(|segment| collection.sealed_segment(*segment).is_some());
-                self.seals_waiting.extend(segments.map(|segment| SegmentPlace {
-                    gallery: gallery.clone(),
-                    collection: number,
-                    segment,
-                }));
+                let segments = (0..).map_while(|segment| Some((segment, collection.sealed_segment(segment)?)));
+                let place = |segment| SegmentPlace { gallery: gallery.clone(), collection: number, segment };
+                self.seals_waiting.extend(segments.map(|(segment, _)| place(segment)));
             }
         }
     }
@@ -194,8 +207,12 @@ impl Catalogue {
             let collection = &self.galleries[&place.gallery].collections[place.collection];
             let sealed = collection.sealed_segment(place.segment).expect("a segment that waits is sealed");
             let calibration = self.calibration(&place.gallery, collection.comparable.slot).clone();
-            let ticket = SealTicket { place, rows: Arc::clone(&sealed.rows), calibration };
             let built = sealed.segment.clone();
+            if built.as_ref().is_some_and(|segment| segment.is_calibrated(&calibration)) {
+                continue;
+            }
+            let (catalogue, rows) = (Arc::clone(&self.token), sealed.rows.clone());
+            let ticket = SealTicket { place, catalogue, rows, calibration };
             jobs.push(SealJob { ticket: ticket.clone(), engine: Arc::clone(&self.config.engine), built });
             self.seals_running.push(ticket);
         }
@@ -206,16 +223,14 @@ impl Catalogue {
     /// scan stays. The outcome of another catalogue's job changes nothing.
     pub fn sealed(&mut self, sealed: Sealed) {
         let Sealed { ticket, outcome } = sealed;
-        let Some(running) = self.seals_running.iter().position(|running| Arc::ptr_eq(&running.rows, &ticket.rows))
-        else {
-            return;
-        };
+        let Some(running) = self.seals_running.iter().position(|running| running.is_for(&ticket)) else { return };
         self.seals_running.swap_remove(running);
         let place = ticket.place;
         if let Ok(segment) = outcome {
             self.published = None;
             let gallery = Arc::make_mut(&mut self.galleries).get_mut(&place.gallery).expect("galleries stay");
             Arc::make_mut(gallery).collections[place.collection].put_segment(place.segment, segment);
+            self.stores_waiting.insert(place);
         }
     }
 

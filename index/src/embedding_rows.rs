@@ -33,7 +33,13 @@ impl EmbeddingRows {
     /// Appends a row. The embedding has the rows' dimension; ordinals ascend strictly.
     pub fn push(&mut self, ordinal: EnrolmentOrdinal, embedding: &CanonicalEmbedding) {
         assert_eq!(embedding.dimension(), self.dimension, "a row has the dimension of its rows");
-        self.rows.push(ordinal, embedding.norm(), Line::ZERO, Line::lines_of(embedding.components()));
+        self.push_components(ordinal, embedding.components(), embedding.norm());
+    }
+
+    /// Appends the components and norm of a canonical embedding, as [`Self::row`] gives them.
+    pub(crate) fn push_components(&mut self, ordinal: EnrolmentOrdinal, components: &[i16], norm: u32) {
+        assert_eq!(components.len(), self.dimension as usize, "a row has the dimension of its rows");
+        self.rows.push(ordinal, norm, Line::ZERO, Line::lines_of(components));
     }
 
     /// The number of components of each row.

@@ -49,11 +49,17 @@ impl TryFrom<&str> for EnrolmentId {
     type Error = InvalidId;
 
     fn try_from(text: &str) -> Result<Self, InvalidId> {
-        if !text.is_empty() && text.len() <= ENROLMENT_ID_BYTES_MAX && !text.contains('\0') {
+        if Self::is_valid(text) {
             Ok(Self(Arc::from(text)))
         } else {
             Err(InvalidId { field: "enrolment_id", rule: "1 to 128 bytes of UTF-8 without NUL" })
         }
+    }
+}
+
+impl EnrolmentId {
+    pub(crate) fn is_valid(text: &str) -> bool {
+        !text.is_empty() && text.len() <= ENROLMENT_ID_BYTES_MAX && !text.contains('\0')
     }
 }
 

@@ -25,7 +25,12 @@ mod kernel;
 mod binary_rows;
 mod embedding_rows;
 mod rows;
+mod ordinals;
+mod sealed_rows;
 mod segment;
+
+// What is kept of a catalogue outside memory: the form of the files, not the files.
+mod stored;
 
 // What one shard replica's searches can find, and how they find it.
 mod catalogue;
@@ -33,8 +38,9 @@ mod search;
 
 pub use binary_code::BinaryCode;
 pub use catalogue::{
-    Catalogue, CatalogueConfig, CatalogueSnapshot, CollectionStatus, SEAL_AT_REFERENCES_DEFAULT, SEAL_JOBS_MAX_DEFAULT,
-    SealJob, SealTicket, Sealed, StagedEnrolment, StagedReference,
+    Catalogue, CatalogueConfig, CatalogueSnapshot, CollectionStatus, FoundSegment, ResumeError,
+    SEAL_AT_REFERENCES_DEFAULT, SEAL_JOBS_MAX_DEFAULT, SealJob, SealTicket, Sealed, StagedEnrolment, StagedReference,
+    StoreError, StoreJob, StoreTicket, StoredParts, WantedSegment,
 };
 pub use compare::{Comparison, compare};
 pub use embedding::CanonicalEmbedding;
@@ -44,12 +50,17 @@ pub use ids::{
 };
 pub use rows::EnrolmentOrdinal;
 pub use score::ComparisonScore;
-pub use search::{Cancelled, Candidate, ProbeReference, SearchProbe, ShardSearch};
+pub use sealed_rows::{TemplateSource, Templates, TemplatesUnreadable};
+pub use search::{Cancelled, Candidate, ProbeReference, SearchProbe, ShardSearch, Unanswered};
 pub use segment::{
     BuildError, Calibration, CollectionKey, Engine, ExactEngine, MISS_BUDGET_PPB_DEFAULT, MISS_BUDGET_PPB_MAX,
     Proposal, Segment,
 };
 pub use slot::{Modality, Position, SLOTS, SLOTS_MAX, Slot, SlotMask};
+pub use stored::{
+    Checkpoint, CheckpointHeader, CheckpointOf, RowReader, SegmentFile, SegmentHeader, SegmentParts, StoreKey,
+    StoredId, UnusableFile,
+};
 pub use template::{
     BINARY_CODE_BITS_MAX, BinaryCodeSpec, EMBEDDING_DIMENSION_MAX, EMBEDDING_DIMENSION_MIN, InvalidSpec, Template,
     TemplateError, TemplateSpec,

@@ -13,6 +13,7 @@ use crate::catalogue::{CatalogueSnapshot, Comparable, Gallery};
 use crate::ids::{EnrolmentId, GalleryId, KeyVersion};
 use crate::rows::EnrolmentOrdinal;
 use crate::score::ComparisonScore;
+use crate::sealed_rows::TemplatesUnreadable;
 use crate::slot::Slot;
 use crate::template::{Template, TemplateSpec};
 use scan::{CollectionScan, Lane};
@@ -91,11 +92,22 @@ pub struct Candidate {
 #[error("search cancelled")]
 pub struct Cancelled;
 
+/// Why a search has no answer. There is no partial one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswered {
+    /// The caller gave it up.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+    /// Templates that it had to score could not be read.
+    #[error(transparent)]
+    Unreadable(#[from] TemplatesUnreadable),
+}
+
 pub(crate) fn search(
     snapshot: &CatalogueSnapshot,
     searches: &[SearchProbe],
     cancelled: &dyn Fn() -> bool,
-) -> Result<Vec<ShardSearch>, Cancelled> {
+) -> Result<Vec<ShardSearch>, Unanswered> {
     let mut by_gallery: BTreeMap<&GalleryId, Vec<usize>> = BTreeMap::new();
     for (number, search) in searches.iter().enumerate() {
         by_gallery.entry(&search.gallery).or_default().push(number);
@@ -117,7 +129,7 @@ fn search_gallery(
     gallery: &Gallery,
     probes: &[&SearchProbe],
     cancelled: &dyn Fn() -> bool,
-) -> Result<Vec<ShardSearch>, Cancelled> {
+) -> Result<Vec<ShardSearch>, Unanswered> {
     let mut lanes: BTreeMap<usize, Vec<Lane>> = BTreeMap::new();
     let mut tallies = Vec::with_capacity(probes.len());
     for (number, probe) in probes.iter().enumerate() {
@@ -142,9 +154,9 @@ fn search_gallery(
         }
     }
     if cancelled() {
-        return Err(Cancelled);
+        return Err(Cancelled.into());
     }
-    Ok(tallies.into_iter().map(Tally::finish).collect())
+    tallies.into_iter().map(|tally| tally.finish().map_err(Unanswered::from)).collect()
 }
 
 /// The probe's references that have a collection to be compared with, with its number.

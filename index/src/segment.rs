@@ -60,13 +60,28 @@ pub trait Segment: Send + Sync + Debug {
     ) -> Vec<Proposal>;
 
     /// Prepares to propose for thresholds or a miss budget it was not built with, after a policy change. A segment
-    /// that has no cuts to measure has nothing to do.
+    /// that has no cuts to measure has nothing to do. `rows` are those it was built from.
     ///
     /// # Errors
     /// [`BuildError`]; the segment then keeps the cuts it has and answers [`Proposal::ScanExactly`] beyond them.
-    fn calibrate(&self, calibration: &Calibration) -> Result<(), BuildError> {
-        let _ = calibration;
+    fn calibrate(&self, rows: &EmbeddingRows, calibration: &Calibration) -> Result<(), BuildError> {
+        let _ = (rows, calibration);
         Ok(())
+    }
+
+    /// Whether [`Self::calibrate`] would change nothing.
+    fn is_calibrated(&self, calibration: &Calibration) -> bool {
+        let _ = calibration;
+        false
+    }
+
+    /// What [`Engine::restore`] makes this segment from, its cuts included; `None` where an engine keeps nothing, so that
+    /// its segments are built again.
+    ///
+    /// # Errors
+    /// [`BuildError`] if the engine's library refuses.
+    fn to_bytes(&self) -> Result<Option<Vec<u8>>, BuildError> {
+        Ok(None)
     }
 }
 
@@ -83,6 +98,25 @@ pub trait Engine: Send + Sync + Debug {
     /// # Errors
     /// [`BuildError`]; the rows are then searched exactly.
     fn build(&self, rows: Arc<EmbeddingRows>, calibration: &Calibration) -> Result<Box<dyn Segment>, BuildError>;
+
+    /// Everything that the bytes of a segment of this dimension depend on beside its rows: the parameters as resolved, and
+    /// the version of the library. Bytes written under another fingerprint are never restored.
+    fn fingerprint(&self, dimension: u32) -> String {
+        let _ = dimension;
+        self.name().to_owned()
+    }
+
+    /// Makes a segment of what [`Segment::to_bytes`] gave under the same [`Self::fingerprint`], for as many rows.
+    ///
+    /// The bytes go to the engine's library as they are: the caller has made sure that they are what was written.
+    ///
+    /// # Errors
+    /// [`BuildError`]; the segment is then built from its rows.
+    fn restore(&self, dimension: u32, rows: usize, bytes: &[u8]) -> Result<Box<dyn Segment>, BuildError> {
+        let _ = (dimension, bytes);
+        let reason = "the engine keeps no segments".to_owned();
+        Err(BuildError { engine: self.name().to_owned(), references: rows, reason })
+    }
 }
 
 /// The review thresholds a segment will be searched with, and the share of mates it may miss.
@@ -133,6 +167,10 @@ impl Engine for ExactEngine {
     fn build(&self, _rows: Arc<EmbeddingRows>, _calibration: &Calibration) -> Result<Box<dyn Segment>, BuildError> {
         Ok(Box::new(ExactSegment))
     }
+
+    fn restore(&self, _dimension: u32, _rows: usize, _bytes: &[u8]) -> Result<Box<dyn Segment>, BuildError> {
+        Ok(Box::new(ExactSegment))
+    }
 }
 
 impl Segment for ExactSegment {
@@ -151,5 +189,13 @@ impl Segment for ExactSegment {
         _miss_budget_ppb: u32,
     ) -> Vec<Proposal> {
         probes.iter().map(|_| Proposal::ScanExactly).collect()
+    }
+
+    fn is_calibrated(&self, _calibration: &Calibration) -> bool {
+        true
+    }
+
+    fn to_bytes(&self) -> Result<Option<Vec<u8>>, BuildError> {
+        Ok(Some(Vec::new()))
     }
 }

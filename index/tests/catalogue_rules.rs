@@ -178,7 +178,7 @@ fn a_cancelled_search_stops_soon_and_answers_nothing() {
             asked.set(asked.get() + 1);
             asked.get() >= stop_at
         };
-        assert_eq!(snapshot.search(std::slice::from_ref(&probe), &cancelled), Err(Cancelled));
+        assert_eq!(snapshot.search(std::slice::from_ref(&probe), &cancelled), Err(Cancelled.into()));
         assert_eq!(asked.get(), stop_at);
     }
 }
@@ -252,8 +252,8 @@ impl Engine for Recording {
     fn references_min(&self, _dimension: u32) -> usize {
         1
     }
-    fn build(&self, _rows: Arc<EmbeddingRows>, calibration: &Calibration) -> Result<Box<dyn Segment>, BuildError> {
-        self.calibrate(calibration)?;
+    fn build(&self, rows: Arc<EmbeddingRows>, calibration: &Calibration) -> Result<Box<dyn Segment>, BuildError> {
+        self.calibrate(&rows, calibration)?;
         Ok(Box::new(self.clone()))
     }
 }
@@ -273,7 +273,7 @@ impl Segment for Recording {
     ) -> Vec<Proposal> {
         probes.iter().map(|_| Proposal::ScanExactly).collect()
     }
-    fn calibrate(&self, calibration: &Calibration) -> Result<(), BuildError> {
+    fn calibrate(&self, _rows: &EmbeddingRows, calibration: &Calibration) -> Result<(), BuildError> {
         self.0.lock().expect("not poisoned").push(calibration.thresholds.clone());
         Ok(())
     }

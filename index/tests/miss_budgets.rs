@@ -56,7 +56,7 @@ impl Segment for MissingSegment {
         };
         vec![proposal; probes.len()]
     }
-    fn calibrate(&self, calibration: &Calibration) -> Result<(), BuildError> {
+    fn calibrate(&self, _rows: &EmbeddingRows, calibration: &Calibration) -> Result<(), BuildError> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = calibration.clone();
         Ok(())
     }

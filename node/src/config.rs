@@ -8,6 +8,18 @@ use serde::{Deserialize, Serialize};
 /// The prefix of environment variables: `SEMEL_NODE_DATA`, `SEMEL_NODE_SEARCH_THREADS`, …
 pub const ENVIRONMENT_PREFIX: &str = "SEMEL_NODE_";
 
+/// Where the templates of sealed segments are kept for re-scoring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TemplatesKept {
+    /// In memory: about 1.1 kB for 512 dimensions.
+    #[default]
+    Memory,
+    /// In the segments' files, read where an engine proposes a row: a small part of the memory, and some reads of the disk per
+    /// search. A segment that no engine was built over is read whole by every search.
+    Disk,
+}
+
 /// How a node runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -28,6 +40,8 @@ pub struct NodeConfig {
     pub engine: String,
     /// References at which a growing segment is sealed, 1,024 to 1,048,576.
     pub seal_at_references: usize,
+    /// Where the templates of sealed segments are kept: `memory` or `disk`.
+    pub templates: TemplatesKept,
     /// The raft tick in milliseconds, 10 to 1,000. An election starts after 20 to 39 ticks without a leader.
     pub tick_ms: u64,
     /// Searches (requests of coordinators) that may wait or run at once, 1 to 65,536; more are refused.
@@ -41,6 +55,9 @@ pub struct NodeConfig {
     pub snapshot_bytes_per_second: u64,
     /// What rows that come in leave free on the disk, in bytes: a disk that is full stops the node's replicas.
     pub disk_reserve_bytes: u64,
+    /// A fault for tests and benchmarks, never for a cluster that counts: every sync takes so many milliseconds longer, 0 to 1,000. No
+    /// flag sets it.
+    pub debug_sync_delay_ms: u32,
 }
 
 impl Default for NodeConfig {
@@ -54,12 +71,14 @@ impl Default for NodeConfig {
             search_threads: 0,
             engine: if cfg!(feature = "faiss") { "faiss" } else { "exact" }.to_owned(),
             seal_at_references: 16_384,
+            templates: TemplatesKept::Memory,
             tick_ms: 50,
             searches_max: 1_024,
             request_bytes_max: 32 * 1024 * 1024,
             log_entries_max: 20_000,
             snapshot_bytes_per_second: 64 << 20,
             disk_reserve_bytes: 256 << 20,
+            debug_sync_delay_ms: 0,
         }
     }
 }
@@ -93,6 +112,7 @@ impl NodeConfig {
         settings::within("request_bytes_max", self.request_bytes_max as u64, 65_536, 268_435_456)?;
         settings::within("log_entries_max", self.log_entries_max, 100, 10_000_000)?;
         settings::within("snapshot_bytes_per_second", self.snapshot_bytes_per_second, 65_536, 10_000_000_000)?;
+        settings::within("debug_sync_delay_ms", u64::from(self.debug_sync_delay_ms), 0, 1_000)?;
         crate::engine::parse(&self.engine).map(|_| ())
     }
 }
@@ -122,6 +142,7 @@ mod tests {
         check(|c| c.request_bytes_max = 1, Some("request_bytes_max"));
         check(|c| c.log_entries_max = 1, Some("log_entries_max"));
         check(|c| c.snapshot_bytes_per_second = 1, Some("snapshot_bytes_per_second"));
+        check(|c| c.debug_sync_delay_ms = 1_001, Some("debug_sync_delay_ms"));
         check(|c| c.engine = "magic".to_owned(), Some("engine"));
     }
 

@@ -8,14 +8,18 @@
 mod config;
 mod engine;
 mod server;
+mod late_routes;
 mod identity;
 mod membership;
 mod replicas;
+mod segment_cache;
 mod shard_view;
+mod loading;
+mod sealing;
 mod search;
 mod service;
 mod metrics;
 mod status;
 
-pub use config::{ENVIRONMENT_PREFIX, NodeConfig};
+pub use config::{ENVIRONMENT_PREFIX, NodeConfig, TemplatesKept};
 pub use server::serve;

@@ -197,6 +197,7 @@ fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, Sto
     let sealed: usize = collections.iter().map(|collection| collection.sealed_references).sum();
     let growing: usize = collections.iter().map(|collection| collection.growing_references).sum();
     let memory_bytes: usize = collections.iter().map(|collection| collection.memory_bytes).sum();
+    let memory_bytes = memory_bytes + moment.catalogue().rolls_bytes();
     // Everything about the rows comes from one snapshot: a digest is the digest at the index beside it.
     let snapshot = shard.store.snapshot();
     let applied = semel_raft::rows::applied(&snapshot)?.0;
@@ -222,6 +223,9 @@ fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, Sto
             group.voters = numbers(&status.voters);
             group.voters_outgoing = numbers(&status.voters_outgoing);
             group.learners = numbers(&status.learners);
+            if let Some(reason) = shard.view.load_failure() {
+                public.stopped_reason = format!("its catalogue cannot be loaded: {reason}");
+            }
         }
         Some(GroupStatus::Installing) => public.set_role(public::ReplicaRole::Installing),
         Some(GroupStatus::Stopped { reason }) => {

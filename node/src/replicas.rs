@@ -1,7 +1,7 @@
 //! The replicas that this node hosts: opened as the coordinators assign them, each with its view.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context as _, bail};
@@ -12,9 +12,13 @@ use semel_raft_host::{
     Database, Directory, FreshGroup, GroupConfig, GroupStatus, GroupStore, GrpcTransport, HostHandle,
 };
 use semel_shard::ShardMachine;
-use tokio::task::JoinSet;
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
 
+use crate::loading::load_when_asked;
+use crate::sealing::{Places, Sealer, WRITES_AT_ONCE};
 use crate::search::ShardScans;
+use crate::segment_cache::{CacheMetrics, SegmentCache};
 use crate::shard_view::{ShardView, ViewPublisher};
 
 /// Committed entries that a replica of a node that is ready may still have to take in.
@@ -28,6 +32,16 @@ pub(crate) struct HostedShard {
     pub(crate) view: Arc<ShardView>,
     pub(crate) store: GroupStore,
     pub(crate) scans: ShardScans,
+    _workers: Workers,
+}
+
+/// What loads and seals the catalogue of one replica, for as long as it is hosted.
+struct Workers(Vec<AbortHandle>);
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
 }
 
 impl HostedShard {
@@ -48,7 +62,13 @@ pub(crate) struct Replicas {
     host: HostHandle<ShardMachine>,
     transport: GrpcTransport,
     catalogue: CatalogueConfig,
+    cache: SegmentCache,
+    /// How many catalogues are loaded at once.
+    loading: Arc<Semaphore>,
+    places: Places,
     hosted: RwLock<BTreeMap<u32, Arc<HostedShard>>>,
+    /// Replicas that should be open and are not.
+    unopened: AtomicUsize,
     /// One assignment at a time: a second opener of a shard would install a view that no publisher feeds.
     assigning: tokio::sync::Mutex<()>,
     /// The latest metadata index that an answer of a coordinator was read at.
@@ -56,27 +76,37 @@ pub(crate) struct Replicas {
     directory: std::sync::Mutex<Directory>,
     /// The shards that the node should host; `None` until it is told.
     assigned: std::sync::Mutex<Option<BTreeSet<u32>>>,
-    sealers: std::sync::Mutex<JoinSet<()>>,
+    /// What loads and seals in the background.
+    workers: std::sync::Mutex<JoinSet<()>>,
 }
 
 impl Replicas {
+    /// `threads` bounds how many catalogues are loaded, and how many segments sealed, at once.
     pub(crate) fn new(
         database: Arc<Database>,
         host: HostHandle<ShardMachine>,
         transport: GrpcTransport,
         catalogue: CatalogueConfig,
+        cache: SegmentCache,
+        threads: usize,
     ) -> Arc<Self> {
+        let places =
+            Places { sealing: Arc::new(Semaphore::new(threads)), writing: Arc::new(Semaphore::new(WRITES_AT_ONCE)) };
         Arc::new(Self {
             database,
             host,
             transport,
             catalogue,
+            cache,
+            loading: Arc::new(Semaphore::new(threads)),
+            places,
             hosted: RwLock::default(),
+            unopened: AtomicUsize::new(0),
             assigning: tokio::sync::Mutex::default(),
             metadata_index: AtomicU64::new(0),
             directory: std::sync::Mutex::default(),
             assigned: std::sync::Mutex::default(),
-            sealers: std::sync::Mutex::default(),
+            workers: std::sync::Mutex::default(),
         })
     }
 
@@ -109,6 +139,8 @@ impl Replicas {
         self.learn_addresses(&assigned.assignments);
         let shards_assigned = assigned.assignments.iter().map(|assignment| assignment.shard).collect();
         *self.assigned.lock().unwrap_or_else(PoisonError::into_inner) = Some(shards_assigned);
+        let is_open = |one: &&Assignment| self.get(one.shard).is_some_and(|hosted| hosted.replica.get() == one.replica);
+        self.expect(assigned.assignments.len() - assigned.assignments.iter().filter(is_open).count());
         let mut failed = Ok(());
         for retired in &assigned.retired {
             let removed = self.remove(retired).await;
@@ -127,9 +159,16 @@ impl Replicas {
             if let Err(error) = opened.with_context(|| format!("open the replica of shard {}", assignment.shard)) {
                 tracing::error!(shard = assignment.shard, error = format!("{error:#}"), "replica not opened");
                 failed = failed.and(Err(error));
+            } else {
+                self.unopened.fetch_sub(1, Ordering::Relaxed);
             }
         }
         failed
+    }
+
+    /// How many replicas are to be opened; the node is not ready before they are.
+    pub(crate) fn expect(&self, unopened: usize) {
+        self.unopened.store(unopened, Ordering::Relaxed);
     }
 
     fn learn_addresses(&self, assignments: &[Assignment]) {
@@ -147,13 +186,19 @@ impl Replicas {
         }
     }
 
-    /// Whether a replica of this node has stopped.
-    pub(crate) fn any_stopped(&self) -> bool {
-        let stopped = |shard: &Arc<HostedShard>| {
+    /// Whether every replica that should be here runs and can be searched.
+    pub(crate) fn are_ready(&self) -> bool {
+        let ready = |shard: &Arc<HostedShard>| {
             let status = self.host.status(shard.group());
-            status.is_some_and(|status| status.borrow().running().is_none())
+            let runs = status.is_some_and(|status| status.borrow().running().is_some());
+            runs && shard.view.is_loaded()
         };
-        self.all().iter().any(stopped)
+        self.unopened.load(Ordering::Relaxed) == 0 && self.all().iter().all(ready)
+    }
+
+    /// What became of the files of this node's catalogues.
+    pub(crate) fn cache_metrics(&self) -> &Arc<CacheMetrics> {
+        self.cache.metrics()
     }
 
     /// Whether every replica that the node should host is open, runs, knows a leader and is caught up with what it knows to be committed.
@@ -167,6 +212,9 @@ impl Replicas {
             let status = status.ok_or_else(|| format!("the replica of shard {shard} has stopped"))?;
             if status.leader.is_none() {
                 return Err(format!("shard {shard} has no leader"));
+            }
+            if !replica.view.is_loaded() {
+                return Err(format!("the catalogue of shard {shard} is being loaded"));
             }
             let behind = status.commit.0.saturating_sub(replica.view.moment().searchable_index().0);
             if behind > READY_LAG_MAX {
@@ -199,10 +247,17 @@ impl Replicas {
         let machine = ShardMachine::new(shard, shards).context("a shard that the cluster does not have")?;
         self.host.add_group(config, machine, Box::new(ViewPublisher { view: Arc::clone(&view) })).await?;
         let store = self.database.group(group);
+        let (files, config) = (self.cache.shard(assignment.shard), self.catalogue.clone());
+        let loading = load_when_asked(Arc::clone(&view), files.clone(), config.clone(), Arc::clone(&self.loading));
+        let places = self.places.clone();
+        let sealer = Sealer { view: Arc::clone(&view), files, store: store.clone(), config, places };
+        let workers = {
+            let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+            Workers(vec![workers.spawn(loading), workers.spawn(sealer.run())])
+        };
         let epoch = AtomicU64::new(assignment.epoch);
         let scans = ShardScans::default();
-        let hosted = HostedShard { shard, replica, epoch, view: Arc::clone(&view), store, scans };
-        self.sealers.lock().unwrap_or_else(PoisonError::into_inner).spawn(seal_as_it_grows(view));
+        let hosted = HostedShard { shard, replica, epoch, view, store, scans, _workers: workers };
         self.hosted.write().unwrap_or_else(PoisonError::into_inner).insert(assignment.shard, Arc::new(hosted));
         tracing::info!(shard = assignment.shard, replica = replica.get(), "replica open");
         Ok(())
@@ -220,6 +275,9 @@ impl Replicas {
             }
         }
         self.host.remove_group(u64::from(retired.shard), replica).await?;
+        if self.get(retired.shard).is_none() {
+            self.cache.forget(retired.shard);
+        }
         tracing::info!(shard = retired.shard, replica = replica.get(), "replica removed: its shard does without it");
         Ok(())
     }
@@ -229,24 +287,5 @@ impl Replicas {
         let held = self.database.groups()?.into_iter();
         let held = held.filter_map(|(group, replica)| Some((u32::try_from(group).ok()?, replica)));
         Ok(held.filter(|(shard, replica)| self.get(*shard).is_none_or(|hosted| hosted.replica != *replica)).collect())
-    }
-}
-
-/// Seals the segments of one shard in the background, for as long as the node runs.
-async fn seal_as_it_grows(view: Arc<ShardView>) {
-    let mut moments = view.moments();
-    while moments.changed().await.is_ok() {
-        let (build, jobs) = view.seal_jobs();
-        for job in jobs {
-            let (ticket, gallery, references) = (job.ticket(), job.gallery().to_string(), job.references());
-            let sealed = tokio::task::spawn_blocking(move || job.run()).await;
-            let sealed = sealed.unwrap_or_else(|error| ticket.lost(error.to_string()));
-            match sealed.error() {
-                None => tracing::info!(gallery, references, "segment sealed"),
-                // The rows stay where they are and are searched exactly.
-                Some(error) => tracing::warn!(gallery, references, %error, "segment not sealed, searched exactly"),
-            }
-            view.sealed(build, sealed);
-        }
     }
 }

@@ -210,6 +210,11 @@ fn run_scan(shard: &Arc<HostedShard>, metrics: &Arc<NodeMetrics>) {
         Err(semel_shard::SearchError::Cancelled(_)) => {
             searches.into_iter().for_each(|search| search.answer(Err(SearchError::GivenUp)));
         }
+        Err(error @ semel_shard::SearchError::Unreadable(_)) => {
+            tracing::warn!(shard = shard.shard.0, %error, "the catalogue is loaded again");
+            shard.view.load_again();
+            searches.into_iter().for_each(|search| search.answer(Err(SearchError::Moment(error.clone()))));
+        }
         Err(error @ semel_shard::SearchError::Counts { .. }) => {
             tracing::error!(%error, "the catalogue and the rows disagree");
             searches.into_iter().for_each(|search| search.answer(Err(SearchError::Moment(error.clone()))));

@@ -1,7 +1,9 @@
 //! Puts a node together and runs it until it is told to stop.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,19 +19,22 @@ use semel_raft_host::{
 use semel_shard::ShardMachine;
 use semel_telemetry::Monitor;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::config::NodeConfig;
 use crate::identity::Identity;
+use crate::late_routes::{Opener, late_routes};
 use crate::membership;
 use crate::metrics::NodeMetrics;
 use crate::replicas::Replicas;
 use crate::search::SearchPool;
+use crate::segment_cache::SegmentCache;
 use crate::service::ShardServer;
 
 /// How often health is brought up to date.
-const HEALTH_EVERY: Duration = Duration::from_secs(1);
+const HEALTH_EVERY: Duration = Duration::from_millis(500);
 /// How long a member waits for a coordinator before it serves without; longer than a copy of a running node takes to be found out.
 const JOIN_WITHIN: Duration = Duration::from_secs(10);
 
@@ -38,9 +43,10 @@ const SERVICES: [&str; 3] =
 
 /// Runs a node on `listener` until `shutdown` resolves: joins the cluster, hosts what the coordinators assign, serves.
 ///
-/// Nothing is served before the node is a member; a member that starts again serves after ten seconds even if no coordinator answers.
-/// Health is SERVING while no replica has stopped. Metrics, liveness and readiness are served from the start, on `metrics_listener` if
-/// there is one.
+/// Health is served from the first moment on, NOT_SERVING for what is not ready: what replicas say to each other until the node is a
+/// member (one that starts again goes on after ten seconds even if no coordinator answers), the shard service and the node as a
+/// whole until every replica runs and has loaded its catalogue. Until the node is a member all other calls are answered UNAVAILABLE. Metrics,
+/// liveness and readiness are served from the start, on `metrics_listener` if there is one.
 ///
 /// # Errors
 /// What keeps the node from running: settings, the volume, or a cluster that refuses it.
@@ -53,12 +59,12 @@ pub async fn serve(
     config.validate()?;
     let monitor = Monitor::new("node", env!("CARGO_PKG_VERSION"));
     tokio::select! {
-        ended = run(config, listener, &monitor, shutdown) => ended,
+        ended = serve_calls(config, listener, &monitor, shutdown) => ended,
         never = semel_telemetry::serve(metrics_listener, Arc::clone(&monitor)) => match never {},
     }
 }
 
-async fn run(
+async fn serve_calls(
     config: NodeConfig,
     listener: TcpListener,
     monitor: &Monitor,
@@ -68,24 +74,47 @@ async fn run(
         "" => listener.local_addr().context("read the listener's address")?.to_string(),
         advertised => advertised.to_owned(),
     };
+    let (reporter, health) = tonic_health::server::health_reporter();
+    for service in SERVICES.into_iter().chain([""]) {
+        reporter.set_service_status(service, ServingStatus::NotServing).await;
+    }
+    let (opener, routes) = late_routes();
+    let mut serving = pin!(server::serve(listener, routes, health, &SERVICES, shutdown));
+    let (stop, stopped) = oneshot::channel();
+    let mut running = pin!(run(config, address, monitor, reporter, opener, stopped));
+    tokio::select! {
+        served = &mut serving => {
+            // Requests in work have ended: nobody needs the replicas any more.
+            drop(stop);
+            running.await?;
+            Ok(served?)
+        }
+        ended = &mut running => ended,
+    }
+}
+
+/// Opens the volume, joins and hosts replicas until `stopped` fails.
+async fn run(
+    config: NodeConfig,
+    address: String,
+    monitor: &Monitor,
+    reporter: HealthReporter,
+    opener: Opener,
+    mut stopped: oneshot::Receiver<()>,
+) -> anyhow::Result<()> {
     let data = config.data.clone();
     let database = tokio::task::spawn_blocking(move || Database::open(&data, ShardMachine::TABLES)).await??;
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    tokio::spawn(async move {
-        shutdown.await;
-        // The node may have ended by itself.
-        let _ = stop.send(true);
-    });
-    let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_service_status("", ServingStatus::NotServing).await;
+    if config.debug_sync_delay_ms > 0 {
+        tracing::warn!(debug_sync_delay_ms = config.debug_sync_delay_ms, "syncs are slowed down on purpose");
+        database.slow_syncs(Duration::from_millis(config.debug_sync_delay_ms.into()));
+    }
     let known = Identity::of(&database).cluster()?;
-    let mut until_stopped = stopped.clone();
     let cluster = tokio::select! {
         joined = membership::join(&database, &config.coordinators, &address) => joined?,
         // A member does not need a coordinator to serve what it was last assigned. If one answers, it must let the node in first: the
         // volume may be a copy.
         () = tokio::time::sleep(JOIN_WITHIN), if known.is_some() => known.context("checked")?,
-        _ = until_stopped.wait_for(|stop| *stop) => return Ok(()),
+        _ = &mut stopped => return Ok(()),
     };
     tracing::info!(cluster = ?cluster, address, "member of the cluster");
 
@@ -102,12 +131,16 @@ async fn run(
     let engine = crate::engine::parse(&config.engine)?;
     let catalogue =
         CatalogueConfig { seal_at_references: config.seal_at_references, engine, ..CatalogueConfig::default() };
-    metrics::show(monitor, host.handle(), transport.clone());
-    let replicas = Replicas::new(Arc::clone(&database), host.handle(), transport, catalogue);
     let threads = match config.search_threads {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads => threads,
     };
+    let cache = SegmentCache::open(&database, config.templates)?;
+    metrics::show(monitor, host.handle(), transport.clone());
+    let replicas = Replicas::new(Arc::clone(&database), host.handle(), transport, catalogue, cache, threads);
+    if let Some(remembered) = Identity::of(&database).assignments()? {
+        replicas.expect(remembered.assignments.len());
+    }
     let metrics = Arc::new(NodeMetrics::default());
     let pool = SearchPool::new(threads, config.searches_max, Arc::clone(&metrics)).context("start the search pool")?;
     let pool = Arc::new(pool);
@@ -134,15 +167,12 @@ async fn run(
     let snapshot_service = SnapshotServiceServer::new(SnapshotServer::new(host.handle()))
         .max_decoding_message_size(SNAPSHOT_MESSAGE_BYTES_MAX);
     let routes = tonic::service::Routes::new(shard_service).add_service(raft_service).add_service(snapshot_service);
-    let mut until_stopped = stopped;
-    let serving = server::serve(listener, routes, health, &SERVICES, async move {
-        // A sender that has gone means the same: stop.
-        let _ = until_stopped.wait_for(|stop| *stop).await;
-    });
+    opener.open(routes);
     let ended = tokio::select! {
-        served = serving => served.map_err(anyhow::Error::from),
         followed = follow => followed,
         () = tell_health => Ok(()),
+        // A sender that has gone means the same: stop.
+        _ = &mut stopped => Ok(()),
     };
     host.shutdown().await;
     ended
@@ -150,12 +180,23 @@ async fn run(
 
 /// Keeps health at what the replicas are: a node with a stopped replica needs a person, and a restart once its cause is gone.
 async fn tell_health(reporter: &HealthReporter, replicas: Arc<Replicas>) {
+    let [shard_service, between_replicas @ ..] = SERVICES;
+    for service in between_replicas {
+        reporter.set_service_status(service, ServingStatus::Serving).await;
+    }
+    let mut was_ready = false;
     loop {
-        let status = if replicas.any_stopped() { ServingStatus::NotServing } else { ServingStatus::Serving };
+        let ready = replicas.are_ready();
+        if ready && !was_ready {
+            let (replicas, kept) = (replicas.all().len(), replicas.cache_metrics());
+            let from_files = kept.segments_loaded.load(Ordering::Relaxed);
+            let files_refused = kept.files_refused.load(Ordering::Relaxed);
+            tracing::info!(replicas, from_files, files_refused, "every replica of this node can be searched");
+        }
+        was_ready = ready;
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         reporter.set_service_status("", status).await;
-        reporter
-            .set_service_status(<ShardServiceServer<ShardServer> as tonic::server::NamedService>::NAME, status)
-            .await;
+        reporter.set_service_status(shard_service, status).await;
         tokio::time::sleep(HEALTH_EVERY).await;
     }
 }

@@ -61,7 +61,7 @@ impl ShardServer {
     /// Waits until everything acknowledged before the call can be read here.
     async fn read_barrier(&self, hosted: &HostedShard) -> Result<(), CallError> {
         let index = self.replicas.host().barrier(hosted.group()).await?;
-        hosted.view.reached(index).await;
+        hosted.view.applied(index).await;
         Ok(())
     }
 

@@ -2,11 +2,11 @@
 //! wait for verdicts. What is derived, and how it is searched, is [`SearchView`]'s.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use semel_index::{
     Calibration, CatalogueConfig, ComparisonScore, EnrolmentId, GalleryId, ProbeReference, SealJob, Sealed, Slot,
+    StoreJob, StoreTicket, StoredId, Templates,
 };
 use semel_raft::{LogIndex, StoreError};
 use semel_raft_host::{GroupStore, Publisher};
@@ -20,48 +20,162 @@ const VERDICT_WAITERS_MAX: usize = 16_384;
 /// searched exactly.
 const THRESHOLDS_MAX: usize = 8;
 
+/// Log entries that a loaded view may be behind when it takes the place of none: they are read while the group waits.
+const BEHIND_MAX: u64 = 64;
+
 type EnrolmentKey = (GalleryId, EnrolmentId);
 
 /// The view of one shard. Truth is in the rows; all of this can be thrown away and built again.
 pub(crate) struct ShardView {
-    config: CatalogueConfig,
-    searched: Mutex<SearchView>,
-    /// How often the view was built: what was begun for an earlier catalogue is not for this one. Changed under the view's lock.
-    builds: AtomicU64,
-    moment: watch::Sender<SearchMoment>,
+    /// `None` while it is being loaded.
+    searched: Mutex<Option<SearchView>>,
+    /// `None` while there is nothing to search.
+    moment: watch::Sender<Option<SearchMoment>>,
+    /// A view without references, told of while there is nothing to search.
+    nothing: SearchMoment,
+    /// The rows have applied entries up to here.
+    applied: watch::Sender<LogIndex>,
+    /// The newest wish to have the view loaded from rows.
+    load_requests: watch::Sender<Option<LoadRequest>>,
+    /// Why the newest wish was not fulfilled.
+    load_failure: Mutex<Option<String>>,
     verdict_waiters: Mutex<HashMap<EnrolmentKey, Vec<oneshot::Sender<()>>>>,
     calibrations: Mutex<HashMap<(GalleryId, Slot), Calibration>>,
 }
 
+/// A wish to have a view loaded from rows.
+#[derive(Debug, Clone)]
+pub(crate) struct LoadRequest {
+    pub(crate) store: GroupStore,
+    number: u64,
+}
+
+/// What became of a loaded view.
+pub(crate) enum Installed {
+    /// It is the one that is searched.
+    Yes,
+    /// Rows were applied meanwhile that it does not have: it is given back.
+    Behind(Box<SearchView>),
+    /// A newer wish has come.
+    Outdated,
+}
+
 impl ShardView {
+    /// A view that has nothing until it is loaded.
     pub(crate) fn new(config: CatalogueConfig) -> Arc<Self> {
-        let mut searched = SearchView::new(config.clone());
-        let moment = watch::Sender::new(searched.moment());
         Arc::new(Self {
-            config,
-            searched: Mutex::new(searched),
-            builds: AtomicU64::new(0),
-            moment,
+            searched: Mutex::new(None),
+            moment: watch::Sender::new(None),
+            nothing: SearchView::new(config).moment(),
+            applied: watch::Sender::new(LogIndex(0)),
+            load_requests: watch::Sender::new(None),
+            load_failure: Mutex::default(),
             verdict_waiters: Mutex::default(),
             calibrations: Mutex::default(),
         })
     }
 
-    /// The latest moment.
+    /// The latest moment; an empty one while the view is being loaded.
     pub(crate) fn moment(&self) -> SearchMoment {
-        self.moment.borrow().clone()
+        self.moment.borrow().clone().unwrap_or_else(|| self.nothing.clone())
+    }
+
+    /// Whether the view can be searched.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.moment.borrow().is_some()
+    }
+
+    /// Why the view could not be loaded, if it could not.
+    pub(crate) fn load_failure(&self) -> Option<String> {
+        lock(&self.load_failure).clone()
     }
 
     /// Tells of every later moment.
-    pub(crate) fn moments(&self) -> watch::Receiver<SearchMoment> {
+    pub(crate) fn moments(&self) -> watch::Receiver<Option<SearchMoment>> {
         self.moment.subscribe()
+    }
+
+    /// Tells of wishes to have the view loaded.
+    pub(crate) fn load_requests(&self) -> watch::Receiver<Option<LoadRequest>> {
+        self.load_requests.subscribe()
+    }
+
+    /// Has the view loaded from the rows of `store`, which have applied `applied`. Until it is, it cannot be searched.
+    pub(crate) fn load_from(&self, applied: LogIndex, store: &GroupStore) {
+        // Under the view's lock, so that no view loaded before takes its place afterwards.
+        let mut searched = lock(&self.searched);
+        *searched = None;
+        self.moment.send_replace(None);
+        self.applied.send_replace(applied);
+        *lock(&self.load_failure) = None;
+        self.load_requests.send_modify(|request| {
+            let number = request.as_ref().map_or(0, |request| request.number) + 1;
+            *request = Some(LoadRequest { store: store.clone(), number });
+        });
+    }
+
+    /// Has the view loaded again: its templates cannot be read where they are.
+    pub(crate) fn load_again(&self) {
+        let mut searched = lock(&self.searched);
+        if searched.take().is_some() {
+            self.moment.send_replace(None);
+            self.load_requests.send_modify(|request| {
+                if let Some(request) = request {
+                    request.number += 1;
+                }
+            });
+        }
+    }
+
+    /// Puts a loaded view in its place, once it has what was applied meanwhile.
+    pub(crate) fn install(&self, request: &LoadRequest, mut loaded: SearchView) -> Result<Installed, StoreError> {
+        let mut searched = lock(&self.searched);
+        if self.is_outdated(request) {
+            return Ok(Installed::Outdated);
+        }
+        let behind = self.applied.borrow().0.saturating_sub(loaded.catalogue().searchable_index());
+        if behind > BEHIND_MAX {
+            return Ok(Installed::Behind(Box::new(loaded)));
+        }
+        if behind > 0 {
+            // Publications wait for the lock meanwhile; those that the rows had already change nothing afterwards.
+            crate::loading::catch_up(&mut loaded, &request.store)?;
+        }
+        for ((gallery, slot), calibration) in lock(&self.calibrations).iter() {
+            loaded.catalogue().set_calibration(gallery, *slot, calibration.clone());
+        }
+        self.moment.send_replace(Some(loaded.moment()));
+        *searched = Some(loaded);
+        *lock(&self.load_failure) = None;
+        Ok(Installed::Yes)
+    }
+
+    /// Notes why a view was not loaded.
+    pub(crate) fn loading_failed(&self, request: &LoadRequest, reason: String) {
+        let _searched = lock(&self.searched);
+        if !self.is_outdated(request) {
+            *lock(&self.load_failure) = Some(reason);
+        }
+    }
+
+    fn is_outdated(&self, request: &LoadRequest) -> bool {
+        self.load_requests.borrow().as_ref().is_none_or(|newest| newest.number != request.number)
     }
 
     /// Waits until everything up to `index` can be found.
     pub(crate) async fn reached(&self, index: LogIndex) -> SearchMoment {
         let mut moments = self.moment.subscribe();
-        let moment = moments.wait_for(|moment| moment.searchable_index() >= index).await;
-        moment.expect("the sender lives as long as the view").clone()
+        let has_reached =
+            |moment: &Option<SearchMoment>| moment.as_ref().is_some_and(|moment| moment.searchable_index() >= index);
+        let moment = moments.wait_for(has_reached).await;
+        moment.expect("the sender lives as long as the view").clone().expect("waited for")
+    }
+
+    /// Waits until everything up to `index` can be read from the rows.
+    pub(crate) async fn applied(&self, index: LogIndex) {
+        let mut applied = self.applied.subscribe();
+        let applied = applied.wait_for(|applied| *applied >= index).await;
+        applied.expect("the sender lives as long as the view");
     }
 
     /// Gets told once the enrolment's state next changes; `None` if too many wait already.
@@ -87,44 +201,93 @@ impl ShardView {
     /// are, a search under them scans exactly.
     pub(crate) fn searched_under(&self, gallery: &GalleryId, reference: &ProbeReference) {
         let ProbeReference { slot, threshold, miss_budget_ppb, .. } = *reference;
+        let key = (gallery.clone(), slot);
+        let fresh = || Calibration { thresholds: Vec::new(), miss_budget_ppb };
+        {
+            let known = lock(&self.calibrations).get(&key).cloned();
+            if known.is_some_and(|mut known| !extend(&mut known, threshold, miss_budget_ppb)) {
+                return;
+            }
+        }
+        // The view's lock is taken first wherever both are held, so that no earlier calibration overtakes this one on its way
+        // to the catalogue.
+        let mut searched = lock(&self.searched);
         let mut calibrations = lock(&self.calibrations);
-        let calibration = calibrations
-            .entry((gallery.clone(), slot))
-            .or_insert_with(|| Calibration { thresholds: Vec::new(), miss_budget_ppb });
-        if extend(calibration, threshold, miss_budget_ppb) {
-            // Both locks are held, so that no earlier calibration overtakes this one on its way to the catalogue.
-            lock(&self.searched).catalogue().set_calibration(gallery, slot, calibration.clone());
+        let calibration = calibrations.entry(key).or_insert_with(fresh);
+        if extend(calibration, threshold, miss_budget_ppb)
+            && let Some(searched) = searched.as_mut()
+        {
+            searched.catalogue().set_calibration(gallery, slot, calibration.clone());
         }
     }
 
-    /// Segments that have grown enough to be sealed, each a job for another thread, and which build of the view they are of.
-    pub(crate) fn seal_jobs(&self) -> (u64, Vec<SealJob>) {
-        let mut searched = lock(&self.searched);
-        (self.builds.load(Ordering::Relaxed), searched.catalogue().seal_jobs())
+    /// Segments that have grown enough to be sealed, each a job for another thread.
+    pub(crate) fn seal_jobs(&self) -> Vec<SealJob> {
+        lock(&self.searched).as_mut().map_or_else(Vec::new, |searched| searched.catalogue().seal_jobs())
     }
 
-    /// Swaps a sealed segment in, unless the view was built anew since its job was given out.
-    pub(crate) fn sealed(&self, build: u64, sealed: Sealed) {
-        let mut searched = lock(&self.searched);
-        if build != self.builds.load(Ordering::Relaxed) {
-            return;
+    /// Swaps a sealed segment in.
+    pub(crate) fn sealed(&self, sealed: Sealed) {
+        self.change(|searched| searched.catalogue().sealed(sealed));
+    }
+
+    /// A sealed segment that is not kept in a file as it is.
+    pub(crate) fn store_job(&self, shard: u32) -> Option<StoreJob> {
+        lock(&self.searched).as_mut()?.catalogue().store_job(shard)
+    }
+
+    /// Notes which file a segment is kept in; whether it is still the one.
+    pub(crate) fn stored(&self, ticket: &StoreTicket, id: StoredId, templates: Option<Templates>) -> bool {
+        self.change(|searched| searched.catalogue().stored(ticket, id, templates)).unwrap_or(false)
+    }
+
+    /// Notes that a segment could not be written.
+    pub(crate) fn not_stored(&self, ticket: &StoreTicket) {
+        if let Some(searched) = lock(&self.searched).as_mut() {
+            searched.catalogue().not_stored(ticket);
         }
-        searched.catalogue().sealed(sealed);
-        self.moment.send_replace(searched.moment());
+    }
+
+    /// Changes the view, unless it is being loaded, and shows the moment after it.
+    fn change<T>(&self, change: impl FnOnce(&mut SearchView) -> T) -> Option<T> {
+        // Under the view's lock, so that no later moment is replaced by this one.
+        let mut searched = lock(&self.searched);
+        let searched = searched.as_mut()?;
+        let changed = change(searched);
+        self.moment.send_replace(Some(searched.moment()));
+        Some(changed)
     }
 
     fn take_in(&self, applied: LogIndex, publications: Vec<(LogIndex, Vec<Publication>)>) {
-        let mut searched = lock(&self.searched);
-        let changed = searched.take_in(applied, publications);
-        // Under the view's lock, so that no later moment is replaced by this one.
-        self.moment.send_replace(searched.moment());
-        drop(searched);
+        let changed = {
+            let mut searched = lock(&self.searched);
+            self.applied.send_replace(applied);
+            match searched.as_mut() {
+                Some(searched) => {
+                    let changed = searched.take_in(applied, publications);
+                    self.moment.send_replace(Some(searched.moment()));
+                    changed
+                }
+                // Whoever loads it reads them from the rows.
+                None => publications.into_iter().flat_map(|(_, some)| some).filter_map(changed).collect(),
+            }
+        };
         if !changed.is_empty() {
             let mut waiters = lock(&self.verdict_waiters);
             for sender in changed.iter().filter_map(|key| waiters.remove(key)).flatten() {
                 // A waiter that has gone needs no news.
                 let _ = sender.send(());
             }
+        }
+    }
+}
+
+/// The enrolment whose state changed after its stage, if one did.
+fn changed(publication: Publication) -> Option<EnrolmentKey> {
+    match publication {
+        Publication::Staged { .. } => None,
+        Publication::Withdrawn { gallery, enrolment_id, .. } | Publication::Changed { gallery, enrolment_id } => {
+            Some((gallery, enrolment_id))
         }
     }
 }
@@ -160,19 +323,9 @@ pub(crate) struct ViewPublisher {
 }
 
 impl Publisher<ShardMachine> for ViewPublisher {
+    /// Begins to load the view; the replica takes part in everything but searches meanwhile.
     fn restore(&mut self, applied: LogIndex, store: &GroupStore) -> Result<(), StoreError> {
-        let calibrations = lock(&self.view.calibrations);
-        let mut searched = lock(&self.view.searched);
-        // Before the first start there is nothing to forget; after rows were exchanged, the old catalogue makes room for the new one.
-        *searched = SearchView::new(self.view.config.clone());
-        self.view.builds.fetch_add(1, Ordering::Relaxed);
-        for ((gallery, slot), calibration) in calibrations.iter() {
-            searched.catalogue().set_calibration(gallery, *slot, calibration.clone());
-        }
-        drop(calibrations);
-        self.view.moment.send_replace(searched.moment());
-        searched.restore(applied, store)?;
-        self.view.moment.send_replace(searched.moment());
+        self.view.load_from(applied, store);
         Ok(())
     }
 

@@ -84,7 +84,10 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("semel-simulation", &["semel-index", "semel-raft", "semel-shard", "semel-workflow"]),
-    ("semel-tests", &["semel-proto", "semel-index", "semel-population", "semel-sandbox", "semel-simulation"]),
+    (
+        "semel-tests",
+        &["semel-proto", "semel-client", "semel-index", "semel-population", "semel-sandbox", "semel-simulation"],
+    ),
 ];
 
 /// What any crate's own tests may use beside its edges: synthetic people.

@@ -28,6 +28,8 @@ use crate::settings::Settings;
 
 /// The wait for a verdict where a request names none; the cluster's own default.
 const WAIT: Duration = Duration::from_secs(10);
+/// What creating a gallery may take beside everything else: a rotation of 4,096 dimensions is drawn in about a minute.
+const DRAWN_WITHIN: Duration = Duration::from_secs(120);
 /// The largest answer taken, in bytes: a status names every replica of up to 4,096 shards.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -124,12 +126,13 @@ impl Client {
         self.call(request, over!(IdentificationServiceClient::verify)).await
     }
 
-    /// Creates a gallery.
+    /// Creates a gallery. Its rotation is drawn meanwhile, for which the deadline is two minutes longer than that of other calls.
     ///
     /// # Errors
     /// [`CallError`]; ALREADY_EXISTS if there is one with another first policy.
     pub async fn create_gallery(&self, request: CreateGalleryRequest) -> Result<Gallery, CallError> {
-        let answer = self.call(request, over!(GalleryServiceClient::create_gallery)).await?;
+        let patient = self.with(Settings { deadline: self.settings.deadline + DRAWN_WITHIN, ..self.settings });
+        let answer = patient.call_with(DRAWN_WITHIN, request, over!(GalleryServiceClient::create_gallery)).await?;
         answer.gallery.ok_or_else(no_gallery)
     }
 

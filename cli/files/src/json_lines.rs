@@ -1,7 +1,7 @@
 //! Records as JSON, one object per line.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -47,13 +47,37 @@ struct ProvenanceDocument {
     captured_at_ms: i64,
 }
 
+/// The longest line taken, in bytes: several times what 16 references of 4,096 components need.
+const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes at the beginning of a file whose lines are counted; longer files are estimated from them.
+const COUNTED_BYTES: u64 = 8 * 1024 * 1024;
+
 pub(crate) fn open(path: &Path, modality: Modality) -> Result<Records, UnreadableFile> {
     let unreadable = |error: std::io::Error| UnreadableFile { file: path.to_owned(), reason: error.to_string() };
-    // Read twice: once to know how much there is, so that the time left can be told.
-    let count =
-        BufReader::new(File::open(path).map_err(unreadable)?).split(b'\n').take_while(Result::is_ok).count() as u64;
+    let file = File::open(path).map_err(unreadable)?;
+    let size = file.metadata().map_err(unreadable)?.len();
+    let count = count(BufReader::new(file), size).map_err(unreadable)?;
     let reader = BufReader::new(File::open(path).map_err(unreadable)?);
     Ok(Records { count: Some(count), ..Records::json_lines(reader, path.to_owned(), modality) })
+}
+
+/// About how many lines a file of so many bytes has, so that the time left can be told.
+fn count(reader: impl Read, size: u64) -> std::io::Result<u64> {
+    let (mut lines, mut seen, mut open_line) = (0_u64, 0_u64, false);
+    let mut reader = BufReader::new(reader.take(COUNTED_BYTES));
+    loop {
+        let bytes = reader.fill_buf()?;
+        let Some(last) = bytes.last() else { break };
+        lines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        open_line = *last != b'\n';
+        seen += bytes.len() as u64;
+        let length = bytes.len();
+        reader.consume(length);
+    }
+    if seen < size && lines > 0 {
+        return Ok((u128::from(size) * u128::from(lines) / u128::from(seen)) as u64);
+    }
+    Ok(lines + u64::from(open_line))
 }
 
 pub(crate) fn records(
@@ -61,34 +85,88 @@ pub(crate) fn records(
     file: PathBuf,
     modality: Modality,
 ) -> impl Iterator<Item = Result<Record, BadRecord>> + Send {
-    let mut failed = false;
-    // A line that is no UTF-8 is that line's fault; after any other fault there is nothing more to read.
-    let until_failed = move |text: std::io::Result<String>| {
-        let ended = failed;
-        failed |= matches!(&text, Err(error) if error.kind() != std::io::ErrorKind::InvalidData);
-        (!ended).then_some(text)
-    };
-    (1..).zip(reader.lines().map_while(until_failed)).filter_map(move |(line, text)| {
-        let bad = |reason: String| BadRecord { file: file.clone(), line, reason };
-        match text {
-            Ok(text) if text.trim().is_empty() => None,
-            Ok(text) => Some(parse(&text, modality).map_err(bad)),
-            Err(error) => Some(Err(bad(error.to_string()))),
+    let mut lines = Lines { reader, number: 0, ended: false };
+    std::iter::from_fn(move || {
+        loop {
+            let (line, text) = lines.next()?;
+            let bad = |(enrolment_id, reason)| BadRecord { file: file.clone(), line, enrolment_id, reason };
+            match text {
+                Ok(text) if text.trim().is_empty() => {}
+                Ok(text) => return Some(parse(&text, modality).map(|record| Record { line, ..record }).map_err(bad)),
+                Err(reason) => return Some(Err(bad((String::new(), reason)))),
+            }
         }
     })
 }
 
-fn parse(text: &str, modality: Modality) -> Result<Record, String> {
-    let document: Document = serde_json::from_str(text).map_err(|error| without_value(&error))?;
-    let references = document
+/// Lines of bounded length.
+struct Lines<R> {
+    reader: R,
+    number: u64,
+    ended: bool,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// The next line with its number. One that is too long or no UTF-8 is that line's fault; after any other fault there is nothing
+    /// more to read.
+    fn next(&mut self) -> Option<(u64, Result<String, String>)> {
+        if self.ended {
+            return None;
+        }
+        self.number += 1;
+        let mut bytes = Vec::new();
+        let read = self.reader.by_ref().take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', &mut bytes);
+        let text = match read {
+            Ok(0) => return None,
+            Ok(_) if bytes.len() > LINE_BYTES_MAX => {
+                drop(bytes);
+                self.skip_line();
+                Err(format!("the line is longer than {LINE_BYTES_MAX} bytes"))
+            }
+            Ok(_) => String::from_utf8(bytes).map_err(|_| "the line is not UTF-8".to_owned()),
+            Err(error) => {
+                self.ended = true;
+                Err(error.to_string())
+            }
+        };
+        Some((self.number, text))
+    }
+
+    fn skip_line(&mut self) {
+        loop {
+            let (found, length) = match self.reader.fill_buf() {
+                Ok([]) | Err(_) => {
+                    self.ended = true;
+                    return;
+                }
+                Ok(bytes) => match bytes.iter().position(|byte| *byte == b'\n') {
+                    Some(place) => (true, place + 1),
+                    None => (false, bytes.len()),
+                },
+            };
+            self.reader.consume(length);
+            if found {
+                return;
+            }
+        }
+    }
+}
+
+/// The record of a line; else the id, where it is known, and what is wrong.
+fn parse(text: &str, modality: Modality) -> Result<Record, (String, String)> {
+    let document: Document = serde_json::from_str(text).map_err(|error| (String::new(), without_value(&error)))?;
+    let references: Result<_, String> = document
         .references
         .into_iter()
         .enumerate()
-        .map(|(place, each)| reference(each, modality).map_err(|reason| format!("references[{place}]: {reason}")));
+        .map(|(place, each)| reference(each, modality).map_err(|reason| format!("references[{place}]: {reason}")))
+        .collect();
+    let references = references.map_err(|reason| (document.enrolment_id.clone(), reason))?;
     Ok(Record {
+        line: 0,
         enrolment_id: document.enrolment_id,
         subject_id: document.subject_id,
-        references: references.collect::<Result<_, _>>()?,
+        references,
         provenance: document.provenance.map(|given| Provenance {
             site: given.site,
             operator_id: given.operator_id,

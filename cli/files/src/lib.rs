@@ -1,4 +1,4 @@
-//! What people keep in files: enrolments, probes and policies, as messages of the wire. Forms of records live in `npy` and
+//! What people keep in files: enrolments, probes and policies, as messages of the wire. Forms of records live in `npy`, `parquet` and
 //! `json_lines`.
 //!
 //! Nothing is checked here that the cluster checks: a record that is read may still be refused. Command lines and their exit
@@ -11,7 +11,9 @@ pub mod policy;
 
 mod json_lines;
 mod npy;
+mod parquet;
 mod records;
+mod rows;
 
 pub use names::UnknownName;
 pub use policy::{GalleryDocument, InvalidPolicy, ModalityDocument, PolicyDocument, SpecDocument};

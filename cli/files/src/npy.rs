@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 
 use npyz::{NpyFile, NpyHeader, NpyReader, Order};
-use semel_proto::v1::{BiometricReference, Embedding, Modality, Position, Provenance, biometric_reference};
+use semel_proto::v1::{Modality, Position, Provenance};
 
 use crate::names;
-use crate::records::{BadRecord, Form, Record, Records, UnreadableFile};
+use crate::records::{BadRecord, Form, Records, UnreadableFile};
+use crate::rows::{Gathered, Row};
 
 /// Components of an embedding at most; a wider array is something else.
-const COMPONENTS_MAX: u64 = 4_096;
+pub(crate) const COMPONENTS_MAX: u64 = 4_096;
 /// The length of an array's header at most, in bytes; numpy itself refuses more than 10,000.
 const HEADER_BYTES_MAX: usize = 65_536;
 /// How deep brackets nest in a header at most: those of structured arrays, which are refused by name, do no deeper.
@@ -48,7 +48,7 @@ fn joined(
 ) -> Result<Records, UnreadableFile> {
     let table = Table::new(table, table_file.clone(), form).map_err(|reason| unreadable(&table_file, reason))?;
     let count = Some(rows.count);
-    Ok(Records { count, iterator: Box::new(Joined::new(rows, array_file, table)) })
+    Ok(Records { count, iterator: Box::new(Gathered::new(Joined::new(rows, array_file, table), table_file)) })
 }
 
 fn unreadable(file: &Path, reason: String) -> UnreadableFile {
@@ -165,18 +165,6 @@ impl<R: Read> Iterator for Rows<R> {
     }
 }
 
-/// One line of the table.
-struct Line {
-    number: u64,
-    enrolment_id: String,
-    subject_id: String,
-    modality: Modality,
-    position: Position,
-    quality: Option<u32>,
-    algorithm_id: String,
-    provenance: Option<Provenance>,
-}
-
 struct Table<R> {
     file: PathBuf,
     lines: csv::StringRecordsIntoIter<R>,
@@ -196,7 +184,8 @@ impl<R: Read> Table<R> {
         Ok(Self { file, lines: reader.into_records(), columns, id_column, modality: form.modality })
     }
 
-    fn parse(&self, record: &csv::StringRecord) -> Result<Line, String> {
+    /// The row of a line, without the values that belong to it.
+    fn parse(&self, record: &csv::StringRecord) -> Result<Row, String> {
         let cell = |column: &str| self.columns.get(column).and_then(|place| record.get(*place)).unwrap_or("");
         let given = |column: &str| Some(cell(column)).filter(|text| !text.is_empty());
         let number = |column: &str, text: &str| format!("{column}: `{text}` is not a whole number");
@@ -213,21 +202,26 @@ impl<R: Read> Table<R> {
         };
         let modality = given("modality").map(names::parse_modality).transpose().map_err(|error| error.to_string())?;
         let position = given("position").map(names::parse_position).transpose().map_err(|error| error.to_string())?;
-        Ok(Line {
-            number: record.position().map_or(0, csv::Position::line),
-            enrolment_id: record.get(self.id_column).unwrap_or("").to_owned(),
+        Ok(Row {
+            line: record.position().map_or(0, csv::Position::line),
+            enrolment_id: self.id(record),
             subject_id: cell("subject_id").to_owned(),
             modality: modality.unwrap_or(self.modality),
             position: position.unwrap_or(Position::Unspecified),
             quality,
             algorithm_id: cell("algorithm_id").to_owned(),
             provenance: (provenance != Provenance::default()).then_some(provenance),
+            values: Vec::new(),
         })
+    }
+
+    fn id(&self, record: &csv::StringRecord) -> String {
+        record.get(self.id_column).unwrap_or("").to_owned()
     }
 }
 
 impl<R: Read> Iterator for Table<R> {
-    type Item = Result<Line, BadRecord>;
+    type Item = Result<Row, BadRecord>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let record = self.lines.next()?;
@@ -235,17 +229,17 @@ impl<R: Read> Iterator for Table<R> {
             Ok(record) => record.position().map_or(0, csv::Position::line),
             Err(error) => error.position().map_or(0, csv::Position::line),
         };
-        let bad = |reason| BadRecord { file: self.file.clone(), line, reason };
+        let enrolment_id = record.as_ref().map_or_else(|_| String::new(), |record| self.id(record));
+        let bad = |reason| BadRecord { file: self.file.clone(), line, enrolment_id, reason };
         Some(record.map_err(|error| error.to_string()).and_then(|record| self.parse(&record)).map_err(bad))
     }
 }
 
-/// Rows and lines side by side; neighbouring lines of one id make one record.
+/// Rows of the array and lines of the table side by side.
 struct Joined<A: Read, T: Read> {
     rows: Rows<A>,
     array_file: PathBuf,
-    table: Peekable<Table<T>>,
-    table_file: PathBuf,
+    table: Table<T>,
     /// The number of the last line read; the header is the first.
     line_last: u64,
     ended: bool,
@@ -253,91 +247,59 @@ struct Joined<A: Read, T: Read> {
 
 impl<A: Read, T: Read> Joined<A, T> {
     fn new(rows: Rows<A>, array_file: PathBuf, table: Table<T>) -> Self {
-        let table_file = table.file.clone();
-        Self { rows, array_file, table: table.peekable(), table_file, line_last: 1, ended: false }
-    }
-
-    /// The next line with its row.
-    fn pair(&mut self) -> Option<Result<(Line, Vec<f32>), BadRecord>> {
-        let (line, row) = (self.table.next(), self.rows.next());
-        match &line {
-            Some(Ok(line)) => self.line_last = line.number,
-            Some(Err(bad)) => self.line_last = bad.line,
-            None => {}
-        }
-        let array = self.array_file.display();
-        let bad = |reason| BadRecord { file: self.table_file.clone(), line: self.line_last, reason };
-        let (line, row) = match (line, row) {
-            (None, None) => return None,
-            (Some(line), Some(row)) => (line, row),
-            (_, row) => {
-                // From here on nobody knows which row belongs to which line.
-                self.ended = true;
-                let reason = match row {
-                    Some(_) => format!("ends here, before {array}: it must have one line per row"),
-                    None => format!("goes on after the end of {array}: it must have one line per row"),
-                };
-                return Some(Err(bad(reason)));
-            }
-        };
-        Some(line.and_then(|line| match row {
-            Ok(row) if row.len() == self.rows.dimension => Ok((line, row)),
-            Ok(_) | Err(_) => {
-                self.ended = true;
-                Err(bad(format!("its row in {array} is cut off")))
-            }
-        }))
+        Self { rows, array_file, table, line_last: 1, ended: false }
     }
 }
 
 impl<A: Read, T: Read> Iterator for Joined<A, T> {
-    type Item = Result<Record, BadRecord>;
+    type Item = Result<Row, BadRecord>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.ended {
             return None;
         }
-        let (first, row) = match self.pair()? {
-            Ok(pair) => pair,
-            Err(bad) => return Some(Err(bad)),
-        };
-        let mut record = Record {
-            enrolment_id: first.enrolment_id.clone(),
-            subject_id: first.subject_id.clone(),
-            references: Vec::new(),
-            provenance: first.provenance.clone(),
-        };
-        record.references.push(reference(first, row));
-        loop {
-            let same = match self.table.peek() {
-                Some(Ok(line)) => !line.enrolment_id.is_empty() && line.enrolment_id == record.enrolment_id,
-                Some(Err(_)) | None => false,
-            };
-            if !same {
-                return Some(Ok(record));
-            }
-            match self.pair() {
-                Some(Ok((line, row))) => record.references.push(reference(line, row)),
-                Some(Err(bad)) => return Some(Err(bad)),
-                None => return Some(Ok(record)),
-            }
+        let (line, values) = (self.table.next(), self.rows.next());
+        match &line {
+            Some(Ok(line)) => self.line_last = line.line,
+            Some(Err(bad)) => self.line_last = bad.line,
+            None => {}
         }
-    }
-}
-
-fn reference(line: Line, values: Vec<f32>) -> BiometricReference {
-    BiometricReference {
-        modality: line.modality.into(),
-        position: line.position.into(),
-        template: Some(biometric_reference::Template::Embedding(Embedding { values })),
-        quality: line.quality,
-        algorithm_id: line.algorithm_id,
+        let array = self.array_file.display();
+        let bad = |reason, enrolment_id| BadRecord {
+            file: self.table.file.clone(),
+            line: self.line_last,
+            enrolment_id,
+            reason,
+        };
+        let (line, values) = match (line, values) {
+            (None, None) => return None,
+            (Some(line), Some(values)) => (line, values),
+            (_, values) => {
+                // From here on nobody knows which row belongs to which line.
+                self.ended = true;
+                let reason = match values {
+                    Some(_) => format!("ends here, before {array}: it must have one line per row"),
+                    None => format!("goes on after the end of {array}: it must have one line per row"),
+                };
+                return Some(Err(bad(reason, String::new())));
+            }
+        };
+        Some(line.and_then(|line| match values {
+            Ok(values) if values.len() == self.rows.dimension => Ok(Row { values, ..line }),
+            Ok(_) | Err(_) => {
+                self.ended = true;
+                Err(bad(format!("its row in {array} is cut off"), line.enrolment_id))
+            }
+        }))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use semel_proto::v1::biometric_reference;
+
     use super::*;
+    use crate::records::Record;
 
     fn form() -> Form {
         Form { table: None, id_column: "enrolment_id".to_owned(), modality: Modality::Voice }
@@ -361,7 +323,7 @@ mod tests {
     fn read(array: &[u8], table: &str) -> Vec<Result<Record, BadRecord>> {
         let rows = Rows::new(array).expect("an array");
         let table = Table::new(table.as_bytes(), PathBuf::from("people.csv"), &form()).expect("a table");
-        Joined::new(rows, PathBuf::from("people.npy"), table).collect()
+        Gathered::new(Joined::new(rows, PathBuf::from("people.npy"), table), PathBuf::from("people.csv")).collect()
     }
 
     #[test]

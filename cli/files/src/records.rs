@@ -1,11 +1,12 @@
-//! Enrolments and probes: one iterator of records whatever the file's form.
+//! Enrolments and probes: one iterator of records whatever the file's form. A file is read as its records are taken, so that it may be
+//! larger than memory.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use semel_proto::v1::{BiometricReference, EnrolRequest, Modality, Provenance};
 
-use crate::{json_lines, npy};
+use crate::{json_lines, npy, parquet};
 
 /// How files are to be read.
 #[derive(Debug, Clone)]
@@ -19,7 +20,10 @@ pub struct Form {
 }
 
 /// One enrolment, or a probe, as a file has it. Templates are personal data: it is never printed.
+#[derive(Default)]
 pub struct Record {
+    /// The line or row at which it begins, from 1.
+    pub line: u64,
     /// Empty in a probe.
     pub enrolment_id: String,
     /// Empty where the file has none.
@@ -60,15 +64,18 @@ pub struct UnreadableFile {
 pub struct BadRecord {
     /// The file.
     pub file: PathBuf,
-    /// The line of the table or file, from 1.
+    /// The line of the table or file, or the row of a .parquet file, from 1.
     pub line: u64,
+    /// The enrolment; empty where it is not known.
+    pub enrolment_id: String,
     /// What is wrong with it.
     pub reason: String,
 }
 
 /// The records of a file, in its order.
 pub struct Records {
-    /// How many lines or rows there are, where that is known without reading all of them.
+    /// How many lines or rows there are, where that is known without reading all of them. For a large file of JSON lines it is
+    /// estimated from the first ones.
     pub count: Option<u64>,
     pub(crate) iterator: Box<dyn Iterator<Item = Result<Record, BadRecord>> + Send>,
 }
@@ -82,11 +89,14 @@ impl Records {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or("");
         match extension {
             "npy" => npy::open(path, form),
+            "parquet" => parquet::open(path, form),
             "jsonl" | "ndjson" => json_lines::open(path, form.modality),
             _ if path.as_os_str() == "-" => {
                 Ok(Self::json_lines(BufReader::new(std::io::stdin()), PathBuf::from("-"), form.modality))
             }
-            _ => Err(UnreadableFile { file: path.to_owned(), reason: "must end in .npy or .jsonl".to_owned() }),
+            _ => {
+                Err(UnreadableFile { file: path.to_owned(), reason: "must end in .npy, .parquet or .jsonl".to_owned() })
+            }
         }
     }
 
@@ -105,6 +115,14 @@ impl Records {
         form: &Form,
     ) -> Result<Self, UnreadableFile> {
         npy::records((array, array_file), (table, table_file), form)
+    }
+
+    /// Reads the bytes of a Parquet file; errors name `file`. The form's `table` is not looked at.
+    ///
+    /// # Errors
+    /// It is no Parquet file, or its columns are not those of enrolments.
+    pub fn parquet(bytes: Vec<u8>, file: PathBuf, form: &Form) -> Result<Self, UnreadableFile> {
+        parquet::records(bytes::Bytes::from(bytes), file, form)
     }
 }
 

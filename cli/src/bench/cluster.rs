@@ -19,7 +19,7 @@ use serde::Serialize;
 use super::loopback::{Call, GALLERY, Loopback};
 use super::people::{People, threads};
 use super::twin::{self, Twin, TwinConfig};
-use super::{percent, rate, shown};
+use super::{percent, processor, rate, shown};
 use crate::exit::{EXIT_CODES, Exit};
 use crate::output::{self, Output, Progress, grouped, quantile};
 
@@ -93,6 +93,8 @@ struct Figures {
     probes: usize,
     direct_probes_per_second: f64,
     cluster_probes_per_second: f64,
+    direct_processor_ms_per_probe: f64,
+    cluster_processor_ms_per_probe: f64,
     cluster_p50_ms: f64,
     cluster_p99_ms: f64,
     cluster_refused: usize,
@@ -104,6 +106,12 @@ struct Figures {
 impl Figures {
     fn share(&self) -> f64 {
         self.cluster_probes_per_second / self.direct_probes_per_second
+    }
+
+    /// The share of the processor time of a probe that the direct search needs too: the share of its rate that the cluster would reach
+    /// on a machine of its own.
+    fn processor_share(&self) -> f64 {
+        self.direct_processor_ms_per_probe / self.cluster_processor_ms_per_probe
     }
 }
 
@@ -149,14 +157,20 @@ pub(crate) async fn run(arguments: ClusterArguments) -> anyhow::Result<Exit> {
     };
     search("cluster, warming up").await?;
     let (mut direct_time, mut cluster_time) = (Duration::ZERO, Duration::ZERO);
+    let (mut direct_processor, mut cluster_processor) = (Duration::ZERO, Duration::ZERO);
     let (mut found, mut calls) = (Vec::new(), Vec::new());
+    let processor = || processor::used().unwrap_or_default();
     for _ in 0..arguments.turns {
         let direct = std::sync::Arc::clone(&direct);
+        let at_first = processor();
         let (answers, took) = tokio::task::spawn_blocking(move || direct.search(threads())).await?;
         direct_time += took;
         found = answers;
+        let between = processor();
         let (answers, took) = search("cluster").await?;
         cluster_time += took;
+        direct_processor += between - at_first;
+        cluster_processor += processor() - between;
         calls.extend(answers);
     }
     let count = probes.len() * usize::from(arguments.turns);
@@ -176,6 +190,8 @@ pub(crate) async fn run(arguments: ClusterArguments) -> anyhow::Result<Exit> {
         probes: count,
         direct_probes_per_second: rate(count, direct_time),
         cluster_probes_per_second: rate(count, cluster_time),
+        direct_processor_ms_per_probe: direct_processor.as_secs_f64() * 1e3 / count as f64,
+        cluster_processor_ms_per_probe: cluster_processor.as_secs_f64() * 1e3 / count as f64,
         cluster_p50_ms: ms(0.5),
         cluster_p99_ms: ms(0.99),
         cluster_refused: calls.iter().map(|call| call.repeated).sum(),
@@ -294,14 +310,26 @@ fn show(figures: &Figures) {
         grouped(figures.seal_at_references as u64),
         grouped(figures.probes as u64),
     ));
-    let mut table = output::table(["searched by", "probes/s", "share", "p50", "p99"]);
+    let heads = ["searched by", "probes/s", "share", "processor time of a probe", "share", "p50", "p99"];
+    let mut table = output::table(heads);
+    let processor = |ms: f64| format!("{ms:.2} ms");
     let direct = format!("one process directly, {} threads, batches of {BATCH}", figures.threads);
-    table.add_row([direct, shown(figures.direct_probes_per_second), percent(1.0), String::new(), String::new()]);
+    table.add_row([
+        direct,
+        shown(figures.direct_probes_per_second),
+        percent(1.0),
+        processor(figures.direct_processor_ms_per_probe),
+        percent(1.0),
+        String::new(),
+        String::new(),
+    ]);
     let (callers, refused) = (figures.callers, figures.cluster_refused);
     table.add_row([
         format!("the cluster through gRPC, {callers} callers, {refused} calls repeated"),
         shown(figures.cluster_probes_per_second),
         percent(figures.share()),
+        processor(figures.cluster_processor_ms_per_probe),
+        percent(figures.processor_share()),
         format!("{:.1} ms", figures.cluster_p50_ms),
         format!("{:.1} ms", figures.cluster_p99_ms),
     ]);

@@ -19,6 +19,8 @@ use crate::output::Progress;
 
 /// The gallery of every benchmark.
 pub(super) const GALLERY: &str = "bench";
+/// Nodes of the cluster, and replicas of each shard.
+const NODES: usize = 3;
 /// Connections that callers share.
 const CONNECTIONS: usize = 4;
 /// Times that a call is made again while the cluster has too much to do.
@@ -49,7 +51,8 @@ impl Loopback {
         change: impl FnOnce(Builder) -> Builder,
     ) -> anyhow::Result<Self> {
         let binary = std::env::current_exe().context("find this program")?;
-        let mut builder = Sandbox::builder().nodes(3).replicas(3).shards(shards).mode(Mode::ChildProcesses { binary });
+        let mut builder = Sandbox::builder().nodes(NODES).replicas(NODES as u32).shards(shards);
+        builder = builder.mode(Mode::ChildProcesses { binary });
         if let Some(folder) = data {
             builder = builder.data_dir(folder);
         }
@@ -163,4 +166,31 @@ async fn until_taken<T, F: Future<Output = Result<T, Status>>>(call: impl Fn() -
         }
     }
     bail!("the cluster had too much to do {ATTEMPTS_MAX} times in a row")
+}
+
+/// What a node has written to its log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Syncs {
+    pub(super) syncs: u64,
+    pub(super) entries: u64,
+}
+
+impl Syncs {
+    pub(super) fn since(&self, before: &Self) -> Self {
+        Self { syncs: self.syncs - before.syncs, entries: self.entries - before.entries }
+    }
+}
+
+impl Loopback {
+    /// What each node has written since it started, as it says itself.
+    pub(super) async fn syncs(&self) -> anyhow::Result<Vec<Syncs>> {
+        let mut nodes = Vec::new();
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        for node in 0..NODES {
+            let text = std::fs::read_to_string(self.sandbox.data_dir().join(format!("node-{}/debug-syncs", node + 1)))?;
+            let mut numbers = text.split_whitespace().map(|n| n.parse::<u64>());
+            nodes.push(Syncs { syncs: numbers.next().context("two")??, entries: numbers.next().context("two")?? });
+        }
+        Ok(nodes)
+    }
 }

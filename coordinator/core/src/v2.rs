@@ -23,7 +23,7 @@ pub(crate) enum Kind {
     #[prost(message, tag = "3")]
     CancelMove(CancelMoveBytes),
     #[prost(message, tag = "4")]
-    EndMove(OfMoveBytes),
+    EndMove(EndMoveBytes),
     #[prost(message, tag = "5")]
     RemoveNode(RemoveNodeBytes),
 }
@@ -45,6 +45,16 @@ pub(crate) struct OfMoveBytes {
     pub(crate) shard: u32,
     #[prost(uint64, tag = "2")]
     pub(crate) replica: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct EndMoveBytes {
+    #[prost(uint32, tag = "1")]
+    pub(crate) shard: u32,
+    #[prost(uint64, tag = "2")]
+    pub(crate) replica: u64,
+    #[prost(bool, tag = "3")]
+    pub(crate) replaced: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]

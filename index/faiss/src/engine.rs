@@ -7,8 +7,8 @@ use std::sync::Arc;
 use semel_index::{BuildError, Calibration, EmbeddingRows, Engine, ExactEngine, Segment};
 
 use crate::factory::Factory;
-use crate::raw::{RawError, RawIndex};
-use crate::segment::{FaissSegment, Filled};
+use crate::raw::{self, RawError, RawIndex};
+use crate::segment::{FaissSegment, Filled, cuts_from_bytes};
 
 /// What this engine is called, and the prefix of its factory strings.
 pub(crate) const NAME: &str = "faiss";
@@ -127,8 +127,23 @@ impl FaissEngine {
             return Err(refused(format!("needs {references_min} references or more")));
         }
         let filled = fill(&factory, &rows).map_err(|error| refused(error.to_string()))?;
-        let segment = FaissSegment::new(format!("{NAME}:{factory}"), rows, filled);
-        segment.calibrate(calibration)?;
+        let segment = FaissSegment::new(format!("{NAME}:{factory}"), filled);
+        segment.calibrate(&rows, calibration)?;
+        Ok(segment)
+    }
+
+    /// [`Engine::restore`] with its own type.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn restore_segment(&self, dimension: u32, rows: usize, bytes: &[u8]) -> Result<FaissSegment, BuildError> {
+        let refused = |reason: String| BuildError { engine: self.name.clone(), references: rows, reason };
+        let factory = self.factory_for(dimension).map_err(|error| refused(error.to_string()))?;
+        let (cuts, index) = cuts_from_bytes(bytes).ok_or_else(|| refused("the cuts are not understood".to_owned()))?;
+        let index =
+            RawIndex::from_bytes(index, dimension, rows, &factory).map_err(|error| refused(error.to_string()))?;
+        let segment = FaissSegment::new(format!("{NAME}:{factory}"), Filled::new(index, &factory, dimension, rows));
+        segment.put_cuts(cuts);
         Ok(segment)
     }
 }
@@ -146,6 +161,16 @@ impl Engine for FaissEngine {
     fn build(&self, rows: Arc<EmbeddingRows>, calibration: &Calibration) -> Result<Box<dyn Segment>, BuildError> {
         Ok(Box::new(self.build_segment(rows, calibration)?))
     }
+
+    /// The factory string for the dimension and the version of FAISS, whose format this is.
+    fn fingerprint(&self, dimension: u32) -> String {
+        let factory = self.factory_for(dimension).map_or_else(|_| "none".to_owned(), |factory| factory.to_string());
+        format!("{NAME}:{factory} {}", raw::version())
+    }
+
+    fn restore(&self, dimension: u32, rows: usize, bytes: &[u8]) -> Result<Box<dyn Segment>, BuildError> {
+        Ok(Box::new(self.restore_segment(dimension, rows, bytes)?))
+    }
 }
 
 /// Trains an index on rows spread evenly over the segment, then adds all rows in order.
@@ -156,8 +181,6 @@ pub(crate) fn fill(factory: &Factory, rows: &EmbeddingRows) -> Result<Filled, Ra
         append_unit(rows, row, &mut numbers);
     }
     index.train(&numbers)?;
-    // Copied while empty: it measures estimates with the same codes, and weighs no more than they do.
-    let ruler = index.copy()?;
     for first in (0..rows.len()).step_by(ROWS_PER_ADD) {
         numbers.clear();
         for row in first..rows.len().min(first + ROWS_PER_ADD) {
@@ -165,8 +188,7 @@ pub(crate) fn fill(factory: &Factory, rows: &EmbeddingRows) -> Result<Filled, Ra
         }
         index.add(&numbers)?;
     }
-    let memory_bytes = factory.memory_bytes(rows.dimension(), rows.len());
-    Ok(Filled { index, ruler, coverage: factory.coverage(), memory_bytes })
+    Ok(Filled::new(index, factory, rows.dimension(), rows.len()))
 }
 
 /// Up to `count_max` of `rows` row numbers, evenly spread, ascending and distinct.

@@ -1,7 +1,7 @@
 //! The C++ boundary, and the only `unsafe` of this crate: creates, trains, fills and searches FAISS indices.
 //!
 //! Lengths are checked before every call, results are copied out into `Vec`s, and no FAISS type leaves this module. It
-//! neither reads nor writes index files, and knows nothing of templates, scores, cuts or proposals.
+//! knows nothing of files, templates, scores, cuts or proposals.
 //!
 //! # Why each `unsafe` here is sound
 //!
@@ -14,18 +14,23 @@
 //!   quantiser and fast-scan searches touch nothing else. The others add to process-wide statistics without
 //!   synchronisation, so those run one at a time, in the whole process, under [`STATISTICS`].
 //! * `Send`: an index holds plain memory and no thread-local state.
+//! * [`RawIndex::from_bytes`] takes only what [`RawIndex::to_bytes`] gave, unchanged: FAISS 1.12 believes every length in its
+//!   format, so other bytes could make it write anywhere. Callers see to that with a seal over the bytes, checked before; the
+//!   streams between are the C library's over memory, opened and closed within one call.
 //!
 //! OpenMP is told to use one thread before every call that could start more. The setting belongs to the calling thread,
 //! so it cannot be made once at start-up.
 
 use std::ffi::{CStr, CString, c_int};
 use std::ptr::{self, NonNull};
+use std::slice;
 use std::sync::{Mutex, PoisonError};
 
 use faiss_sys::{
-    FaissIndex, FaissMetricType_METRIC_INNER_PRODUCT, faiss_Index_add, faiss_Index_free, faiss_Index_is_trained,
-    faiss_Index_ntotal, faiss_Index_reset, faiss_Index_search, faiss_Index_train, faiss_clone_index,
-    faiss_get_last_error, faiss_index_factory, idx_t,
+    FaissIndex, FaissMetricType_METRIC_INNER_PRODUCT, faiss_Index_add, faiss_Index_d, faiss_Index_free,
+    faiss_Index_is_trained, faiss_Index_metric_type, faiss_Index_ntotal, faiss_Index_reset, faiss_Index_search,
+    faiss_Index_train, faiss_clone_index, faiss_get_last_error, faiss_get_version, faiss_index_factory,
+    faiss_read_index, faiss_write_index, idx_t,
 };
 
 use crate::factory::Factory;
@@ -50,6 +55,12 @@ pub(crate) enum RawError {
     /// The index does not hold what was added.
     #[error("faiss index holds {found} rows of {expected}")]
     Rows { found: i64, expected: usize },
+    /// The C library gave no stream over memory, or could not finish one.
+    #[error("faiss {operation} has no stream over memory")]
+    Stream { operation: &'static str },
+    /// What was read is not the index that was asked for.
+    #[error("faiss index read is of another kind")]
+    OtherIndex,
     /// A label that is no row of this index.
     #[error("faiss search answers row {label} of {rows}")]
     Label { label: i64, rows: usize },
@@ -99,6 +110,65 @@ impl RawIndex {
         checked("clone", code)?;
         let index = NonNull::new(index).ok_or_else(|| null("clone"))?;
         Ok(Self { index, ..*self })
+    }
+
+    /// The index in FAISS' own format.
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, RawError> {
+        const OPERATION: &str = "write";
+        let (mut memory, mut length) = (ptr::null_mut(), 0);
+        // SAFETY: both places outlive the stream, which is closed below.
+        let stream = unsafe { libc::open_memstream(&raw mut memory, &raw mut length) };
+        if stream.is_null() {
+            return Err(RawError::Stream { operation: OPERATION });
+        }
+        // SAFETY: the index lives as long as `self`; the stream is open for writing.
+        let written = checked(OPERATION, unsafe { faiss_write_index(self.index.as_ptr(), stream.cast()) });
+        // SAFETY: the stream is open and not used after this; closing it makes `memory` and `length` final.
+        let closed = unsafe { libc::fclose(stream) };
+        let bytes = if memory.is_null() {
+            Vec::new()
+        } else {
+            // SAFETY: the C library holds `length` bytes there until they are freed, which is done once, below.
+            unsafe { slice::from_raw_parts(memory.cast::<u8>(), length) }.to_vec()
+        };
+        // SAFETY: allocated by the stream and not freed before; null is allowed.
+        unsafe { libc::free(memory.cast()) };
+        written?;
+        if closed == 0 { Ok(bytes) } else { Err(RawError::Stream { operation: OPERATION }) }
+    }
+
+    /// The index that [`Self::to_bytes`] gave these bytes for. The caller has made sure that they are unchanged; see the
+    /// module's comment.
+    pub(crate) fn from_bytes(bytes: &[u8], dimension: u32, rows: usize, factory: &Factory) -> Result<Self, RawError> {
+        const OPERATION: &str = "read";
+        if bytes.is_empty() {
+            return Err(RawError::Stream { operation: OPERATION });
+        }
+        // SAFETY: the bytes outlive the stream, which is closed below; opened with "r" it only reads them.
+        let stream = unsafe { libc::fmemopen(bytes.as_ptr().cast_mut().cast(), bytes.len(), c"r".as_ptr()) };
+        if stream.is_null() {
+            return Err(RawError::Stream { operation: OPERATION });
+        }
+        let mut index = ptr::null_mut();
+        // SAFETY: the stream is open for reading; `index` is a valid place for one pointer.
+        let read = checked(OPERATION, unsafe { faiss_read_index(stream.cast(), 0, &raw mut index) });
+        // SAFETY: the stream is open and not used after this. A stream that was only read has nothing to lose.
+        unsafe { libc::fclose(stream) };
+        read?;
+        let index = NonNull::new(index).ok_or_else(|| null(OPERATION))?;
+        // Owned from here on, hence freed also if it is not the one wanted.
+        let read = Self { index, dimension: dimension as usize, rows, writes_statistics: factory.writes_statistics() };
+        // SAFETY: the index lives as long as `read`.
+        let (found_dimension, found_rows, is_trained, metric) = unsafe {
+            let index = read.index.as_ptr();
+            let trained = faiss_Index_is_trained(index) != 0;
+            (faiss_Index_d(index), faiss_Index_ntotal(index), trained, faiss_Index_metric_type(index))
+        };
+        let fits = u32::try_from(found_dimension) == Ok(dimension)
+            && usize::try_from(found_rows) == Ok(rows)
+            && is_trained
+            && metric == FaissMetricType_METRIC_INNER_PRODUCT;
+        if fits { Ok(read) } else { Err(RawError::OtherIndex) }
     }
 
     /// Trains on whole rows, if the type needs it.
@@ -201,6 +271,17 @@ impl Drop for RawIndex {
     }
 }
 
+/// The library's version, such as `1.12.0`.
+pub(crate) fn version() -> String {
+    // SAFETY: FAISS answers with a constant string.
+    let version = unsafe { faiss_get_version() };
+    if version.is_null() {
+        return "unknown".to_owned();
+    }
+    // SAFETY: not null, and a constant string ends in NUL and stays.
+    unsafe { CStr::from_ptr(version) }.to_string_lossy().into_owned()
+}
+
 /// Keeps FAISS on the calling thread: the search pool runs segments in parallel, and OpenMP would start a pool of its
 /// own for each of the pool's threads.
 fn pin_openmp() {
@@ -280,6 +361,31 @@ mod tests {
         let mut index = RawIndex::new(dimension, &factory).expect("created");
         index.train(rows).expect("trained");
         index
+    }
+
+    /// Every type is read back with equal answers, and another one than was asked for is refused.
+    #[test]
+    fn an_index_is_the_same_after_it_was_written_and_read() {
+        let (rows, probes) = (numbers(3_000 * 16), numbers(20 * 16));
+        for text in ["Flat", "SQ8", "PQ4x4fs", "PQ4x8", "HNSW8", "IVF4,Flat"] {
+            let factory: Factory = text.parse().expect("known");
+            let mut index = RawIndex::new(16, &factory).expect("created");
+            index.train(&rows).expect("trained");
+            index.add(&rows).expect("added");
+            let bytes = index.to_bytes().expect("written");
+            let read = RawIndex::from_bytes(&bytes, 16, 3_000, &factory).expect("read");
+            let answers = |index: &RawIndex| index.search(&probes, 10).expect("searched");
+            assert_eq!(answers(&read), answers(&index), "{text}");
+            for (dimension, rows) in [(8, 3_000), (16, 2_999)] {
+                let refused = RawIndex::from_bytes(&bytes, dimension, rows, &factory).map(drop);
+                assert_eq!(refused, Err(RawError::OtherIndex), "{text}");
+            }
+            // What measures estimates is a copy of what was read.
+            let mut ruler = read.copy().expect("copied");
+            ruler.reset().expect("reset");
+            ruler.add(&rows[..32 * 16]).expect("added");
+        }
+        assert!(version().starts_with("1."));
     }
 
     fn sorted(list: &[Estimate]) -> Vec<(u32, u32)> {

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 
 use semel_index::{BuildError, Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, Proposal, Segment};
 
 use crate::cut::{Observation, count_cut, normal_cut, observations_needed};
 use crate::engine::{append_scaled, append_unit, spread};
-use crate::factory::Coverage;
+use crate::factory::{Coverage, Factory};
 use crate::planted::{Direction, Planted, Planter};
 use crate::raw::{Estimate, RawError, RawIndex};
 
@@ -38,29 +38,35 @@ const ROWS_PER_MEASUREMENT: usize = 32;
 /// Rows tried as probes, to see how many estimates a cut lets through.
 const TRIALS: usize = 64;
 
-/// What [`crate::FaissEngine`] hands over: a trained and filled index and its empty twin.
+/// What [`crate::FaissEngine`] hands over: a trained and filled index, and what is known of it.
 pub(crate) struct Filled {
     pub(crate) index: RawIndex,
-    pub(crate) ruler: RawIndex,
-    pub(crate) coverage: Coverage,
-    pub(crate) memory_bytes: usize,
+    dimension: u32,
+    rows: usize,
+    coverage: Coverage,
+    memory_bytes: usize,
+}
+
+impl Filled {
+    pub(crate) fn new(index: RawIndex, factory: &Factory, dimension: u32, rows: usize) -> Self {
+        let (coverage, memory_bytes) = (factory.coverage(), factory.memory_bytes(dimension, rows));
+        Self { index, dimension, rows, coverage, memory_bytes }
+    }
 }
 
 /// An immutable FAISS index over a segment's rows. Only its cuts are added to, by calibration.
 pub struct FaissSegment {
     engine: String,
-    rows: Arc<EmbeddingRows>,
-    index: RawIndex,
-    /// Trained like `index`, and filled with a few rows at a time to read single estimates off.
-    ruler: Mutex<RawIndex>,
-    coverage: Coverage,
-    memory_bytes: usize,
-    cuts: RwLock<BTreeMap<ComparisonScore, Cut>>,
+    filled: Filled,
+    cuts: RwLock<Cuts>,
 }
+
+/// By threshold.
+pub(crate) type Cuts = BTreeMap<ComparisonScore, Cut>;
 
 /// What was measured for one threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Cut {
+pub(crate) struct Cut {
     /// The budget it keeps; searches with a smaller one never use it.
     miss_budget_ppb: u32,
     rule: Rule,
@@ -75,10 +81,12 @@ enum Rule {
 }
 
 impl FaissSegment {
-    pub(crate) fn new(engine: String, rows: Arc<EmbeddingRows>, filled: Filled) -> Self {
-        let Filled { index, ruler, coverage, memory_bytes } = filled;
-        let (ruler, cuts) = (Mutex::new(ruler), RwLock::default());
-        Self { engine, rows, index, ruler, coverage, memory_bytes, cuts }
+    pub(crate) fn new(engine: String, filled: Filled) -> Self {
+        Self { engine, filled, cuts: RwLock::default() }
+    }
+
+    pub(crate) fn put_cuts(&self, cuts: Cuts) {
+        *self.cuts.write().unwrap_or_else(PoisonError::into_inner) = cuts;
     }
 
     /// The estimate a row must reach to be proposed at a threshold and within a miss budget; `None` where the segment is
@@ -99,32 +107,32 @@ impl FaissSegment {
     }
 
     fn proposals_max(&self) -> usize {
-        PROPOSALS_MAX.min(self.rows.len() / PROPOSALS_SHARE).max(PROPOSALS_FIRST_MIN)
+        PROPOSALS_MAX.min(self.filled.rows / PROPOSALS_SHARE).max(PROPOSALS_FIRST_MIN)
     }
 
     /// Measures one threshold.
-    fn measure(&self, threshold: ComparisonScore, miss_budget: f64) -> Result<Rule, RawError> {
+    fn measure(&self, rows: &EmbeddingRows, threshold: ComparisonScore, miss_budget: f64) -> Result<Rule, RawError> {
         let mut lowest = f64::INFINITY;
         for direction in Direction::ALL {
-            let planter = Planter::new(&self.rows, threshold, direction);
-            let cut = match self.coverage {
-                Coverage::Exhaustive => normal_cut(&self.estimates_by_ruler(planter)?, miss_budget),
-                Coverage::Partial => self.cut_by_search(planter, miss_budget)?,
+            let planter = Planter::new(rows, threshold, direction);
+            let cut = match self.filled.coverage {
+                Coverage::Exhaustive => normal_cut(&self.estimates_by_ruler(rows, planter)?, miss_budget),
+                Coverage::Partial => self.cut_by_search(rows, planter, miss_budget)?,
             };
             let Some(cut) = cut else { return Ok(Rule::ScanExactly) };
             lowest = lowest.min(cut);
         }
         // Rounded down to the next f32, as a cut may only ever be too low.
-        self.rule_of((lowest as f32).next_down())
+        self.rule_of(rows, (lowest as f32).next_down())
     }
 
     /// The estimates of planted pairs as a search of the whole index reports them. For an exhaustive index they depend
-    /// on the probe and the row alone, so the ruler holds just the rows in question.
-    fn estimates_by_ruler(&self, mut planter: Planter<'_>) -> Result<Vec<Observation>, RawError> {
-        let mut ruler = self.ruler.lock().unwrap_or_else(PoisonError::into_inner);
+    /// on the probe and the row alone, so they are read off a ruler: a copy that holds just the rows in question.
+    fn estimates_by_ruler(&self, all: &EmbeddingRows, mut planter: Planter<'_>) -> Result<Vec<Observation>, RawError> {
+        let mut ruler = self.filled.index.copy()?;
         let mut observations = Vec::with_capacity(PLANTED);
         // A segment smaller than the number planted has its rows used again, with other probes.
-        let rows: Vec<usize> = spread(self.rows.len(), PLANTED).collect();
+        let rows: Vec<usize> = spread(all.len(), PLANTED).collect();
         let places: Vec<usize> = rows.iter().copied().cycle().take(PLANTED).collect();
         for places in places.chunks(ROWS_PER_MEASUREMENT) {
             let planted: Vec<Planted> = places.iter().filter_map(|row| planter.plant(*row)).collect();
@@ -132,7 +140,7 @@ impl FaissSegment {
                 continue;
             }
             let mut numbers = Vec::new();
-            planted.iter().for_each(|planted| append_unit(&self.rows, planted.row, &mut numbers));
+            planted.iter().for_each(|planted| append_unit(all, planted.row, &mut numbers));
             ruler.reset()?;
             ruler.add(&numbers)?;
             let lists =
@@ -142,27 +150,31 @@ impl FaissSegment {
                 Observation { excess: planted.excess, estimate: own.map(|estimate| estimate.cosine) }
             }));
         }
-        ruler.reset()?;
         Ok(observations)
     }
 
     /// The cut of an index that may overlook rows. The whole index is searched as it will be; nothing is searched if the
     /// budget is smaller than the most probes planted could show.
-    fn cut_by_search(&self, mut planter: Planter<'_>, miss_budget: f64) -> Result<Option<f64>, RawError> {
+    fn cut_by_search(
+        &self,
+        rows: &EmbeddingRows,
+        mut planter: Planter<'_>,
+        miss_budget: f64,
+    ) -> Result<Option<f64>, RawError> {
         let needed = observations_needed(miss_budget);
         if needed > PLANTED_MAX {
             return Ok(None);
         }
         let count = needed.max(PLANTED);
         let mut observations = Vec::with_capacity(count);
-        let places: Vec<usize> = (0..count).map(|place| place * self.rows.len() / count).collect();
+        let places: Vec<usize> = (0..count).map(|place| place * rows.len() / count).collect();
         for places in places.chunks(PROBES_PER_CALL) {
             let planted: Vec<Planted> = places.iter().filter_map(|row| planter.plant(*row)).collect();
             if planted.is_empty() {
                 continue;
             }
             let numbers = numbers_of(planted.iter().map(|planted| &planted.probe));
-            let lists = self.index.search(&numbers, PROPOSALS_FIRST_MIN)?;
+            let lists = self.filled.index.search(&numbers, PROPOSALS_FIRST_MIN)?;
             observations.extend(planted.iter().zip(lists).map(|(planted, list)| {
                 let own = list.iter().find(|estimate| estimate.row as usize == planted.row);
                 Observation { excess: planted.excess, estimate: own.map(|estimate| estimate.cosine) }
@@ -173,14 +185,14 @@ impl FaissSegment {
 
     /// Tries the cut on rows of the segment, nearly all of which are impostors to each other, and fits the first list to
     /// what nine in ten of them need.
-    fn rule_of(&self, estimate_min: f32) -> Result<Rule, RawError> {
+    fn rule_of(&self, rows: &EmbeddingRows, estimate_min: f32) -> Result<Rule, RawError> {
         let mut numbers = Vec::new();
-        spread(self.rows.len(), TRIALS).for_each(|row| append_unit(&self.rows, row, &mut numbers));
+        spread(rows.len(), TRIALS).for_each(|row| append_unit(rows, row, &mut numbers));
         let proposals_max = self.proposals_max();
-        let lists = self.index.search(&numbers, proposals_max)?;
+        let lists = self.filled.index.search(&numbers, proposals_max)?;
         let mut needed: Vec<Option<usize>> = lists
             .iter()
-            .map(|list| complete(self.coverage, list, proposals_max, estimate_min).map(|rows| rows.len()))
+            .map(|list| complete(self.filled.coverage, list, proposals_max, estimate_min).map(|rows| rows.len()))
             .collect();
         // Those that no list suffices for come last.
         needed.sort_unstable_by_key(|needed| needed.unwrap_or(usize::MAX));
@@ -206,10 +218,10 @@ impl FaissSegment {
         let mut k = first;
         loop {
             let numbers = numbers_of(open.iter().map(|probe| probes[*probe]));
-            let lists = self.index.search(&numbers, k)?;
+            let lists = self.filled.index.search(&numbers, k)?;
             let mut still_open = Vec::new();
             for (probe, list) in open.iter().zip(lists) {
-                match complete(self.coverage, &list, k, estimate_min) {
+                match complete(self.filled.coverage, &list, k, estimate_min) {
                     Some(rows) => proposals[*probe] = Proposal::Rows(rows),
                     None => still_open.push(*probe),
                 }
@@ -251,7 +263,7 @@ impl Segment for FaissSegment {
     }
 
     fn memory_bytes(&self) -> usize {
-        self.memory_bytes
+        self.filled.memory_bytes
     }
 
     fn propose(
@@ -260,7 +272,7 @@ impl Segment for FaissSegment {
         threshold: ComparisonScore,
         miss_budget_ppb: u32,
     ) -> Vec<Proposal> {
-        let dimension = self.rows.dimension();
+        let dimension = self.filled.dimension;
         assert!(probes.iter().all(|probe| probe.dimension() == dimension), "probes have the rows' dimension");
         match self.rule(threshold, miss_budget_ppb) {
             Rule::ScanExactly => vec![Proposal::ScanExactly; probes.len()],
@@ -277,8 +289,12 @@ impl Segment for FaissSegment {
     }
 
     /// Keeps the cuts it has, unless their budget is larger than the one asked for now.
-    fn calibrate(&self, calibration: &Calibration) -> Result<(), BuildError> {
-        let refused = |reason: String| BuildError { engine: self.engine.clone(), references: self.rows.len(), reason };
+    fn calibrate(&self, rows: &EmbeddingRows, calibration: &Calibration) -> Result<(), BuildError> {
+        let references = self.filled.rows;
+        let refused = |reason: String| BuildError { engine: self.engine.clone(), references, reason };
+        if (rows.len(), rows.dimension()) != (references, self.filled.dimension) {
+            return Err(refused("the rows are those of another segment".to_owned()));
+        }
         if calibration.thresholds.len() > THRESHOLDS_MAX {
             return Err(refused(format!("takes at most {THRESHOLDS_MAX} thresholds")));
         }
@@ -286,7 +302,7 @@ impl Segment for FaissSegment {
         let mut measured = BTreeMap::new();
         for threshold in &calibration.thresholds {
             let rule = self
-                .measure(*threshold, f64::from(miss_budget_ppb) * 1e-9)
+                .measure(rows, *threshold, f64::from(miss_budget_ppb) * 1e-9)
                 .map_err(|error| refused(error.to_string()))?;
             measured.insert(*threshold, Cut { miss_budget_ppb, rule });
         }
@@ -299,6 +315,69 @@ impl Segment for FaissSegment {
         }
         Ok(())
     }
+
+    /// The thresholds have cuts of their own that keep the budget.
+    fn is_calibrated(&self, calibration: &Calibration) -> bool {
+        let cuts = self.cuts.read().unwrap_or_else(PoisonError::into_inner);
+        let keeps = |cut: &Cut| cut.miss_budget_ppb <= calibration.miss_budget_ppb;
+        calibration.thresholds.iter().all(|threshold| cuts.get(threshold).is_some_and(keeps))
+    }
+
+    fn to_bytes(&self) -> Result<Option<Vec<u8>>, BuildError> {
+        let refused = |error: RawError| {
+            let (engine, references) = (self.engine.clone(), self.filled.rows);
+            BuildError { engine, references, reason: error.to_string() }
+        };
+        let mut bytes = cuts_to_bytes(&self.cuts.read().unwrap_or_else(PoisonError::into_inner));
+        bytes.extend(self.filled.index.to_bytes().map_err(refused)?);
+        Ok(Some(bytes))
+    }
+}
+
+const CUTS_FORMAT: u8 = 1;
+const RULE_PROPOSE: u8 = 1;
+const RULE_SCAN_EXACTLY: u8 = 2;
+const CUT_BYTES: usize = 17;
+
+/// Format, count, and of each cut: threshold, miss budget, rule, least estimate, first list; all little-endian.
+fn cuts_to_bytes(cuts: &Cuts) -> Vec<u8> {
+    let mut bytes = vec![CUTS_FORMAT, u8::try_from(cuts.len()).expect("at most THRESHOLDS_MAX")];
+    for (threshold, cut) in cuts {
+        let (rule, estimate_min, first) = match cut.rule {
+            Rule::Propose { estimate_min, proposals_first } => (RULE_PROPOSE, estimate_min, proposals_first),
+            Rule::ScanExactly => (RULE_SCAN_EXACTLY, 0.0, 0),
+        };
+        bytes.extend_from_slice(&threshold.micros().to_le_bytes());
+        bytes.extend_from_slice(&cut.miss_budget_ppb.to_le_bytes());
+        bytes.push(rule);
+        bytes.extend_from_slice(&estimate_min.to_le_bytes());
+        bytes.extend_from_slice(&u32::try_from(first).expect("at most PROPOSALS_MAX").to_le_bytes());
+    }
+    bytes
+}
+
+/// The cuts that [`cuts_to_bytes`] wrote, and what follows them; `None` if they are not understood.
+pub(crate) fn cuts_from_bytes(bytes: &[u8]) -> Option<(Cuts, &[u8])> {
+    let [CUTS_FORMAT, count, rest @ ..] = bytes else { return None };
+    let (cuts, rest) = rest.split_at_checked(usize::from(*count) * CUT_BYTES)?;
+    let (cuts, _) = cuts.as_chunks::<CUT_BYTES>();
+    let cuts = cuts.iter().map(cut_from_bytes).collect::<Option<Cuts>>()?;
+    (cuts.len() == usize::from(*count) && cuts.len() <= THRESHOLDS_MAX).then_some((cuts, rest))
+}
+
+fn cut_from_bytes(bytes: &[u8; CUT_BYTES]) -> Option<(ComparisonScore, Cut)> {
+    let word = |from: usize| [bytes[from], bytes[from + 1], bytes[from + 2], bytes[from + 3]];
+    let threshold = ComparisonScore::from_micros(i32::from_le_bytes(word(0)))?;
+    let miss_budget_ppb = u32::from_le_bytes(word(4));
+    let (estimate_min, first) = (f32::from_le_bytes(word(9)), u32::from_le_bytes(word(13)) as usize);
+    let rule = match bytes[8] {
+        RULE_PROPOSE if estimate_min.is_finite() && (PROPOSALS_FIRST_MIN..=PROPOSALS_MAX).contains(&first) => {
+            Rule::Propose { estimate_min, proposals_first: first }
+        }
+        RULE_SCAN_EXACTLY => Rule::ScanExactly,
+        _ => return None,
+    };
+    Some((threshold, Cut { miss_budget_ppb, rule }))
 }
 
 impl fmt::Debug for FaissSegment {
@@ -307,7 +386,7 @@ impl fmt::Debug for FaissSegment {
         formatter
             .debug_struct("FaissSegment")
             .field("engine", &self.engine)
-            .field("references", &self.rows.len())
+            .field("references", &self.filled.rows)
             .field("cuts", &*cuts)
             .finish_non_exhaustive()
     }

@@ -202,7 +202,7 @@ fn a_threshold_without_a_cut_scans_exactly_until_it_is_calibrated() {
     let proposes =
         |at: f64| segment.propose(&[&probe], threshold(at), MISS_BUDGET_PPB_DEFAULT) != [Proposal::ScanExactly];
     assert!(!proposes(0.6));
-    segment.calibrate(&calibration(&[0.6])).expect("calibrated");
+    segment.calibrate(&rows, &calibration(&[0.6])).expect("calibrated");
     assert!(proposes(0.6));
     assert!(proposes(0.8), "what reaches 0.8 reaches 0.6");
     assert!(!proposes(0.5), "what reaches 0.5 may not reach 0.6");
@@ -215,9 +215,9 @@ fn a_smaller_budget_retires_the_cuts_of_a_larger_one() {
     let segment = build("faiss", &rows, &calibration(&[0.6]));
     let at_default = segment.estimate_min(threshold(0.6), MISS_BUDGET_PPB_DEFAULT).expect("a cut");
     let stricter = Calibration { thresholds: vec![threshold(0.7)], miss_budget_ppb: 1_000 };
-    segment.calibrate(&stricter).expect("calibrated");
+    segment.calibrate(&rows, &stricter).expect("calibrated");
     assert_eq!(segment.estimate_min(threshold(0.6), MISS_BUDGET_PPB_DEFAULT), None);
-    segment.calibrate(&Calibration { thresholds: vec![threshold(0.6)], ..stricter }).expect("calibrated");
+    segment.calibrate(&rows, &Calibration { thresholds: vec![threshold(0.6)], ..stricter }).expect("calibrated");
     assert!(segment.estimate_min(threshold(0.6), MISS_BUDGET_PPB_DEFAULT).expect("a cut") < at_default);
 }
 
@@ -237,14 +237,16 @@ fn a_stricter_probe_is_scanned_exactly_until_the_segment_is_recalibrated() {
     assert!(!proposes(0.6, strict));
     assert!(!proposes(0.8, strict), "a lower threshold's cut is no stricter");
 
-    segment.calibrate(&Calibration { thresholds: vec![at], miss_budget_ppb: strict }).expect("calibrated");
+    segment.calibrate(&rows, &Calibration { thresholds: vec![at], miss_budget_ppb: strict }).expect("calibrated");
     assert!(proposes(0.6, strict));
     assert!(!proposes(0.6, strict - 1));
     // What keeps the smaller budget keeps the larger one; it proposes more.
     assert!(segment.estimate_min(at, loose).expect("a cut") < loose_cut);
 
     // A nearer cut of a larger budget hides no lower one that keeps the smaller.
-    segment.calibrate(&Calibration { thresholds: vec![threshold(0.7)], miss_budget_ppb: loose }).expect("calibrated");
+    segment
+        .calibrate(&rows, &Calibration { thresholds: vec![threshold(0.7)], miss_budget_ppb: loose })
+        .expect("calibrated");
     assert_eq!(segment.estimate_min(threshold(0.7), strict), segment.estimate_min(at, strict));
     assert!(segment.estimate_min(threshold(0.7), loose) > segment.estimate_min(threshold(0.7), strict));
 }

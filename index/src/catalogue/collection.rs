@@ -8,8 +8,10 @@ use crate::binary_rows::BinaryRows;
 use crate::embedding_rows::EmbeddingRows;
 use crate::ids::KeyVersion;
 use crate::rows::EnrolmentOrdinal;
+use crate::sealed_rows::{SealedRows, Templates};
 use crate::segment::Segment;
 use crate::slot::Slot;
+use crate::stored::StoredId;
 use crate::template::{Template, TemplateSpec};
 
 /// What makes references of one gallery comparable.
@@ -37,9 +39,18 @@ pub(crate) enum References {
 /// Rows that do not grow, and the structure an engine built over them.
 #[derive(Debug, Clone)]
 pub(crate) struct SealedSegment {
-    pub(crate) rows: Arc<EmbeddingRows>,
+    pub(crate) rows: SealedRows,
     /// None until the engine is done, or if it failed: the rows are then scanned exactly.
     pub(crate) segment: Option<Arc<dyn Segment>>,
+    /// What it is kept as outside memory; `None` while it is not.
+    pub(crate) stored: Option<StoredId>,
+}
+
+impl SealedSegment {
+    /// Rows that wait for an engine.
+    pub(crate) fn closed(rows: SealedRows) -> Self {
+        Self { rows, segment: None, stored: None }
+    }
 }
 
 impl Collection {
@@ -65,7 +76,7 @@ impl Collection {
                     return None;
                 }
                 let rows = std::mem::replace(growing, EmbeddingRows::new(growing.dimension()));
-                Arc::make_mut(sealed).push(SealedSegment { rows: Arc::new(rows), segment: None });
+                Arc::make_mut(sealed).push(SealedSegment::closed(SealedRows::closed(rows)));
                 Some(sealed.len() - 1)
             }
             (References::BinaryCodes { sealed, growing }, Template::BinaryCode(code)) => {
@@ -94,8 +105,21 @@ impl Collection {
 
     /// Puts what an engine built in the place of an exact scan, or of what it built before.
     pub(crate) fn put_segment(&mut self, number: usize, segment: Arc<dyn Segment>) {
+        self.sealed_mut(number).segment = Some(segment);
+    }
+
+    /// Notes what a segment is kept as, and where its templates are to be read from, if not from where they are.
+    pub(crate) fn put_stored(&mut self, number: usize, stored: StoredId, templates: Option<Templates>) {
+        let sealed = self.sealed_mut(number);
+        sealed.stored = Some(stored);
+        if let Some(templates) = templates {
+            sealed.rows = sealed.rows.with_templates(templates);
+        }
+    }
+
+    fn sealed_mut(&mut self, number: usize) -> &mut SealedSegment {
         match &mut self.references {
-            References::Embeddings { sealed, .. } => Arc::make_mut(sealed)[number].segment = Some(segment),
+            References::Embeddings { sealed, .. } => &mut Arc::make_mut(sealed)[number],
             References::BinaryCodes { .. } => unreachable!("binary codes have no engine"),
         }
     }

@@ -3,7 +3,7 @@
 //! A value of copy-on-write parts: the catalogue mutates its own, snapshots hold clones.
 
 use crate::catalogue::collection::{Collection, Comparable};
-use crate::catalogue::roll::{Enrolled, Roll};
+use crate::catalogue::roll::Roll;
 use crate::catalogue::withdrawals::Withdrawals;
 use crate::catalogue::{CatalogueConfig, StagedEnrolment};
 use crate::ids::EnrolmentId;
@@ -60,7 +60,7 @@ impl Gallery {
         let makeup = self.makeup_of(&collections);
         self.makeups[makeup].live += 1;
         let makeup = u32::try_from(makeup).expect("at most as many as enrolments");
-        let ordinal = self.roll.push(Enrolled { id: enrolment.enrolment_id.clone(), makeup });
+        let ordinal = self.roll.push(&enrolment.enrolment_id, makeup);
         let mut closed = Vec::new();
         for (number, reference) in collections.into_iter().zip(&enrolment.references) {
             let seal_at = config.seal_at(&reference.spec);
@@ -78,7 +78,7 @@ impl Gallery {
     /// Withdraws a live enrolment.
     pub(crate) fn withdraw(&mut self, ordinal: EnrolmentOrdinal) {
         self.withdrawals.insert(ordinal);
-        self.makeups[self.roll.entry(ordinal).makeup as usize].live -= 1;
+        self.makeups[self.roll.makeup(ordinal) as usize].live -= 1;
     }
 
     fn makeup_of(&mut self, collections: &[usize]) -> usize {
@@ -93,7 +93,7 @@ impl Gallery {
 
 impl CatalogueConfig {
     /// How many references close a growing segment: never fewer than the engine can build from.
-    fn seal_at(&self, spec: &TemplateSpec) -> usize {
+    pub(crate) fn seal_at(&self, spec: &TemplateSpec) -> usize {
         match spec {
             TemplateSpec::Embedding { dimension } => {
                 self.seal_at_references.max(self.engine.references_min(*dimension)).max(1)

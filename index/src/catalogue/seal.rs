@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use crate::embedding_rows::EmbeddingRows;
 use crate::ids::GalleryId;
+use crate::sealed_rows::SealedRows;
 use crate::segment::{BuildError, Calibration, Engine, Segment};
 
 /// Where a sealed segment is in the catalogue.
@@ -28,9 +28,20 @@ pub struct SealJob {
 #[derive(Debug, Clone)]
 pub struct SealTicket {
     pub(crate) place: SegmentPlace,
-    /// Also the job's identity: no two segments share their rows.
-    pub(crate) rows: Arc<EmbeddingRows>,
+    /// Which catalogue's: no two have the same.
+    pub(crate) catalogue: Arc<CatalogueToken>,
+    pub(crate) rows: SealedRows,
     pub(crate) calibration: Calibration,
+}
+
+/// Tells catalogues apart by where it lies; not of size zero, so that no two lie at one place.
+#[derive(Debug)]
+pub(crate) struct CatalogueToken(#[allow(dead_code, reason = "only its address counts")] pub(crate) u8);
+
+impl SealTicket {
+    pub(crate) fn is_for(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.catalogue, &other.catalogue) && self.place == other.place
+    }
 }
 
 /// The outcome of a job, to be given back to the catalogue that handed it out.
@@ -59,10 +70,14 @@ impl SealJob {
     /// Does the work, which may take seconds.
     pub fn run(self) -> Sealed {
         let Self { ticket, engine, built } = self;
-        let outcome = match built {
-            Some(segment) => segment.calibrate(&ticket.calibration).map(|()| segment),
-            None => engine.build(Arc::clone(&ticket.rows), &ticket.calibration).map(Arc::from),
-        };
+        let outcome = ticket.rows.load().map_err(|error| {
+            let (engine, references) = (engine.name().to_owned(), ticket.rows.len());
+            BuildError { engine, references, reason: error.to_string() }
+        });
+        let outcome = outcome.and_then(|rows| match built {
+            Some(segment) => segment.calibrate(&rows, &ticket.calibration).map(|()| segment),
+            None => engine.build(rows, &ticket.calibration).map(Arc::from),
+        });
         Sealed { ticket, outcome }
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::catalogue::{Collection, Gallery, References};
+use crate::catalogue::{Collection, Gallery, References, SealedSegment};
 use crate::ids::GalleryId;
-use crate::search::{Cancelled, SearchProbe, ShardSearch, search};
+use crate::search::{SearchProbe, ShardSearch, Unanswered, search};
 use crate::segment::CollectionKey;
 use crate::template::TemplateSpec;
 
@@ -31,10 +31,14 @@ pub struct CollectionStatus {
     pub segments: usize,
     /// Sealed segments scanned exactly as long as no engine has built anything over them.
     pub segments_without_engine: usize,
-    /// Bytes of memory, rows and segments together.
+    /// Sealed segments that are kept outside memory too.
+    pub segments_stored: usize,
+    /// Bytes of memory, templates and engines together.
     pub memory_bytes: usize,
-    /// Of these, what engines built over the rows of sealed segments.
-    pub engine_bytes: usize,
+    /// Bytes of memory that hold templates and whose they are.
+    pub templates_bytes: usize,
+    /// Bytes of memory that engines hold.
+    pub engines_bytes: usize,
 }
 
 impl CatalogueSnapshot {
@@ -67,12 +71,12 @@ impl CatalogueSnapshot {
     /// `cancelled` is asked at least once for each 1,024 references compared with.
     ///
     /// # Errors
-    /// [`Cancelled`] once `cancelled` says so: there is no partial result.
+    /// [`Unanswered`] once `cancelled` says so, or if templates cannot be read: there is no partial result.
     pub fn search(
         &self,
         searches: &[SearchProbe],
         cancelled: &dyn Fn() -> bool,
-    ) -> Result<Vec<ShardSearch>, Cancelled> {
+    ) -> Result<Vec<ShardSearch>, Unanswered> {
         search(self, searches, cancelled)
     }
 
@@ -84,8 +88,17 @@ impl CatalogueSnapshot {
         self.galleries.iter().flat_map(of_gallery).collect()
     }
 
+    /// Bytes of memory that hold who is in the galleries.
+    pub fn rolls_bytes(&self) -> usize {
+        self.galleries.values().map(|gallery| gallery.roll.memory_bytes()).sum()
+    }
+
     pub(crate) fn gallery(&self, gallery: &GalleryId) -> Option<&Gallery> {
         self.galleries.get(gallery).map(Arc::as_ref)
+    }
+
+    pub(crate) fn all_galleries(&self) -> &BTreeMap<GalleryId, Arc<Gallery>> {
+        &self.galleries
     }
 }
 
@@ -96,7 +109,10 @@ fn status(gallery: &GalleryId, collection: &Collection) -> CollectionStatus {
     match &collection.references {
         References::Embeddings { sealed, growing } => {
             let built = || sealed.iter().filter_map(|sealed| sealed.segment.as_ref());
-            let engine_bytes = built().map(|segment| segment.memory_bytes()).sum::<usize>();
+            let of_sealed =
+                |sealed: &SealedSegment| sealed.rows.templates_bytes() + sealed.rows.ordinals().memory_bytes();
+            let templates_bytes = growing.memory_bytes() + sealed.iter().map(of_sealed).sum::<usize>();
+            let engines_bytes = built().map(|segment| segment.memory_bytes()).sum::<usize>();
             CollectionStatus {
                 key,
                 spec,
@@ -104,21 +120,26 @@ fn status(gallery: &GalleryId, collection: &Collection) -> CollectionStatus {
                 sealed_references: sealed.iter().map(|sealed| sealed.rows.len()).sum(),
                 segments: sealed.len(),
                 segments_without_engine: sealed.len() - built().count(),
-                memory_bytes: growing.memory_bytes()
-                    + sealed.iter().map(|sealed| sealed.rows.memory_bytes()).sum::<usize>()
-                    + engine_bytes,
-                engine_bytes,
+                segments_stored: sealed.iter().filter(|sealed| sealed.stored.is_some()).count(),
+                memory_bytes: templates_bytes + engines_bytes,
+                templates_bytes,
+                engines_bytes,
             }
         }
-        References::BinaryCodes { sealed, growing } => CollectionStatus {
-            key,
-            spec,
-            growing_references: growing.rows().len(),
-            sealed_references: sealed.iter().map(|rows| rows.rows().len()).sum(),
-            segments: sealed.len(),
-            segments_without_engine: 0,
-            memory_bytes: sealed.iter().chain([growing]).map(|rows| rows.rows().memory_bytes()).sum(),
-            engine_bytes: 0,
-        },
+        References::BinaryCodes { sealed, growing } => {
+            let templates_bytes = sealed.iter().chain([growing]).map(|rows| rows.rows().memory_bytes()).sum();
+            CollectionStatus {
+                key,
+                spec,
+                growing_references: growing.rows().len(),
+                sealed_references: sealed.iter().map(|rows| rows.rows().len()).sum(),
+                segments: sealed.len(),
+                segments_without_engine: 0,
+                segments_stored: 0,
+                memory_bytes: templates_bytes,
+                templates_bytes,
+                engines_bytes: 0,
+            }
+        }
     }
 }

@@ -11,9 +11,11 @@ use crate::catalogue::{Collection, References, SealedSegment};
 use crate::compare::Comparison;
 use crate::embedding::CanonicalEmbedding;
 use crate::embedding_rows::{EmbeddingRows, ScanProbe};
+use crate::rows::EnrolmentOrdinal;
 use crate::score::ComparisonScore;
+use crate::sealed_rows::{SealedRows, TemplatesUnreadable};
 use crate::search::tally::Tally;
-use crate::search::{Cancelled, ProbeReference, Window};
+use crate::search::{Cancelled, ProbeReference, Unanswered, Window};
 use crate::segment::Proposal;
 use crate::template::Template;
 
@@ -49,7 +51,7 @@ impl<'a> CollectionScan<'a> {
         window: Window,
         tallies: &mut [Tally],
         cancelled: &dyn Fn() -> bool,
-    ) -> Result<(), Cancelled> {
+    ) -> Result<(), Unanswered> {
         match self {
             Self::Embeddings(scan) => scan.run(window, tallies, cancelled),
             Self::BinaryCodes(scan) => scan.run(window, tallies, cancelled),
@@ -90,36 +92,64 @@ impl<'a> EmbeddingScan<'a> {
         Self { sealed, growing, lanes: lanes.iter().map(lane).collect(), next: 0, proposals: None }
     }
 
-    fn run(&mut self, window: Window, tallies: &mut [Tally], cancelled: &dyn Fn() -> bool) -> Result<(), Cancelled> {
+    fn run(&mut self, window: Window, tallies: &mut [Tally], cancelled: &dyn Fn() -> bool) -> Result<(), Unanswered> {
         while let Some(sealed) = self.sealed.get(self.next) {
             if cancelled() {
-                return Err(Cancelled);
+                return Err(Cancelled.into());
             }
             let proposals = self.proposals.get_or_insert_with(|| propose(sealed, &self.lanes));
-            let rows = rows_in(&sealed.rows, window);
+            let ordinals = sealed.rows.ordinals();
+            let rows = ordinals.rows_below(window.first())..ordinals.rows_below(window.beyond());
             let mut exact = Vec::with_capacity(self.lanes.len());
             for (lane, proposal) in self.lanes.iter().zip(proposals) {
                 match proposal {
                     Proposal::ScanExactly => exact.push(lane),
                     Proposal::Rows(proposed) => {
-                        rescore(&sealed.rows, rows.clone(), proposed, lane, &mut tallies[lane.probe])
+                        rescore(&sealed.rows, rows.clone(), proposed, lane, &mut tallies[lane.probe])?
                     }
                 }
             }
-            scan_exactly(&sealed.rows, rows, &exact, tallies, cancelled)?;
-            if sealed.rows.rows().last_ordinal() >= Some(window.beyond()) {
+            scan_exactly(&Scanned::Sealed(&sealed.rows), rows, &exact, tallies, cancelled)?;
+            if sealed.rows.ordinals().last() >= Some(window.beyond()) {
                 return Ok(());
             }
             self.next += 1;
             self.proposals = None;
         }
         let lanes: Vec<&EmbeddingLane> = self.lanes.iter().collect();
-        scan_exactly(self.growing, rows_in(self.growing, window), &lanes, tallies, cancelled)
+        let rows = self.growing.rows().rows_below(window.first())..self.growing.rows().rows_below(window.beyond());
+        scan_exactly(&Scanned::Growing(self.growing), rows, &lanes, tallies, cancelled)
     }
 }
 
-fn rows_in(rows: &EmbeddingRows, window: Window) -> Range<usize> {
-    rows.rows().rows_below(window.first())..rows.rows().rows_below(window.beyond())
+/// Rows that are compared one by one.
+enum Scanned<'a> {
+    Growing(&'a EmbeddingRows),
+    Sealed(&'a SealedRows),
+}
+
+impl Scanned<'_> {
+    fn ordinal(&self, row: usize) -> EnrolmentOrdinal {
+        match self {
+            Self::Growing(rows) => rows.ordinal(row),
+            Self::Sealed(rows) => rows.ordinal(row),
+        }
+    }
+
+    fn scan(
+        &self,
+        rows: Range<usize>,
+        probes: &[&ScanProbe],
+        found: &mut dyn FnMut(usize, usize, ComparisonScore),
+    ) -> Result<(), TemplatesUnreadable> {
+        match self {
+            Self::Growing(held) => {
+                held.scan(rows, probes, found);
+                Ok(())
+            }
+            Self::Sealed(held) => held.scan(rows, probes, found),
+        }
+    }
 }
 
 /// One proposal per lane: rows ascending and distinct, or the exact scan. Lanes are asked for together only if they share
@@ -162,34 +192,41 @@ fn checked(answered: Vec<Proposal>, probe_count: usize, row_count: usize) -> Vec
 }
 
 /// Scores the proposed rows that lie in `rows` from their canonical templates.
-fn rescore(rows: &EmbeddingRows, range: Range<usize>, proposed: &[u32], lane: &EmbeddingLane, tally: &mut Tally) {
+fn rescore(
+    rows: &SealedRows,
+    range: Range<usize>,
+    proposed: &[u32],
+    lane: &EmbeddingLane,
+    tally: &mut Tally,
+) -> Result<(), TemplatesUnreadable> {
     let first = proposed.partition_point(|row| (*row as usize) < range.start);
     for row in proposed[first..].iter().map(|row| *row as usize).take_while(|row| *row < range.end) {
         let ordinal = rows.ordinal(row);
         if !tally.admits(ordinal) {
             continue;
         }
-        let score = rows.score(row, lane.embedding);
+        let score = rows.score(row, lane.embedding)?;
         if score >= lane.threshold {
             tally.note_match(ordinal, score, lane.threshold);
         }
     }
+    Ok(())
 }
 
 fn scan_exactly(
-    rows: &EmbeddingRows,
+    rows: &Scanned,
     range: Range<usize>,
     lanes: &[&EmbeddingLane],
     tallies: &mut [Tally],
     cancelled: &dyn Fn() -> bool,
-) -> Result<(), Cancelled> {
+) -> Result<(), Unanswered> {
     if lanes.is_empty() {
         return Ok(());
     }
     let probes: Vec<&ScanProbe> = lanes.iter().map(|lane| &lane.ready).collect();
     for part in parts(range) {
         if cancelled() {
-            return Err(Cancelled);
+            return Err(Cancelled.into());
         }
         rows.scan(part, &probes, &mut |lane, row, score| {
             let (lane, ordinal) = (lanes[lane], rows.ordinal(row));
@@ -197,7 +234,7 @@ fn scan_exactly(
             if tally.admits(ordinal) {
                 tally.note_match(ordinal, score, lane.threshold);
             }
-        });
+        })?;
     }
     Ok(())
 }
@@ -240,7 +277,7 @@ impl<'a> BinaryScan<'a> {
         Self { sealed, growing, lanes: lanes.iter().map(lane).collect(), next: 0 }
     }
 
-    fn run(&mut self, window: Window, tallies: &mut [Tally], cancelled: &dyn Fn() -> bool) -> Result<(), Cancelled> {
+    fn run(&mut self, window: Window, tallies: &mut [Tally], cancelled: &dyn Fn() -> bool) -> Result<(), Unanswered> {
         while let Some(rows) = self.sealed.get(self.next) {
             self.scan(rows, window, tallies, cancelled)?;
             if rows.rows().last_ordinal() >= Some(window.beyond()) {
@@ -258,11 +295,11 @@ impl<'a> BinaryScan<'a> {
         window: Window,
         tallies: &mut [Tally],
         cancelled: &dyn Fn() -> bool,
-    ) -> Result<(), Cancelled> {
+    ) -> Result<(), Unanswered> {
         let mut differences = Vec::new();
         for part in parts(rows.rows().rows_below(window.first())..rows.rows().rows_below(window.beyond())) {
             if cancelled() {
-                return Err(Cancelled);
+                return Err(Cancelled.into());
             }
             for row in part {
                 let ordinal = rows.rows().ordinal(row);

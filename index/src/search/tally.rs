@@ -13,6 +13,7 @@ use crate::compare::Comparison;
 use crate::ids::EnrolmentId;
 use crate::rows::EnrolmentOrdinal;
 use crate::score::ComparisonScore;
+use crate::sealed_rows::TemplatesUnreadable;
 use crate::search::{Candidate, ORDINALS_PER_WINDOW, ProbeReference, SearchProbe, ShardSearch};
 use crate::slot::Slot;
 use crate::template::Template;
@@ -83,7 +84,7 @@ impl<'a> Tally<'a> {
 
     /// Notes that an admitted enrolment's binary code was comparable.
     pub(super) fn note_compared(&mut self, ordinal: EnrolmentOrdinal) {
-        if !self.compared_by_makeup[self.gallery.roll.entry(ordinal).makeup as usize] {
+        if !self.compared_by_makeup[self.gallery.roll.makeup(ordinal) as usize] {
             self.compared_in_window.grow(ORDINALS_PER_WINDOW as usize);
             self.compared_in_window.insert((ordinal.0 % ORDINALS_PER_WINDOW) as usize);
         }
@@ -111,71 +112,78 @@ impl<'a> Tally<'a> {
     }
 
     fn rank(&mut self, found: Match) {
-        let enrolment_id = &self.gallery.roll.entry(found.ordinal).id;
         if self.best.len() == self.candidates_max {
-            let behind = |last: &Ranked| (last.margin, &last.enrolment_id) <= (Reverse(found.margin), enrolment_id);
+            let id = self.gallery.roll.id(found.ordinal);
+            let behind = |last: &Ranked| (last.margin, last.enrolment_id.as_str()) <= (Reverse(found.margin), id);
             if self.best.last().is_none_or(behind) {
                 return;
             }
             self.best.pop_last();
         }
-        let (margin, enrolment_id) = (Reverse(found.margin), enrolment_id.clone());
+        let (margin, enrolment_id) = (Reverse(found.margin), self.gallery.roll.enrolment_id(found.ordinal));
         self.best.insert(Ranked { margin, enrolment_id, ordinal: found.ordinal });
     }
 
     /// The answer, once every window was closed.
-    pub(super) fn finish(self) -> ShardSearch {
+    pub(super) fn finish(self) -> Result<ShardSearch, TemplatesUnreadable> {
         let excluded = u64::from(self.excluded.is_some());
         let live = self.gallery.live() - excluded;
         let compared = self.compared_by_embeddings() + self.compared_by_scan;
-        let candidates = self.best.iter().map(|ranked| Candidate {
-            enrolment_id: ranked.enrolment_id.clone(),
-            margin: ranked.margin.0,
-            comparisons: self.comparisons(ranked.ordinal),
+        let candidates = self.best.iter().map(|ranked| {
+            let (enrolment_id, margin) = (ranked.enrolment_id.clone(), ranked.margin.0);
+            Ok(Candidate { enrolment_id, margin, comparisons: self.comparisons(ranked.ordinal)? })
         });
-        ShardSearch {
+        let candidates = candidates.collect::<Result<_, _>>()?;
+        Ok(ShardSearch {
             live,
             compared,
             not_comparable: live - compared,
             withdrawn: self.gallery.withdrawals.len(),
             excluded,
-            candidates: candidates.collect(),
+            candidates,
             candidates_total: self.candidates_total,
-        }
+        })
     }
 
     fn compared_by_embeddings(&self) -> u64 {
         let makeups = self.gallery.makeups.iter().zip(&self.compared_by_makeup);
         let live: u64 = makeups.filter(|(_, compared)| **compared).map(|(makeup, _)| makeup.live).sum();
-        let excluded = self.excluded.map(|ordinal| self.gallery.roll.entry(ordinal).makeup as usize);
+        let excluded = self.excluded.map(|ordinal| self.gallery.roll.makeup(ordinal) as usize);
         live - u64::from(excluded.is_some_and(|makeup| self.compared_by_makeup[makeup]))
     }
 
     /// Every comparable pair's score for one enrolment, in slot order. Exact, like the scan that found it.
-    fn comparisons(&self, ordinal: EnrolmentOrdinal) -> Vec<(Slot, ComparisonScore)> {
-        let mut comparisons: Vec<_> = self
-            .comparable
-            .iter()
-            .filter_map(|(number, reference)| Some((reference.slot, self.score(*number, reference, ordinal)?)))
-            .collect();
+    fn comparisons(&self, ordinal: EnrolmentOrdinal) -> Result<Vec<(Slot, ComparisonScore)>, TemplatesUnreadable> {
+        let mut comparisons = Vec::new();
+        for (number, reference) in &self.comparable {
+            let score = self.score(*number, reference, ordinal)?;
+            comparisons.extend(score.map(|score| (reference.slot, score)));
+        }
         comparisons.sort_unstable();
-        comparisons
+        Ok(comparisons)
     }
 
-    fn score(&self, number: usize, reference: &ProbeReference, ordinal: EnrolmentOrdinal) -> Option<ComparisonScore> {
+    fn score(
+        &self,
+        number: usize,
+        reference: &ProbeReference,
+        ordinal: EnrolmentOrdinal,
+    ) -> Result<Option<ComparisonScore>, TemplatesUnreadable> {
         match (&self.gallery.collections[number].references, &reference.template) {
             (References::Embeddings { sealed, growing }, Template::Embedding(probe)) => {
-                let first = sealed.partition_point(|sealed| sealed.rows.rows().last_ordinal() < Some(ordinal));
-                let rows = sealed.get(first).map_or(growing, |sealed| &sealed.rows);
-                rows.rows().row_of(ordinal).map(|row| rows.score(row, probe))
+                let first = sealed.partition_point(|sealed| sealed.rows.ordinals().last() < Some(ordinal));
+                let Some(sealed) = sealed.get(first) else {
+                    return Ok(growing.rows().row_of(ordinal).map(|row| growing.score(row, probe)));
+                };
+                sealed.rows.ordinals().row_of(ordinal).map(|row| sealed.rows.score(row, probe)).transpose()
             }
             (References::BinaryCodes { sealed, growing }, Template::BinaryCode(probe)) => {
                 let first = sealed.partition_point(|rows| rows.rows().last_ordinal() < Some(ordinal));
                 let rows = sealed.get(first).unwrap_or(growing);
-                let row = rows.rows().row_of(ordinal)?;
+                let Some(row) = rows.rows().row_of(ordinal) else { return Ok(None) };
                 match rows.compare(row, &ShiftedProbe::new(rows.spec(), probe), &mut Vec::new()) {
-                    Comparison::Score(score) => Some(score),
-                    Comparison::NotComparable => None,
+                    Comparison::Score(score) => Ok(Some(score)),
+                    Comparison::NotComparable => Ok(None),
                 }
             }
             (References::Embeddings { .. }, Template::BinaryCode(_))

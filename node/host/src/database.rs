@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rocksdb::{
@@ -19,6 +21,7 @@ use crate::database_error::{FoundGroupError, OpenDatabaseError, WriteError};
 use crate::database_options::{BLOCK_CACHE_BYTES, database_options, table_options};
 use crate::generations::{self, Generation, Live, row_key, row_range};
 use crate::group_store::GroupStore;
+use crate::holders::{Held, Holders};
 use crate::snapshot::install::remove_left_over_files;
 use crate::write_ahead_log::{LogError, check_logs};
 
@@ -45,8 +48,11 @@ pub struct Database {
     failure: OnceLock<WriteError>,
     /// Every group that was asked for or has a generation, with the live one.
     live: RwLock<BTreeMap<u64, Arc<Live>>>,
+    /// A fault, see [`Database::slow_syncs`].
+    sync_delay_micros: AtomicU64,
     /// Held while it is decided whether a group is fresh and its first rows are written.
     founding: Mutex<()>,
+    holders: Holders,
     // Declared last, hence dropped last: the folder is free only once RocksDB has closed its files.
     folder: DataFolder,
 }
@@ -78,8 +84,10 @@ impl Database {
             rows,
             tables: all,
             failure: OnceLock::new(),
+            sync_delay_micros: AtomicU64::new(0),
             live: RwLock::default(),
             founding: Mutex::new(()),
+            holders: Holders::default(),
             folder,
         };
         database.learn_generations().map_err(|reason| rows_failed(&database.folder, reason))?;
@@ -100,6 +108,12 @@ impl Database {
     /// The write that failed, if one did.
     pub fn failure(&self) -> Option<&WriteError> {
         self.failure.get()
+    }
+
+    /// Makes every synced write take so much longer, as on a slow disk. A fault for tests and benchmarks.
+    pub fn slow_syncs(&self, by: Duration) {
+        let micros = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
+        self.sync_delay_micros.store(micros, Ordering::Relaxed);
     }
 
     /// Returns what the process remembers under `name`, for example its node id.
@@ -311,6 +325,15 @@ impl Database {
         }
     }
 
+    /// The database for somebody beside the host's thread.
+    pub(crate) fn hold(self: Arc<Self>) -> Held {
+        self.holders.clone().hold(self)
+    }
+
+    pub(crate) fn holders(&self) -> &Holders {
+        &self.holders
+    }
+
     /// Ends what would keep the files open for long. The database takes no more writes worth keeping afterwards.
     pub(crate) fn end_background_work(&self) {
         self.rows.cancel_all_background_work(false);
@@ -334,7 +357,12 @@ impl Database {
         }
         let mut options = WriteOptions::default();
         options.set_sync(durability == Durability::Synced);
-        self.rows.write_opt(batch.rows, &options).map_err(|error| self.fail(error.into_string()))
+        self.rows.write_opt(batch.rows, &options).map_err(|error| self.fail(error.into_string()))?;
+        let delay = self.sync_delay_micros.load(Ordering::Relaxed);
+        if durability == Durability::Synced && delay > 0 {
+            std::thread::sleep(Duration::from_micros(delay));
+        }
+        Ok(())
     }
 
     pub(crate) fn get(&self, table: Table, key: &[u8], options: &ReadOptions) -> Result<Option<Bytes>, StoreError> {

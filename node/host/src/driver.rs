@@ -22,6 +22,9 @@ use crate::snapshot::OutgoingSnapshot;
 use crate::snapshot::send::Senders;
 use crate::status::GroupStatus;
 
+/// How long others may take to let go of the database when the host ends.
+const LET_GO_WITHIN: Duration = Duration::from_secs(2);
+
 /// Everything that the host's thread owns.
 pub(crate) struct Driver<M: StateMachine> {
     cluster: ClusterId,
@@ -90,6 +93,7 @@ impl<M: StateMachine> Driver<M> {
         self.seats.values_mut().for_each(|seat| seat.stop("the host has shut down"));
         self.senders.close();
         self.database.end_background_work();
+        self.database.holders().wait(LET_GO_WITHIN);
     }
 
     fn receive(&mut self, arrival: Arrival) {

@@ -16,6 +16,7 @@ use crate::database::Database;
 use crate::database_error::WriteError;
 use crate::envelope::{ClusterId, Envelope};
 use crate::generations::Generation;
+use crate::holders::Held;
 use crate::inbox::{Arrival, Inbox, Queued, Refused, Request};
 use crate::metrics::HostMetrics;
 use crate::opening::{AddGroupError, Opening};
@@ -133,7 +134,7 @@ impl<M: StateMachine> HostHandle<M> {
     /// # Errors
     /// The rows could not be removed; the replica has ended all the same.
     pub async fn remove_group(&self, group: u64, replica: ReplicaId) -> Result<(), RemoveGroupError> {
-        let database = self.shared.database.upgrade().ok_or(RemoveGroupError::HostEnded)?;
+        let database = self.database().ok_or(RemoveGroupError::HostEnded)?;
         let added = self.groups().get(&group).and_then(|cell| cell.get().cloned());
         let _changing = match &added {
             Some(added) if added.replica == replica => Some(added.changing.lock().await),
@@ -179,7 +180,7 @@ impl<M: StateMachine> HostHandle<M> {
         let added = self.groups().get(&group).and_then(|cell| cell.get().cloned());
         let added = added.filter(|added| added.replica == replica).ok_or(InstallError::NotRunning)?;
         let _changing = added.changing.lock().await;
-        let database = self.shared.database.upgrade().ok_or(InstallError::NotRunning)?;
+        let database = self.database().ok_or(InstallError::NotRunning)?;
         let Some(seated) = self.vacate(group, replica).await else {
             let discarded = tokio::task::spawn_blocking(move || database.discard_incoming(group, generation)).await;
             discarded.map_err(|_| InstallError::NotRunning)??;
@@ -187,17 +188,20 @@ impl<M: StateMachine> HostHandle<M> {
         };
         let status = seated.status.clone();
         let metrics = self.shared.metrics.clone();
-        let exchanging = Arc::clone(&database);
         let exchanged = tokio::task::spawn_blocking(move || {
             // Asked once more, of a replica that no longer changes.
-            match semel_raft::install(&exchanging.group(group), &metadata)? {
+            let ended = match semel_raft::install(&database.group(group), &metadata)? {
                 Some(raft_rows) => {
-                    let ended = exchanging.exchange(group, generation, &raft_rows)?;
+                    let ended = database.exchange(group, generation, &raft_rows)?;
                     metrics.snapshots_installed.add(1);
-                    Ok(ended)
+                    ended
                 }
-                None => exchanging.discard_incoming(group, generation).map(|()| generation).map_err(InstallError::from),
-            }
+                None => {
+                    database.discard_incoming(group, generation)?;
+                    generation
+                }
+            };
+            Ok::<_, InstallError>((database, ended))
         })
         .await
         .map_err(|_| InstallError::NotRunning)?;
@@ -207,7 +211,7 @@ impl<M: StateMachine> HostHandle<M> {
             tracing::error!(group, %replica, %error, "replica not opened after the exchange of its rows");
             status.send_replace(GroupStatus::Stopped { reason: error.to_string() });
         }
-        let ended = exchanged?;
+        let (database, ended) = exchanged?;
         tokio::task::spawn_blocking(move || database.reclaim(group, ended));
         Ok(())
     }
@@ -313,8 +317,9 @@ impl<M: StateMachine> HostHandle<M> {
         self.shared.config.cluster
     }
 
-    pub(crate) fn database(&self) -> Option<Arc<Database>> {
-        self.shared.database.upgrade()
+    /// The database, until the host has ended.
+    pub(crate) fn database(&self) -> Option<Held> {
+        Some(self.shared.database.upgrade()?.hold())
     }
 
     pub(crate) fn receivers(&self) -> &Arc<Receivers> {

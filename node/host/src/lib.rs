@@ -12,6 +12,7 @@ mod database_error;
 mod data_folder;
 mod write_ahead_log;
 mod generations;
+mod holders;
 mod group_store;
 mod config;
 mod host;

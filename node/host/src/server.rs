@@ -11,7 +11,7 @@ use tonic::transport::Server;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 /// How long requests in work may go on once the server is told to stop; streams between processes would never end.
-const DRAIN_WITHIN: Duration = Duration::from_secs(2);
+pub const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// Streams one connection may have open.
 const STREAMS_PER_CONNECTION_MAX: u32 = 4_096;
 /// The metadata key of a request's id. Where the caller sends none it is the id of the request's trace, or else made up.

@@ -54,6 +54,6 @@ pub use search_view::{SearchError, SearchMoment, SearchView};
 pub use table::{AUDIT, CASES, COUNTS, ENROLMENTS, LINKS, OBLIGATIONS, PENDING, REFERENCES, TABLES, VERDICTS};
 pub use verdict::{Candidate, ComparisonRecord, Coverage, ShardCoverage, Verdict, VerdictKind};
 pub use view::{
-    PendingEnrolment, audit, case, cases, counts, counts_of, digest, enrolment, obligations, obligations_count,
-    pending, recompute_digest, references, verdicts,
+    PendingEnrolment, audit, case, cases, counts, counts_of, digest, enrolment, history, obligations,
+    obligations_count, pending, recompute_digest, references, verdicts,
 };

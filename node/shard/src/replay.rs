@@ -22,8 +22,18 @@ const PAGE_ENROLMENTS: usize = 64;
 /// Only a catalogue that took all of it in knows what is applied: it then advances to the applied index, and is not to be
 /// searched before.
 pub fn replay_catalogue(store: &dyn Store, publish: &mut dyn FnMut(LogIndex, Publication)) -> Result<(), StoreError> {
-    let mut totals: BTreeMap<GalleryId, Totals> = BTreeMap::new();
-    let mut range = KeyRange { from: Bytes::new(), to: Bytes::from_static(table::KEYS_END) };
+    replay_after(store, LogIndex(0), BTreeMap::new(), publish)
+}
+
+/// The same for enrolments staged after `after` alone, where `totals` are the counts of what was staged until then.
+pub(crate) fn replay_after(
+    store: &dyn Store,
+    after: LogIndex,
+    mut totals: BTreeMap<GalleryId, Totals>,
+    publish: &mut dyn FnMut(LogIndex, Publication),
+) -> Result<(), StoreError> {
+    let from = table::staged_at(LogIndex(after.0.saturating_add(1)));
+    let mut range = KeyRange { from, to: Bytes::from_static(table::KEYS_END) };
     loop {
         let page = store.rows::<ReferencesEntry>(&range, PAGE_ENROLMENTS)?;
         let is_last = page.len() < PAGE_ENROLMENTS;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use semel_index::{EnrolmentId, GalleryId};
 use semel_raft::{LogIndex, Row, Store, StoreError, Table};
 
-use crate::audit::AuditEntry;
+use crate::audit::{AuditChain, AuditEntry, AuditHead};
 use crate::case::{Case, CaseId, CaseSubject};
 use crate::counts::Counts;
 use crate::digest::StateDigest;
@@ -122,6 +122,12 @@ pub fn counts_of(store: &dyn Store, gallery: &GalleryId) -> Result<Counts, Store
 pub fn audit(store: &dyn Store, after: u64, entries_max: usize) -> Result<Vec<AuditEntry>, StoreError> {
     let range = KeyRange { from: successor(&table::audit(after)), to: Bytes::from_static(table::KEYS_END) };
     rows(store, &range, entries_max)
+}
+
+/// The number of entries of the audit chain, and the hash over all of them: what happened to the shard until now, in 40 bytes.
+pub fn history(store: &dyn Store) -> Result<(u64, AuditChain), StoreError> {
+    let head = store.row::<AuditHead>(table::AUDIT_HEAD_KEY)?.unwrap_or_default();
+    Ok((head.entries, head.chain))
 }
 
 /// The digest of all rows, as replicas keep it: equal on replicas with equal applied index.

@@ -3,7 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parquet::basic::Compression;
+use parquet::data_type::{ByteArray, ByteArrayType, FloatType, Int32Type, Int64Type};
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use prost::Message;
 use semel_fuzz::{joined, replica, samples};
 use semel_proto::internal::v1 as wire;
@@ -18,7 +24,49 @@ fn main() {
     metadata();
     files();
     templates();
+    stored();
     memory();
+}
+
+/// A catalogue with two kept segments, a growing one, a withdrawal and a binary code.
+fn stored() {
+    use semel_index::{
+        CanonicalEmbedding, Catalogue, CatalogueConfig, CheckpointHeader, CheckpointOf, EnrolmentId, GalleryId,
+        KeyVersion, Modality, Position, Slot, StagedEnrolment, StagedReference, StoreKey, Template, TemplateSpec,
+    };
+    let mut catalogue = Catalogue::new(CatalogueConfig { seal_at_references: 2, ..CatalogueConfig::default() });
+    let gallery = GalleryId::try_from("people").expect("valid");
+    let id = |number: u8| EnrolmentId::try_from(format!("a-{number}")).expect("valid");
+    for number in 0..5_u8 {
+        let face = CanonicalEmbedding::from_f32(&[1.0, f32::from(number), 3.0, 4.0]).expect("valid");
+        let slot = Slot::new(Modality::Face, Position::Only).expect("exists");
+        let spec = TemplateSpec::Embedding { dimension: 4 };
+        let references = vec![StagedReference { slot, spec, template: Template::Embedding(face) }];
+        let (gallery, enrolment_id, key_version) = (gallery.clone(), id(number), KeyVersion(1));
+        let staged = StagedEnrolment { gallery, enrolment_id, key_version, references };
+        catalogue.stage(u64::from(number) + 1, staged);
+    }
+    catalogue.withdraw(7, &gallery, &id(1));
+    let key = StoreKey::new([7; 32]);
+    for job in catalogue.seal_jobs() {
+        catalogue.sealed(job.run());
+    }
+    let mut number = 0;
+    while let Some(mut job) = catalogue.store_job(3) {
+        let mut bytes = Vec::new();
+        let written = job.write(&key, &mut |piece| {
+            bytes.extend_from_slice(piece);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        catalogue.stored(&job.ticket(), written.expect("memory takes all"), None);
+        seed("segment_files", &format!("faces-{number}"), bytes);
+        number += 1;
+    }
+    let of = CheckpointOf { shard: 3, parameters: "as here".to_owned() };
+    let header = CheckpointHeader { of, searchable_index: 7, withdrawn_up_to: 2, history: (9, [4; 32]) };
+    let checkpoint = catalogue.snapshot().checkpoint(&key, &header);
+    // Behind magic and format, before the seal.
+    seed("checkpoints", "people", &checkpoint[12..checkpoint.len() - 32]);
 }
 
 fn repository() -> PathBuf {
@@ -252,10 +300,10 @@ fn raft() {
     for ((kind, empty, _), message) in &kinds {
         let name = format!("{kind:02}{}", if *empty { "" } else { "-entries" });
         seed("raft_messages", &name, encode_message(message));
-        for role in 0..5_u8 {
+        for role in 0..7_u8 {
             // Addressed to the replica of the target, and of the term that it is in.
             let from = if message.from == 1 { 2 } else { message.from };
-            let term = if message.term == 0 { 0 } else { [1, 3, 3, 4, 4][usize::from(role)] };
+            let term = if message.term == 0 { 0 } else { [1, 3, 3, 4, 4, 1, 4][usize::from(role)] };
             let message = semel_raft::Message { from, to: 1, term, ..message.clone() };
             let steps: [&[u8]; 3] = [&encode_message(&message), &[], &[role]];
             seed("raft_steps", &format!("{role}-{name}"), [&[role][..], &joined(steps)].concat());
@@ -264,7 +312,11 @@ fn raft() {
     let rows_v1 = std::fs::read_to_string(repository().join("node/raft/tests/testdata/rows_v1.txt")).expect("rows");
     let rows: BTreeMap<&str, Vec<u8>> = rows_v1.lines().filter_map(|line| line.split_once(' ')).map(hex).collect();
     for (name, row) in &rows {
-        seed("raft_rows", name, row);
+        seed(if *name == "snapshot" { "raft_snapshots" } else { "raft_rows" }, name, row);
+    }
+    for (role, name) in [(0_u8, "fresh"), (1, "follower"), (4, "leader"), (5, "joiner")] {
+        let steps: [&[u8]; 3] = [&rows["snapshot"], &[], &[4]];
+        seed("raft_steps", &format!("{role}-snapshot-{name}"), [&[role][..], &joined(steps)].concat());
     }
     let entry = |index: u8| [&[1, 0x10, 1, 0x18, index][..], b"\x22\x03abc"].concat();
     let conf_state = [1, 0x0a, 3, 1, 2, 3];
@@ -272,6 +324,13 @@ fn raft() {
     let store: [&[u8]; 5] = [&conf_state, &hard_state, &[1, 0, 0, 0, 0, 0, 0, 0, 1], &entries[0], &entries[1]];
     seed("raft_stores", "log", joined(store));
     seed("raft_stores", "new", joined([&conf_state[..], &[], &[]]));
+    let (applied, truncated, epoch) = (&rows["applied"], &rows["truncated"], &rows["epoch"]);
+    let entry_299 = [&[1, 0x10, 7, 0x18, 0xab, 2][..], b"\x22\x03abc"].concat();
+    let cut: [&[u8]; 6] = [&conf_state, &rows["hard_state"], applied, truncated, epoch, &entry_299];
+    seed("raft_cut_stores", "log", joined(cut));
+    let bare: [&[u8]; 5] =
+        [&conf_state, &rows["founded_hard_state"], &rows["founded_applied"], &rows["founded_truncated"], epoch];
+    seed("raft_cut_stores", "new", joined(bare));
     let joint = [1, 0x0a, 2, 1, 2, 0x12, 1, 4, 0x1a, 2, 1, 3, 0x22, 1, 3, 0x28, 1];
     seed("raft_stores", "joint", joined([&joint[..], &hard_state, &[], &entries[0]]));
 }
@@ -368,6 +427,46 @@ fn files() {
         seed("npy_files", &format!("version-{version}"), joined([&array(version, 3, 4)[..], TABLE.as_bytes()]));
     }
     seed("npy_files", "one", joined([&array(1, 1, 1)[..], b"enrolment_id\na\n"]));
+    for (name, compression) in [("plain", Compression::UNCOMPRESSED), ("snappy", Compression::SNAPPY)] {
+        seed("parquet_files", name, table(compression));
+    }
+}
+
+/// A table of Parquet: five rows in two row groups, with every kind of column.
+fn table(compression: Compression) -> Vec<u8> {
+    let schema =
+        "message people { required binary enrolment_id (UTF8); optional int32 quality; optional int64 captured_at_ms;
+        required group embedding (LIST) { repeated group list { required float element; } } }";
+    let schema = Arc::new(parse_message_type(schema).expect("a schema"));
+    let properties = Arc::new(WriterProperties::builder().set_compression(compression).build());
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, properties).expect("a writer");
+    for ids in [&["a", "b", "b"][..], &["c", "d"]] {
+        let mut group = writer.next_row_group().expect("a row group");
+        let rows = ids.len();
+        let ids: Vec<ByteArray> = ids.iter().map(|id| ByteArray::from(*id)).collect();
+        let mut column = group.next_column().expect("a column").expect("the id");
+        column.typed::<ByteArrayType>().write_batch(&ids, None, None).expect("written");
+        column.close().expect("it ends");
+        let mut column = group.next_column().expect("a column").expect("the quality");
+        column
+            .typed::<Int32Type>()
+            .write_batch(&[80], Some(&[&[1][..], &vec![0; rows - 1]].concat()), None)
+            .expect("written");
+        column.close().expect("it ends");
+        let mut column = group.next_column().expect("a column").expect("the time");
+        column.typed::<Int64Type>().write_batch(&vec![7; rows], Some(&vec![1; rows]), None).expect("written");
+        column.close().expect("it ends");
+        let mut column = group.next_column().expect("a column").expect("the embedding");
+        let values: Vec<f32> = (0..rows * 4).map(|value| value as f32).collect();
+        let repetitions = [0, 1, 1, 1].repeat(rows);
+        column
+            .typed::<FloatType>()
+            .write_batch(&values, Some(&vec![1; rows * 4]), Some(&repetitions))
+            .expect("written");
+        column.close().expect("it ends");
+        group.close().expect("it ends");
+    }
+    writer.into_inner().expect("the file ends")
 }
 
 fn templates() {

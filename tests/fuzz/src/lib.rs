@@ -12,9 +12,6 @@
 //!     fuzz!(|bytes| …);
 //! }
 //! ```
-//!
-//! There are no targets yet for snapshots and for files of sealed segments, because there are no decoders of them: they belong
-//! into `tests/raft.rs` and `tests/templates.rs`.
 #![forbid(unsafe_code)]
 #![allow(unexpected_cfgs, reason = "bolero's own front end sets `fuzzing`; cargo does not know it")]
 

@@ -4,14 +4,17 @@ use bytes::Bytes;
 use raft::eraftpb::MessageType;
 use semel_raft::memory::MemoryStore;
 use semel_raft::{
-    Applied, Event, LogIndex, Message, OpenError, Replica, ReplicaConfig, ReplicaId, Role, State, StateMachine, Store,
-    StoreError, Table, Ticket, bootstrap, decode_message, encode_message,
+    Applied, Event, LogIndex, MembershipChange, Message, OpenError, Replica, ReplicaConfig, ReplicaId, Role,
+    SnapshotMetadata, State, StateMachine, Store, StoreError, Table, Ticket, bootstrap, bootstrap_learner,
+    decode_message, encode_message, install, snapshot_of,
 };
 
 /// Events in which a replica is brought into any role.
 const EVENTS_MAX: usize = 400;
 /// Rounds of effects after one event. A replica that wants more works without end.
 const ROUNDS_MAX: usize = 64;
+/// Applied entries in a log: few, so that followers need snapshots soon.
+const LOG_ENTRIES_MAX: u64 = 4;
 /// Above this, a replica's own next term may be one that others refuse; no sum of messages leads there.
 const TERM_MAX: u64 = 1 << 61;
 
@@ -59,7 +62,13 @@ impl Driven {
     /// # Errors
     /// As [`Replica::open`].
     pub fn open(number: u64, store: MemoryStore) -> Result<Self, OpenError> {
-        let replica = Replica::open(ReplicaConfig::new(id(number), 1, 1), store.clone(), Nothing)?;
+        let config = ReplicaConfig {
+            log_entries_max: LOG_ENTRIES_MAX,
+            log_entries_kept: 1,
+            snapshot_retry_ticks: 5,
+            ..ReplicaConfig::new(id(number), 1, 1)
+        };
+        let replica = Replica::open(config, store.clone(), Nothing)?;
         Ok(Self { replica, store, tickets: 0 })
     }
 
@@ -68,9 +77,35 @@ impl Driven {
         let mut follower = Self::fresh(1);
         let entry = |index| raft::eraftpb::Entry { index, term: 3, data: vec![7; 5], ..Default::default() };
         let msg_type = MessageType::MsgAppend as i32;
-        let entries = (1..=4).map(entry).collect();
-        follower.receive(Message { msg_type, from: 2, to: 1, term: 3, commit: 3, entries, ..Message::default() });
+        // After the entry that a new group's replicas have behind them.
+        let entries = (2..=5).map(entry).collect();
+        let after = Message { index: 1, log_term: 1, ..Message::default() };
+        follower.receive(Message { msg_type, from: 2, to: 1, term: 3, commit: 4, entries, ..after });
         follower
+    }
+
+    /// A replica that was told no group yet.
+    ///
+    /// # Panics
+    /// Never: its rows are those of a replica that joins.
+    pub fn joiner() -> Self {
+        let store = MemoryStore::new();
+        store.write(&bootstrap_learner());
+        Self::open(1, store).expect("the rows of a replica that joins")
+    }
+
+    /// A leader whose log starts after what 3 has, with a learner that has nothing.
+    pub fn supplier() -> Self {
+        let mut supplier = Self::leader();
+        supplier.change(MembershipChange::AddLearner(id(4)));
+        for _ in 0..2 * LOG_ENTRIES_MAX {
+            for message in supplier.propose(b"a command") {
+                if message.to == 2 {
+                    supplier.answered(&message);
+                }
+            }
+        }
+        supplier
     }
 
     /// The same, at the beginning of its campaign or in the middle of it.
@@ -138,6 +173,27 @@ impl Driven {
     pub fn ask(&mut self) -> Vec<Message> {
         let ticket = self.ticket();
         self.event(Event::Barrier { ticket })
+    }
+
+    /// Lets a change of the membership be asked for; returns what is sent.
+    pub fn change(&mut self, change: MembershipChange) -> Vec<Message> {
+        let (ticket, expected_epoch) = (self.ticket(), self.replica.status().epoch);
+        self.event(Event::ChangeMembership { ticket, change, expected_epoch })
+    }
+
+    /// Installs a snapshot in the closed replica and opens it again.
+    ///
+    /// # Panics
+    /// Panics if what is installed is not what the replica then has.
+    pub fn installed(self, snapshot: &SnapshotMetadata) -> Self {
+        let number = self.replica.status().replica.get();
+        if let Some(batch) = install(&self.store, snapshot).expect("the rows that the replica wrote") {
+            self.store.write(&batch);
+            assert_eq!(snapshot_of(&self.store).as_ref().ok(), Some(snapshot), "what was installed");
+        }
+        let installed = Self::open(number, self.store).expect("the rows of a snapshot");
+        assert!(installed.replica.status().commit >= snapshot.index(), "it has what the snapshot holds");
+        installed
     }
 
     fn ticket(&mut self) -> Ticket {

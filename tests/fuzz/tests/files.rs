@@ -59,6 +59,24 @@ fn npy_files() {
     });
 }
 
+/// A table. The reader of its format is another's and may panic: what is thrown here must not get out of the records.
+#[test]
+fn parquet_files() {
+    fuzz!(
+        |bytes| {
+            match Records::parquet(bytes.to_vec(), PathBuf::from("x.parquet"), &form()) {
+                // A few bytes may stand for any number of equal rows.
+                Ok(records) => check(records.take(ROWS_MAX), ROWS_MAX),
+                Err(UnreadableFile { reason, .. }) => assert!(!reason.is_empty()),
+            }
+        },
+        inputs = 5_000
+    );
+}
+
+/// Records of a table that are looked at.
+const ROWS_MAX: usize = 10_000;
+
 #[test]
 fn policy_documents() {
     fuzz!(|bytes| {

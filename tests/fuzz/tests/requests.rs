@@ -35,6 +35,15 @@ fn check<M: Message + Default + Debug>(bytes: &[u8]) {
     }
 }
 
+/// A change of who belongs to a group: taken, or refused by the field.
+fn check_membership(bytes: &[u8]) {
+    let Some(request) = decoded::<wire::ChangeMembershipRequest>(bytes) else { return };
+    let _ = format!("{request:?}");
+    if let Some(Err(invalid)) = request.change.map(semel_node_wire::membership_change) {
+        assert!(!invalid.field.is_empty());
+    }
+}
+
 /// Checks the bytes after the first, which names the kind.
 fn check_one_of(kinds: &[fn(&[u8])], bytes: &[u8]) {
     if let Some((kind, bytes)) = bytes.split_first() {
@@ -59,6 +68,11 @@ fn public_requests() {
             check::<public::GetCaseRequest>,
             check::<public::ListCasesRequest>,
             check::<public::GetClusterStatusRequest>,
+            check::<public::MoveReplicaRequest>,
+            check::<public::CancelMoveRequest>,
+            check::<public::ListMovesRequest>,
+            check::<public::DrainNodeRequest>,
+            check::<public::RemoveNodeRequest>,
         ],
         bytes
     ));
@@ -77,6 +91,8 @@ fn internal_requests() {
             check::<wire::ListPendingRequest>,
             check::<wire::ReadCaseRequest>,
             check::<wire::ScanCasesRequest>,
+            check::<wire::SendSnapshotRequest>,
+            check_membership,
         ],
         bytes
     ));

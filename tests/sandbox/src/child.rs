@@ -99,6 +99,11 @@ impl ChildProcess {
         if status.success() { Ok(()) } else { Err(self.ended_with(status)) }
     }
 
+    /// The process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends SIGSTOP.
     pub(crate) fn pause(&self) -> Result<(), SandboxError> {
         self.signal(Signal::SIGSTOP)

@@ -47,4 +47,5 @@ mod error;
 pub use builder::{Builder, Launch, Mode};
 pub use error::SandboxError;
 pub use sandbox::Sandbox;
+pub use semel_node::TemplatesKept;
 pub use wait::wait_until;

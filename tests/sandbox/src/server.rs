@@ -206,6 +206,15 @@ impl Server {
         }
     }
 
+    /// The id of its process.
+    pub(crate) fn process_id(&self) -> Result<u32, SandboxError> {
+        match &self.running {
+            Some(Running::Child(child)) => Ok(child.id()),
+            Some(Running::Embedded(_)) => Err(SandboxError::NotAProcess { server: self.name.clone() }),
+            None => Err(SandboxError::NotRunning { server: self.name.clone() }),
+        }
+    }
+
     /// How long ago it was last started; `None` while it does not run.
     pub(crate) fn running_for(&self) -> Option<Duration> {
         self.running.as_ref().map(|_| self.started.elapsed())

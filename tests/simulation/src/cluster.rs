@@ -367,6 +367,10 @@ impl Cluster {
         let end = self.world.now + micros_max;
         loop {
             let Some(left) = left(self) else { return Ok(()) };
+            // What is broken for good is not waited for.
+            if let Some(alarm) = self.world.watched.alarms.first() {
+                return Err(format!("no {what}: {alarm}"));
+            }
             if self.world.now >= end {
                 return Err(format!("no {what} after {} s: {left}", micros_max / 1_000_000));
             }

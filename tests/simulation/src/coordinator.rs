@@ -281,6 +281,11 @@ impl Run {
         self.act(world)
     }
 
+    /// Whether its replica belongs to the metadata group. Until it does, whoever asks is sent elsewhere.
+    fn is_member(&self) -> bool {
+        self.host.replica(METADATA_GROUP).is_some_and(|replica| replica.status().is_member)
+    }
+
     fn ticket(world: &mut World) -> Ticket {
         Ticket(world.number())
     }

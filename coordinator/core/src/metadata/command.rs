@@ -81,25 +81,26 @@ pub enum MetadataCommand {
         /// The node that it comes to.
         to: NodeId,
     },
-    /// Notes that the new replica is about to take the old one's place: from now on the move is finished, not given up.
+    /// Notes that the new replica is about to take the old one's place.
     BeginReplace {
         /// The shard.
         shard: ShardId,
         /// The new replica.
         replica: ReplicaId,
     },
-    /// Gives up a shard's move, if there is one.
+    /// Gives up a shard's move, if there is one and the new replica does not have the old one's place by then.
     CancelMove {
         /// The shard.
         shard: ShardId,
     },
-    /// Notes what the group's configuration says: that the new replica has the old one's place, or, of a move that was given up, that
-    /// it does not belong to the group.
+    /// Notes what the group's configuration says of a move.
     EndMove {
         /// The shard.
         shard: ShardId,
         /// The new replica.
         replica: ReplicaId,
+        /// Whether it has the old one's place; otherwise the move was given up, and it does not belong to the group.
+        replaced: bool,
     },
     /// Forgets a node that no shard counts on.
     RemoveNode {
@@ -181,14 +182,17 @@ impl MetadataCommand {
 
     /// What version 1 has no word for.
     fn encode_2(&self) -> Bytes {
-        let of_move = |shard: &ShardId, replica: &ReplicaId| v2::OfMoveBytes { shard: shard.0, replica: replica.get() };
         let kind = match self {
             Self::StartMove { shard, from, to } => {
                 v2::Kind::StartMove(v2::StartMoveBytes { shard: shard.0, from: from.0.to_vec(), to: to.0.to_vec() })
             }
-            Self::BeginReplace { shard, replica } => v2::Kind::BeginReplace(of_move(shard, replica)),
+            Self::BeginReplace { shard, replica } => {
+                v2::Kind::BeginReplace(v2::OfMoveBytes { shard: shard.0, replica: replica.get() })
+            }
             Self::CancelMove { shard } => v2::Kind::CancelMove(v2::CancelMoveBytes { shard: shard.0 }),
-            Self::EndMove { shard, replica } => v2::Kind::EndMove(of_move(shard, replica)),
+            Self::EndMove { shard, replica, replaced } => {
+                v2::Kind::EndMove(v2::EndMoveBytes { shard: shard.0, replica: replica.get(), replaced: *replaced })
+            }
             Self::RemoveNode { node_id } => v2::Kind::RemoveNode(v2::RemoveNodeBytes { node_id: node_id.0.to_vec() }),
             Self::Initialise(_)
             | Self::RegisterCoordinator(_)
@@ -252,22 +256,17 @@ impl MetadataCommand {
 fn decode_2(message: &[u8]) -> Result<MetadataCommand, DecodeError> {
     let command = v2::CommandBytes::decode(message).map_err(|_| DecodeError::Malformed)?;
     let node = |bytes, field| node_id_of(bytes).ok_or(invalid(field));
-    let of_move = |bytes: v2::OfMoveBytes| {
-        let replica = ReplicaId::new(bytes.replica).ok_or(invalid("replica"))?;
-        Ok((ShardId(bytes.shard), replica))
-    };
+    let replica = |id| ReplicaId::new(id).ok_or(invalid("replica"));
     Ok(match command.kind.ok_or(DecodeError::Malformed)? {
         v2::Kind::StartMove(v2::StartMoveBytes { shard, from, to }) => {
             MetadataCommand::StartMove { shard: ShardId(shard), from: node(from, "from")?, to: node(to, "to")? }
         }
-        v2::Kind::BeginReplace(bytes) => {
-            let (shard, replica) = of_move(bytes)?;
-            MetadataCommand::BeginReplace { shard, replica }
+        v2::Kind::BeginReplace(v2::OfMoveBytes { shard, replica: id }) => {
+            MetadataCommand::BeginReplace { shard: ShardId(shard), replica: replica(id)? }
         }
         v2::Kind::CancelMove(bytes) => MetadataCommand::CancelMove { shard: ShardId(bytes.shard) },
-        v2::Kind::EndMove(bytes) => {
-            let (shard, replica) = of_move(bytes)?;
-            MetadataCommand::EndMove { shard, replica }
+        v2::Kind::EndMove(v2::EndMoveBytes { shard, replica: id, replaced }) => {
+            MetadataCommand::EndMove { shard: ShardId(shard), replica: replica(id)?, replaced }
         }
         v2::Kind::RemoveNode(bytes) => MetadataCommand::RemoveNode { node_id: node(bytes.node_id, "node_id")? },
     })

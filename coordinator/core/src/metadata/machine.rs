@@ -147,12 +147,6 @@ pub enum MetadataRefusal {
         /// The shard.
         shard: ShardId,
     },
-    /// The move can no longer be given up.
-    #[error("the new replica of shard {} takes the old one's place already", shard.0)]
-    MoveTooFar {
-        /// The shard.
-        shard: ShardId,
-    },
     /// Shards count on replicas of the node.
     #[error("node {node_id} holds replicas of {replicas} shards")]
     NodeInUse {
@@ -227,7 +221,7 @@ impl Transaction<'_> {
             MetadataCommand::StartMove { shard, from, to } => self.start_move(shard, from, to),
             MetadataCommand::BeginReplace { shard, replica } => self.begin_replace(shard, replica),
             MetadataCommand::CancelMove { shard } => self.cancel_move(shard),
-            MetadataCommand::EndMove { shard, replica } => self.end_move(shard, replica),
+            MetadataCommand::EndMove { shard, replica, replaced } => self.end_move(shard, replica, replaced),
             MetadataCommand::RemoveNode { node_id } => self.forget_node(node_id),
         }
     }

@@ -1,8 +1,8 @@
 //! Replicas that move from one node to another. What is recorded is intent, one move per shard: the group's own configuration says how
 //! far it is, and whoever leads the metadata group carries it out from there.
 //!
-//! The new replica has an id of its own and learns first. Until it is recorded that it takes the old one's place, the move can be given
-//! up; from then on it is finished.
+//! The new replica has an id of its own and learns first. Until it has the old one's place the move can be given up; whether it was in
+//! time the group's configuration says.
 
 use semel_index::ShardId;
 use semel_raft::{ReplicaId, StoreError};
@@ -86,8 +86,7 @@ impl Transaction<'_> {
     pub(crate) fn cancel_move(&mut self, shard: ShardId) -> CommandResult {
         match self.moving(shard)? {
             Some(moving) => match moving.state {
-                MoveState::Learning => self.set_state(moving, MoveState::Cancelling),
-                MoveState::Replacing => return Ok(Err(MetadataRefusal::MoveTooFar { shard })),
+                MoveState::Learning | MoveState::Replacing => self.set_state(moving, MoveState::Cancelling),
                 MoveState::Cancelling => {}
             },
             None => {}
@@ -96,13 +95,15 @@ impl Transaction<'_> {
     }
 
     /// Records what became of a move. Of one that is over already nothing is known any more, so asking again does nothing.
-    pub(crate) fn end_move(&mut self, shard: ShardId, replica: ReplicaId) -> CommandResult {
+    pub(crate) fn end_move(&mut self, shard: ShardId, replica: ReplicaId, replaced: bool) -> CommandResult {
         let Some(moving) = self.moving(shard)?.filter(|moving| moving.to.replica == replica) else {
             return Ok(Ok(MetadataReceipt::Done));
         };
         match moving.state {
-            MoveState::Learning => return Ok(Err(MetadataRefusal::MoveUnderWay { shard, to: moving.to.node })),
-            MoveState::Replacing => self.replace(&moving)?,
+            _ if replaced => self.replace(&moving)?,
+            MoveState::Learning | MoveState::Replacing => {
+                return Ok(Err(MetadataRefusal::MoveUnderWay { shard, to: moving.to.node }));
+            }
             MoveState::Cancelling => {}
         }
         self.remove_move(shard);

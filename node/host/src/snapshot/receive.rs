@@ -17,8 +17,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::config::HostConfig;
-use crate::database::Database;
 use crate::handle::HostHandle;
+use crate::holders::Held;
 use crate::snapshot::collected::{self, CollectError, Collected};
 use crate::snapshot::install::{InstallError, has_room, write_beside};
 use crate::snapshot::{CHUNKS_UNACKNOWLEDGED_MAX, KEPT_FOR};
@@ -248,7 +248,7 @@ where
         }
     }
 
-    fn database(&self) -> Result<Arc<Database>, Status> {
+    fn database(&self) -> Result<Held, Status> {
         self.host.database().ok_or_else(|| Status::unavailable("the host has ended"))
     }
 

@@ -17,11 +17,8 @@ use tonic::Status;
 use crate::config::HostConfig;
 use crate::metrics::HostMetrics;
 use crate::snapshot::pace::Pace;
-use crate::snapshot::view::{Piece, View, ViewError, Views};
+use crate::snapshot::view::{Piece, View, ViewError};
 use crate::snapshot::{CHUNKS_UNACKNOWLEDGED_MAX, KEPT_FOR, OutgoingSnapshot};
-
-/// How long views may take to be let go when the host ends.
-const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why a snapshot was not delivered.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +41,6 @@ pub(crate) struct Senders {
     pub(crate) metrics: Arc<HostMetrics>,
     /// Views of attempts that failed, for the next one: by group and receiver, with the time of the failure.
     kept: Mutex<HashMap<(u64, ReplicaId), (Instant, Arc<View>)>>,
-    views: Views,
     closed: watch::Sender<bool>,
 }
 
@@ -56,26 +52,24 @@ impl Senders {
             stall: config.snapshot_stall,
             metrics,
             kept: Mutex::default(),
-            views: Views::default(),
             closed: watch::Sender::new(false),
         })
     }
 
-    /// Ends every transfer and lets go of every view, so that the data folder is free soon.
+    /// Ends every transfer and lets go of every view.
     pub(crate) fn close(&self) {
         self.closed.send_replace(true);
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.views.wait(CLOSED_WITHIN);
     }
 
     /// The view that an earlier attempt left, if the log still goes on from it; a new one otherwise.
     async fn view(&self, snapshot: &OutgoingSnapshot) -> Result<Arc<View>, ViewError> {
         let kept = self.take_kept(snapshot.group, snapshot.to);
-        let database = snapshot.database.upgrade().ok_or(ViewError::Ended)?;
+        let database = snapshot.database.upgrade().ok_or(ViewError::Ended)?.hold();
         let log_starts = semel_raft::rows::truncated(&database.group(snapshot.group))?.index;
         match kept {
             Some(view) if view.metadata.index().0 >= log_starts => Ok(view),
-            Some(_) | None => View::pin(database, snapshot.group, snapshot.tables, self.views.count()).await,
+            Some(_) | None => View::pin(database, snapshot.group, snapshot.tables).await,
         }
     }
 

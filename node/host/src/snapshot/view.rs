@@ -2,17 +2,16 @@
 //! asked for chunks by number; the same number gives the same chunk for as long as the view lives.
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use semel_proto::internal::v1::{SnapshotChunk, SnapshotEnd};
 use semel_raft::{SnapshotMetadata, StoreError, Table};
 use tokio::sync::oneshot;
 
-use crate::database::Database;
 use crate::group_store::GroupSnapshot;
+use crate::holders::Held;
 use crate::snapshot::CHUNK_BYTES;
 use crate::snapshot::chunk::{self, Tally};
 
@@ -27,39 +26,6 @@ pub(crate) enum ViewError {
     NoSuchChunk,
     #[error("the view has ended")]
     Ended,
-}
-
-/// How many views hold the database, for whoever must wait until none does.
-#[derive(Clone, Default)]
-pub(crate) struct Views(Arc<(Mutex<usize>, Condvar)>);
-
-/// One view, counted for as long as it lives.
-pub(crate) struct Counted(Views);
-
-impl Views {
-    pub(crate) fn count(&self) -> Counted {
-        *lock(&self.0.0) += 1;
-        Counted(self.clone())
-    }
-
-    /// Waits until there is no view, or the time is over.
-    pub(crate) fn wait(&self, within: Duration) {
-        let held = |views: &mut usize| *views > 0;
-        let waited = self.0.1.wait_timeout_while(lock(&self.0.0), within, held);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let views = &self.0.0;
-        *lock(&views.0) -= 1;
-        views.1.notify_all();
-    }
-}
-
-fn lock(count: &Mutex<usize>) -> MutexGuard<'_, usize> {
-    count.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What comes next of a snapshot.
@@ -83,18 +49,12 @@ struct Ask {
 
 impl View {
     /// Pins the rows of a group as they are.
-    pub(crate) async fn pin(
-        database: Arc<Database>,
-        group: u64,
-        tables: &'static [Table],
-        counted: Counted,
-    ) -> Result<Arc<Self>, ViewError> {
+    pub(crate) async fn pin(database: Held, group: u64, tables: &'static [Table]) -> Result<Arc<Self>, ViewError> {
         let id: [u8; 16] = rand::random();
         let (asks, asked) = mpsc::channel();
         let (opened, opening) = oneshot::channel();
         thread::Builder::new().name("snapshot-view".to_owned()).spawn(move || {
-            // Declared first, hence dropped last: the database is let go before.
-            let _counted = counted;
+            // Declared first, hence dropped last.
             let database = database;
             let store = database.group(group);
             let snapshot = store.snapshot();

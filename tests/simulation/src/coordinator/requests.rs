@@ -135,7 +135,7 @@ impl Run {
                 self.behind.push((index, asker));
                 self.metadata_reached(world);
             }
-            Err(_) if world.now + AGAIN_MICROS < asker.deadline => {
+            Err(_) if self.is_member() && world.now + AGAIN_MICROS < asker.deadline => {
                 self.after(world, AGAIN_MICROS, Timer::AskAgain(Box::new(asker)));
             }
             Err(error) => self.respond(world, asker.client, asker.call, Told::Unavailable(error.to_string())),
@@ -211,7 +211,7 @@ impl Run {
                 world.tally.policies += u64::from(policy.is_some());
                 self.respond_to_operator(world, &governing, true, policy);
             }
-            Err(_) if world.now + AGAIN_MICROS < governing.deadline => {
+            Err(_) if self.is_member() && world.now + AGAIN_MICROS < governing.deadline => {
                 self.after(world, AGAIN_MICROS, Timer::GovernAgain(Box::new(governing)));
             }
             Err(_) => self.respond_to_operator(world, &governing, false, None),
