@@ -130,6 +130,15 @@ soak: first-build ## Kills servers of a loaded cluster at random for MINUTES=60 
 	cargo build $(FLAGS)
 	SOAK_MINUTES=$(MINUTES) cargo test $(FLAGS) --test faults -- soak --nocapture
 
+# How many references, in how many shards.
+REFERENCES ?= 200000
+SHARDS ?= 1
+
+.PHONY: restart
+restart: build ## Prints what a node's restart takes and the memory of a reference: REFERENCES=200000 SHARDS=1
+	SEMEL_RESTART_REFERENCES='$(REFERENCES)' SEMEL_RESTART_SHARDS='$(SHARDS)' \
+	  cargo test $(FLAGS) --test restart -- --nocapture --test-threads 1
+
 .PHONY: advisories
 advisories: ## Fetches the RustSec database and checks the dependencies against it
 	cargo deny --locked check advisories

@@ -296,3 +296,39 @@ impl ClusterService for ClusterServer {
         Ok(Response::new(public::RemoveNodeResponse { node_id }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use semel_workflow::{MetadataChanged, MetadataRow, NodeRecord};
+
+    use super::*;
+
+    fn view() -> MetadataView {
+        let node = |number: u8, address: &str| {
+            let node_id = NodeId([number; 16]);
+            let (address, version) = (address.to_owned(), String::new());
+            MetadataChanged::Set(MetadataRow::Node(NodeRecord { node_id, address, version, replicas_confirmed: false }))
+        };
+        MetadataView::default().with(&[node(0xab, "one:7411"), node(0xac, ""), node(0x0d, "0d0d:1")])
+    }
+
+    fn check(name: &str, expected: Result<u8, &str>) {
+        match (named(&view(), "node", name), expected) {
+            (Ok(node), Ok(number)) => assert_eq!(node, NodeId([number; 16]), "{name}"),
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{name}: {error}"),
+            (found, _) => panic!("{name}: {found:?}"),
+        }
+    }
+
+    #[test]
+    fn an_operator_names_a_node_by_its_address_or_the_beginning_of_its_id() {
+        check("one:7411", Ok(0xab));
+        check("abab", Ok(0xab));
+        check("ABABABAB", Ok(0xab));
+        check("0d0d:1", Ok(0x0d));
+        check("aba", Err("at least 4 digits"));
+        check("", Err("node:"));
+        check("elsewhere:1", Err("neither an address"));
+        check("ffff", Err("does not exist"));
+    }
+}

@@ -186,17 +186,6 @@ impl Metadata {
         self.status.borrow().running().and_then(|status| status.leader)
     }
 
-    /// Whether the group has a leader and the view is caught up with what is known to be committed.
-    pub(crate) fn ready(&self) -> Result<(), String> {
-        let status = self.status.borrow();
-        let status = status.running().ok_or("its replica of the metadata group has stopped")?;
-        if status.leader.is_none() {
-            return Err("the coordinators have no leader".to_owned());
-        }
-        let behind = status.commit.0.saturating_sub(self.current.borrow().applied.0);
-        if behind > READY_LAG_MAX { Err(format!("its view is {behind} entries behind")) } else { Ok(()) }
-    }
-
     /// Hands the lead to another voter if this coordinator has it, so that nobody waits for an election when it is gone. Gives up
     /// where no other takes it.
     pub(crate) async fn hand_over(&self) {
@@ -218,6 +207,17 @@ impl Metadata {
         let mut status = self.status.clone();
         let is_led = |status: &GroupStatus| status.running().is_some_and(|status| status.leader.is_some());
         status.wait_for(|status| is_led(status) == led).await.is_ok()
+    }
+
+    /// Whether the group has a leader and the view is caught up with what is known to be committed.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        let status = self.status.borrow();
+        let status = status.running().ok_or("its replica of the metadata group has stopped")?;
+        if status.leader.is_none() {
+            return Err("the coordinators have no leader".to_owned());
+        }
+        let behind = status.commit.0.saturating_sub(self.current.borrow().applied.0);
+        if behind > READY_LAG_MAX { Err(format!("its view is {behind} entries behind")) } else { Ok(()) }
     }
 
     /// The view as it is here, with the log index that it is current up to; it may be behind.

@@ -539,7 +539,6 @@ mod tests {
     }
 
     /// A node that holds every search until it is told to answer, and remembers what it was asked.
-    #[derive(Default)]
     struct HoldingNode {
         asked: Mutex<Vec<Asked>>,
         answer: tokio::sync::Semaphore,
@@ -562,7 +561,7 @@ mod tests {
     }
 
     #[tonic::async_trait]
-    impl ShardService for Arc<HoldingNode> {
+    impl ShardService for HoldingNode {
         async fn search(
             &self,
             request: tonic::Request<wire::SearchRequest>,
@@ -616,14 +615,25 @@ mod tests {
         ) -> Result<Response<wire::ScanCasesResponse>, Status> {
             Err(Status::unimplemented("only searches"))
         }
+
+        async fn change_membership(
+            &self,
+            _: tonic::Request<wire::ChangeMembershipRequest>,
+        ) -> Result<Response<wire::ChangeMembershipResponse>, Status> {
+            Err(Status::unimplemented("only searches"))
+        }
     }
 
     /// Nodes whose every shard is on one that holds its searches.
     async fn holding_node() -> (Arc<Nodes>, Arc<HoldingNode>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound").to_string();
-        let node = Arc::new(HoldingNode { answer: tokio::sync::Semaphore::new(0), ..Default::default() });
-        let service = ShardServiceServer::new(Arc::clone(&node));
+        let node = Arc::new(HoldingNode {
+            asked: Mutex::default(),
+            answer: tokio::sync::Semaphore::new(0),
+            given_up: Arc::default(),
+        });
+        let service = ShardServiceServer::from_arc(Arc::clone(&node));
         let incoming = tonic::transport::server::TcpIncoming::from(listener);
         tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
         let routes = Arc::new(Routes::default());

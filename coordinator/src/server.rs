@@ -60,8 +60,8 @@ const REPORT_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Runs a coordinator on `listener` until `shutdown` resolves.
 ///
 /// Health is served at once; the public services are SERVING while the metadata group answers. When told to stop, the coordinator says so by its
-/// health, hands the lead of the group over, and answers what it has in work, or says where to ask instead.
-/// Metrics, liveness and readiness are served from the start, on `metrics_listener` if there is one.
+/// health, hands the lead of the group over, and answers what it has in work, or says where to ask instead. Metrics, liveness and readiness
+/// are served from the start, on `metrics_listener` if there is one.
 ///
 /// # Errors
 /// What keeps the coordinator from running: settings, or the volume.

@@ -137,10 +137,10 @@ impl Replicas {
         let Some(shards) = ShardCount::new(assigned.shards_count) else { return Ok(()) };
         let _assigning = self.assigning.lock().await;
         self.learn_addresses(&assigned.assignments);
-        let shards_assigned = assigned.assignments.iter().map(|assignment| assignment.shard).collect();
-        *self.assigned.lock().unwrap_or_else(PoisonError::into_inner) = Some(shards_assigned);
         let is_open = |one: &&Assignment| self.get(one.shard).is_some_and(|hosted| hosted.replica.get() == one.replica);
         self.expect(assigned.assignments.len() - assigned.assignments.iter().filter(is_open).count());
+        let shards_assigned = assigned.assignments.iter().map(|assignment| assignment.shard).collect();
+        *self.assigned.lock().unwrap_or_else(PoisonError::into_inner) = Some(shards_assigned);
         let mut failed = Ok(());
         for retired in &assigned.retired {
             let removed = self.remove(retired).await;

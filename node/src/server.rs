@@ -45,8 +45,8 @@ const SERVICES: [&str; 3] =
 ///
 /// Health is served from the first moment on, NOT_SERVING for what is not ready: what replicas say to each other until the node is a
 /// member (one that starts again goes on after ten seconds even if no coordinator answers), the shard service and the node as a
-/// whole until every replica runs and has loaded its catalogue. Until the node is a member all other calls are answered UNAVAILABLE. Metrics,
-/// liveness and readiness are served from the start, on `metrics_listener` if there is one.
+/// whole until every replica runs and has loaded its catalogue. Until the node is a member all other calls are answered UNAVAILABLE.
+/// Metrics, liveness and readiness are served from the start too, on `metrics_listener` if there is one.
 ///
 /// # Errors
 /// What keeps the node from running: settings, the volume, or a cluster that refuses it.
@@ -59,12 +59,13 @@ pub async fn serve(
     config.validate()?;
     let monitor = Monitor::new("node", env!("CARGO_PKG_VERSION"));
     tokio::select! {
-        ended = serve_calls(config, listener, &monitor, shutdown) => ended,
+        ended = answer(config, listener, &monitor, shutdown) => ended,
         never = semel_telemetry::serve(metrics_listener, Arc::clone(&monitor)) => match never {},
     }
 }
 
-async fn serve_calls(
+/// Serves calls, at first health alone, beside what runs.
+async fn answer(
     config: NodeConfig,
     listener: TcpListener,
     monitor: &Monitor,
@@ -131,12 +132,12 @@ async fn run(
     let engine = crate::engine::parse(&config.engine)?;
     let catalogue =
         CatalogueConfig { seal_at_references: config.seal_at_references, engine, ..CatalogueConfig::default() };
+    metrics::show(monitor, host.handle(), transport.clone());
     let threads = match config.search_threads {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads => threads,
     };
     let cache = SegmentCache::open(&database, config.templates)?;
-    metrics::show(monitor, host.handle(), transport.clone());
     let replicas = Replicas::new(Arc::clone(&database), host.handle(), transport, catalogue, cache, threads);
     if let Some(remembered) = Identity::of(&database).assignments()? {
         replicas.expect(remembered.assignments.len());

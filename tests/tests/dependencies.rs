@@ -64,6 +64,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "semel-client",
             "semel-files",
             "semel-index",
+            "semel-index-faiss",
             "semel-node",
             "semel-coordinator",
             "semel-population",

@@ -14,15 +14,17 @@ use crate::factory::{Coverage, Factory};
 use crate::planted::{Direction, Planted, Planter};
 use crate::raw::{Estimate, RawError, RawIndex};
 
-/// The shortest list asked for first.
+/// The shortest list asked for first. Keeping a list costs FAISS a few percent of a pass for each doubling of its length, and most
+/// probes have no more than a handful of rows above the cut.
 pub const PROPOSALS_FIRST_MIN: usize = 8;
 /// The longest list asked for; a probe with more estimates above the cut scans the segment exactly.
 pub const PROPOSALS_MAX: usize = 4096;
 /// The most thresholds a segment keeps cuts for.
 pub const THRESHOLDS_MAX: usize = 64;
 
-/// How much longer the next list is. Every list costs a pass over all codes and its length hardly anything, so few
-/// passes are better than short lists.
+/// The same for an index that may overlook rows: it looks further for longer lists. What it misses is measured with this length.
+const PROPOSALS_FIRST_PARTIAL: usize = 64;
+/// How much longer the next list is. Every list costs a pass over all codes, so few passes are better than short lists.
 const PROPOSALS_GROWTH: usize = 8;
 /// Lists are no longer than a segment's rows divided by this: re-scoring scattered rows costs several times what a batch's
 /// exact scan does for each, so more proposals would not pay.
@@ -107,7 +109,14 @@ impl FaissSegment {
     }
 
     fn proposals_max(&self) -> usize {
-        PROPOSALS_MAX.min(self.filled.rows / PROPOSALS_SHARE).max(PROPOSALS_FIRST_MIN)
+        PROPOSALS_MAX.min(self.filled.rows / PROPOSALS_SHARE).max(PROPOSALS_FIRST_PARTIAL)
+    }
+
+    fn proposals_first_min(&self) -> usize {
+        match self.filled.coverage {
+            Coverage::Exhaustive => PROPOSALS_FIRST_MIN,
+            Coverage::Partial => PROPOSALS_FIRST_PARTIAL,
+        }
     }
 
     /// Measures one threshold.
@@ -174,7 +183,7 @@ impl FaissSegment {
                 continue;
             }
             let numbers = numbers_of(planted.iter().map(|planted| &planted.probe));
-            let lists = self.filled.index.search(&numbers, PROPOSALS_FIRST_MIN)?;
+            let lists = self.filled.index.search(&numbers, PROPOSALS_FIRST_PARTIAL)?;
             observations.extend(planted.iter().zip(lists).map(|(planted, list)| {
                 let own = list.iter().find(|estimate| estimate.row as usize == planted.row);
                 Observation { excess: planted.excess, estimate: own.map(|estimate| estimate.cosine) }
@@ -199,7 +208,7 @@ impl FaissSegment {
         Ok(match needed[needed.len() * 9 / 10] {
             None => Rule::ScanExactly,
             Some(needed) => {
-                let proposals_first = (needed + 1).next_power_of_two().clamp(PROPOSALS_FIRST_MIN, proposals_max);
+                let proposals_first = (needed + 1).next_power_of_two().clamp(self.proposals_first_min(), proposals_max);
                 Rule::Propose { estimate_min, proposals_first }
             }
         })

@@ -206,6 +206,7 @@ impl Database {
         batch.put(IDENTITY, &generations::tombstone_key(group, replica), generations::TOMBSTONE)?;
         batch.delete(IDENTITY, &grouped(group))?;
         batch.delete(IDENTITY, &generations::generation_key(group))?;
+        batch.delete_left_over(group)?;
         for table in self.tables.iter().filter(|table| **table != IDENTITY) {
             batch.delete_all(*table, group, *live)?;
         }
@@ -266,10 +267,9 @@ impl Database {
     pub(crate) fn expect_incoming(&self, group: u64) -> Result<Generation, WriteError> {
         let generation = self.live(group).read().next();
         let mut batch = self.batch();
+        // Only what an attempt left that was broken off: files of rows, where something in memory says "removed", wait for a flush.
+        batch.delete_left_over(group)?;
         batch.put(IDENTITY, &generations::incoming_key(group), &generations::encode(generation))?;
-        for table in self.machine_tables() {
-            batch.delete_all(table, group, generation)?;
-        }
         self.write(batch, Durability::Synced)?;
         Ok(generation)
     }
@@ -453,6 +453,19 @@ impl DatabaseBatch<'_> {
         let family = self.family(table)?;
         self.rows.delete_cf(family, key);
         Ok(())
+    }
+
+    /// Removes what is under the generation that a group's rows were last coming in under, if they never became live.
+    fn delete_left_over(&mut self, group: u64) -> Result<(), WriteError> {
+        let database = self.database;
+        let failed = |error: StoreError| database.fail(error.to_string());
+        let key = generations::incoming_key(group);
+        let Some(value) = database.get(IDENTITY, &key, &ReadOptions::default()).map_err(failed)? else { return Ok(()) };
+        let (_, generation) = generations::decode(generations::INCOMING_PREFIX, &key, &value).map_err(failed)?;
+        for table in database.machine_tables() {
+            self.delete_all(table, group, generation)?;
+        }
+        self.delete(IDENTITY, &key)
     }
 
     /// Removes every row of a group in a table, under one generation.

@@ -180,14 +180,19 @@ impl<M: StateMachine> Driver<M> {
         }
         // A leader's messages may leave before its own write: followers then write at the same time.
         self.send(leaving);
-        // Whoever needs no sync does not wait for those who do.
-        self.finish(prompt)?;
-        self.finish(durable)
+        // Whoever needs no sync does not wait for those who do. What follows from it and needs one shares theirs.
+        self.finish(prompt, |effects| !effects.sync, &mut durable)?;
+        self.finish(durable, |_| true, &mut Stage::new())
     }
 
     /// Writes the effects of a stage as one batch, releases what waited for it, and goes on with the stage that follows from
-    /// it until nothing does.
-    fn finish(&mut self, mut stage: Stage<M>) -> Result<(), WriteError> {
+    /// it until nothing does. What follows and is not for `now` is put off to `later`.
+    fn finish(
+        &mut self,
+        mut stage: Stage<M>,
+        now: impl Fn(&Effects<M>) -> bool,
+        later: &mut Stage<M>,
+    ) -> Result<(), WriteError> {
         while !stage.is_empty() {
             self.write(&stage)?;
             let mut leaving = Vec::new();
@@ -203,7 +208,7 @@ impl<M: StateMachine> Driver<M> {
                 }
                 let Some(mut effects) = seat.step(Event::Done) else { continue };
                 self.enclose(group, std::mem::take(&mut effects.messages), &mut leaving);
-                next.push((group, effects));
+                if now(&effects) { next.push((group, effects)) } else { later.push((group, effects)) }
             }
             // Now on disk: votes, and the acknowledgements of entries.
             self.send(leaving);

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::StreamExt as _;
@@ -30,6 +32,8 @@ struct Route {
 #[derive(Clone, Default)]
 pub struct LoopbackTransport {
     routes: Arc<RwLock<BTreeMap<Address, Route>>>,
+    /// Of a snapshot, parts that get through before its stream breaks; 0 = all.
+    snapshot_parts_max: Arc<AtomicUsize>,
 }
 
 impl LoopbackTransport {
@@ -44,18 +48,27 @@ impl LoopbackTransport {
     /// Outside a runtime, on which snapshots travel.
     pub fn connect<M: StateMachine>(&self, group: u64, replica: ReplicaId, handle: HostHandle<M>) {
         let runtime = tokio::runtime::Handle::current();
-        let receiver = handle.clone();
+        let (receiver, parts_max) = (handle.clone(), Arc::clone(&self.snapshot_parts_max));
         let snapshots: SnapshotDelivery = Arc::new(move |snapshot| {
             let receiver = receiver.clone();
-            runtime.spawn(send(snapshot, |parts| async move {
+            let parts_max = match parts_max.load(Ordering::Relaxed) {
+                0 => usize::MAX,
+                parts_max => parts_max,
+            };
+            runtime.spawn(send(snapshot, move |parts| async move {
                 let (answers, states) = mpsc::channel(CHUNKS_UNACKNOWLEDGED_MAX);
-                tokio::spawn(receive(receiver, ReceiverStream::new(parts).map(Ok), answers));
+                tokio::spawn(receive(receiver, ReceiverStream::new(parts).map(Ok).take(parts_max), answers));
                 Ok(ReceiverStream::new(states))
             }));
         });
         let messages: Delivery = Arc::new(move |envelopes| handle.receive(envelopes));
         let route = Route { messages, snapshots };
         self.routes.write().unwrap_or_else(PoisonError::into_inner).insert((group, replica), route);
+    }
+
+    /// Breaks the stream of every later snapshot after so many parts: its offer, chunks, its end.
+    pub fn break_snapshots_after(&self, parts_max: NonZero<usize>) {
+        self.snapshot_parts_max.store(parts_max.get(), Ordering::Relaxed);
     }
 
     /// Lets no message reach a replica any more.

@@ -1,6 +1,6 @@
 //! Applying committed entries: from the log, through the machine, into one batch of rows.
 
-use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType};
+use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType, HardState};
 use raft::{INVALID_ID, RawNode, StateRole};
 use raft_prost::Message as _;
 
@@ -34,12 +34,13 @@ pub(crate) type Publications<M> = Vec<(LogIndex, Vec<<M as StateMachine>::Public
 
 impl<S: Store, M: StateMachine> Applier<'_, S, M> {
     /// Applies `entries`, which follow `applied`, and appends to `batch` the machine's rows, the applied index, the hard state
-    /// whose commit index covers it, and the removal of the log's oldest entries where it is time. Returns the new applied
+    /// given, whose commit index covers it, and the removal of the log's oldest entries where it is time. Returns the new applied
     /// index.
     pub(crate) fn apply(
         mut self,
         mut applied: LogIndex,
         entries: Vec<Entry>,
+        hard_state: &HardState,
         batch: &mut WriteBatch,
     ) -> Result<(LogIndex, Publications<M>), StopReason> {
         let mut changed = ChangedRows::default();
@@ -62,7 +63,7 @@ impl<S: Store, M: StateMachine> Applier<'_, S, M> {
             }
         }
         changed.write_into(batch);
-        rows::put_applied(batch, applied, &self.node.raft.hard_state());
+        rows::put_applied(batch, applied, hard_state);
         self.node.mut_store().set_applied(applied);
         self.compact(batch)?;
         Ok((applied, publications))

@@ -1,7 +1,7 @@
 //! The replica: raft-rs between its events and its effects. The order in which things may leave is decided here; what
 //! applying does is in [`crate::apply`], and carrying effects out is the driver's.
 
-use raft::eraftpb::{Entry, Message, MessageType};
+use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{INVALID_ID, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
 
 use crate::apply::{Applier, Publications};
@@ -26,10 +26,20 @@ use crate::store::{Store, Table, WriteBatch};
 enum Carrying {
     /// Nothing: events are taken.
     Nothing,
+    /// The rows of a Ready's committed entries, ahead of its other rows.
+    Applied(Received),
     /// The rows of a Ready; its entries are the log's once they are written.
-    Ready { ready: Box<Ready>, entries: Vec<Entry> },
+    Ready(Received),
     /// The rows of entries that became committed when the Ready's were written.
     Light,
+}
+
+/// A Ready whose rows are not all written yet.
+struct Received {
+    ready: Box<Ready>,
+    entries: Vec<Entry>,
+    /// What may leave once they are.
+    messages: Vec<Message>,
 }
 
 /// One replica of a group.
@@ -46,6 +56,8 @@ pub struct Replica<S: Store, M: StateMachine> {
     /// Including what is being carried out.
     applied: LogIndex,
     carrying: Carrying,
+    /// The hard state that was written last.
+    written: HardState,
     proposals: Proposals,
     barriers: Barriers,
     membership: Membership,
@@ -72,6 +84,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config.raft_config(applied.0), log, &logger)
             .map_err(|error| OpenError::Config { reason: error.to_string() })?;
+        let written = node.raft.hard_state();
         let mut replica = Self {
             leadership: (node.raft.term, INVALID_ID),
             proposals: Proposals::new(&config),
@@ -85,6 +98,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
             campaigns: 0,
             applied,
             carrying: Carrying::Nothing,
+            written,
             receipts: Vec::new(),
             answers: Vec::new(),
             memberships: Vec::new(),
@@ -292,55 +306,86 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         for read in ready.take_read_states() {
             self.answers.extend(self.barriers.answered(&read.request_ctx, LogIndex(read.index)));
         }
-        let (messages, snapshots) = self.hand_out(ready.take_messages());
+        let (mut messages, snapshots) = self.hand_out(ready.take_messages());
         let entries = ready.take_entries();
         let committed = ready.take_committed_entries();
-        let mut writes = WriteBatch::default();
-        self.write_entries(&entries, &mut writes);
-        if let Some(hard_state) = ready.hs() {
-            rows::put_hard_state(&mut writes, hard_state);
+        // Term and vote are on disk already: nothing that only rests on them has to wait for this Ready's rows.
+        let same_term =
+            ready.hs().is_none_or(|hs| (hs.term, hs.vote) == (self.written.term, self.written.vote));
+        let mut persisted_messages = ready.take_persisted_messages();
+        if same_term {
+            messages.extend(persisted_messages.extract_if(.., |message| promises_nothing_new(message)));
         }
-        let publications = self.apply(committed, &mut writes)?;
-        let sync = ready.must_sync();
+        let messages = by_addressee(messages);
+        let received = Received { ready: Box::new(ready), entries, messages: persisted_messages };
+        let sync = received.ready.must_sync();
+        let mut writes = WriteBatch::default();
+        if sync && same_term && let Some(last) = committed.last() {
+            // What is committed is in the log already. Its effects, and the answers that wait for them, do not wait for the sync of what
+            // is not; the hard state must not name a commit index beyond the log as it is.
+            self.written.commit = self.written.commit.max(last.index);
+            let publications = self.apply(committed, &mut writes, &self.written.clone())?;
+            self.carrying = Carrying::Applied(received);
+            return Ok(Effects { messages, writes, snapshots, publications, awaits_done: true, ..self.answers() });
+        }
+        self.write_ready(&received, &mut writes);
+        let publications = self.apply(committed, &mut writes, &self.node.raft.hard_state())?;
         if writes.is_empty() {
             // Nothing to wait for: what may leave only after the rows of this Ready may leave now.
-            let mut effects = self.written(ready, entries)?;
+            let mut effects = self.rows_written(received)?;
             effects.messages = by_addressee(messages.into_iter().chain(effects.messages));
             effects.snapshots.extend(snapshots);
             return Ok(effects);
         }
-        self.carrying = Carrying::Ready { ready: Box::new(ready), entries };
-        let messages = by_addressee(messages);
+        self.carrying = Carrying::Ready(received);
         Ok(Effects { messages, writes, sync, snapshots, publications, awaits_done: true, ..self.answers() })
     }
 
     fn done(&mut self) -> Result<Effects<M>, StopReason> {
         match std::mem::replace(&mut self.carrying, Carrying::Nothing) {
             Carrying::Nothing => unreachable!("step checked that something is carried out"),
-            Carrying::Ready { ready, entries } => self.written(*ready, entries),
+            Carrying::Applied(received) => {
+                let mut writes = WriteBatch::default();
+                self.write_ready(&received, &mut writes);
+                let sync = received.ready.must_sync();
+                self.carrying = Carrying::Ready(received);
+                Ok(Effects { writes, sync, awaits_done: true, ..self.answers() })
+            }
+            Carrying::Ready(received) => self.rows_written(received),
             Carrying::Light => {
+                self.written = self.node.raft.hard_state();
                 self.node.advance_apply_to(self.applied.0);
                 Ok(self.answers())
             }
         }
     }
 
+    /// The rows of a Ready but those of its committed entries.
+    fn write_ready(&self, received: &Received, writes: &mut WriteBatch) {
+        self.write_entries(&received.entries, writes);
+        if let Some(hard_state) = received.ready.hs() {
+            rows::put_hard_state(writes, hard_state);
+        }
+    }
+
     /// The rows of a Ready are written, durably if it asked for that.
-    fn written(&mut self, mut ready: Ready, entries: Vec<Entry>) -> Result<Effects<M>, StopReason> {
-        let persisted_messages = ready.take_persisted_messages();
+    fn rows_written(&mut self, received: Received) -> Result<Effects<M>, StopReason> {
+        let Received { ready, entries, messages } = received;
+        self.written = self.node.raft.hard_state();
         self.node.mut_store().append(entries);
-        let mut light = self.node.advance_append(ready);
+        let mut light = self.node.advance_append(*ready);
         self.node.advance_apply_to(self.applied.0);
         let mut writes = WriteBatch::default();
         if light.commit_index().is_some() {
             rows::put_hard_state(&mut writes, &self.node.raft.hard_state());
         }
-        let publications = self.apply(light.take_committed_entries(), &mut writes)?;
+        let publications =
+            self.apply(light.take_committed_entries(), &mut writes, &self.node.raft.hard_state())?;
         let awaits_done = !writes.is_empty();
         if awaits_done {
             self.carrying = Carrying::Light;
         }
-        let (messages, snapshots) = self.hand_out(persisted_messages.into_iter().chain(light.take_messages()));
+        let (messages, snapshots) = self.hand_out(messages.into_iter().chain(light.take_messages()));
         let messages = by_addressee(messages);
         Ok(Effects { messages, writes, snapshots, publications, awaits_done, ..self.answers() })
     }
@@ -362,7 +407,12 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         (others, snapshots)
     }
 
-    fn apply(&mut self, committed: Vec<Entry>, writes: &mut WriteBatch) -> Result<Publications<M>, StopReason> {
+    fn apply(
+        &mut self,
+        committed: Vec<Entry>,
+        writes: &mut WriteBatch,
+        hard_state: &HardState,
+    ) -> Result<Publications<M>, StopReason> {
         let applier = Applier {
             node: &mut self.node,
             machine: &mut self.machine,
@@ -372,7 +422,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
             memberships: &mut self.memberships,
             compaction: &mut self.compaction,
         };
-        let (applied, publications) = applier.apply(self.applied, committed, writes)?;
+        let (applied, publications) = applier.apply(self.applied, committed, hard_state, writes)?;
         self.applied = applied;
         if !self.takes_callers() {
             self.dismiss_callers();
@@ -510,6 +560,12 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         let memberships = std::mem::take(&mut self.memberships);
         Effects { receipts, barriers, memberships, ..self.nothing() }
     }
+}
+
+/// Tells whether a message rests on nothing but the term and the vote: a follower's sign of life, which a leader counts for its
+/// barriers, and its own question for a barrier.
+fn promises_nothing_new(message: &Message) -> bool {
+    matches!(message.get_msg_type(), MessageType::MsgHeartbeatResponse | MessageType::MsgReadIndex)
 }
 
 /// Orders messages by addressee, and for one addressee as they came: raft-rs goes through its replicas in a hash map's order.

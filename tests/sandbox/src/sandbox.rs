@@ -300,6 +300,14 @@ impl Sandbox {
         Ok(self.node(node)?.lock().await.ended())
     }
 
+    /// The id of a node's process. Behind a [`Launch`](crate::Launch) it is that of what became the node.
+    ///
+    /// # Errors
+    /// [`SandboxError::NotAProcess`], [`SandboxError::NotRunning`].
+    pub async fn node_process_id(&self, node: usize) -> Result<u32, SandboxError> {
+        self.node(node)?.lock().await.process_id()
+    }
+
     /// Where a node serves `/metrics`, `/livez` and `/readyz`.
     ///
     /// # Errors
@@ -324,14 +332,6 @@ impl Sandbox {
             metrics.push((server.name.clone(), server.metrics()));
         }
         metrics
-    }
-
-    /// The id of a node's process. Behind a [`Launch`](crate::Launch) it is that of what became the node.
-    ///
-    /// # Errors
-    /// [`SandboxError::NotAProcess`], [`SandboxError::NotRunning`].
-    pub async fn node_process_id(&self, node: usize) -> Result<u32, SandboxError> {
-        self.node(node)?.lock().await.process_id()
     }
 
     /// Where a node listens, or did before it was killed.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -247,6 +248,28 @@ async fn a_snapshot_that_is_not_delivered_is_tried_again() {
     network.connect(1, replica(1, 2), nodes[2].handle.clone());
     alike(&nodes[0], &nodes[2], 1).await;
     assert!(sent.load(Ordering::SeqCst) >= 2);
+}
+
+/// Each attempt gets an offer and one more part through. Without what earlier ones brought, none would ever be whole.
+#[tokio::test]
+async fn a_snapshot_whose_stream_breaks_again_and_again_goes_on_from_where_it_was() {
+    let (folders, network) = (Folders::new(), LoopbackTransport::new());
+    let mut nodes = Vec::new();
+    for node in 0..3 {
+        nodes.push(start(&folders, node, &[1], &network).await);
+    }
+    nodes[0].propose(1, &key(0)).await;
+    network.disconnect(1, replica(1, 2));
+    // Five chunks and more.
+    for number in 0..700 {
+        nodes[0].propose(1, &key(number)).await;
+    }
+    network.break_snapshots_after(NonZero::new(2).expect("not 0"));
+    network.connect(1, replica(1, 2), nodes[2].handle.clone());
+    alike(&nodes[0], &nodes[2], 1).await;
+    let failed: u64 = nodes.iter().map(|node| node.handle.metrics().snapshots_failed.get()).sum();
+    assert!(failed >= 5, "{failed} attempts failed");
+    assert_eq!(nodes[2].handle.metrics().snapshots_installed.get(), 1);
 }
 
 /// A disk that is said to be full: nothing is taken in, nothing is lost, nothing is left.
