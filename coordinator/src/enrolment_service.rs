@@ -80,7 +80,7 @@ async fn enrol(
     let (gallery, enrolment_id) = (&request.gallery, &request.enrolment_id);
     let span = continued(traced!("enrol", otel.kind = "server", gallery, enrolment_id), metadata);
     let timer = front.metrics.enrol.start();
-    let answer = enrol_one(front, request, call_timeout).instrument(span).await;
+    let answer = front.finish(enrol_one(front, request, call_timeout).instrument(span)).await;
     drop(timer);
     front.metrics.enrolled(&answer);
     answer
@@ -138,7 +138,7 @@ async fn enrol_item(
 ) -> public::EnrolStreamResponse {
     use public::enrol_stream_response::Result as ItemResult;
     let outcome = match item.enrolment {
-        Some(request) => front.finish(enrol(&front, request, None, &metadata)).await,
+        Some(request) => enrol(&front, request, None, &metadata).await,
         None => Err(ClientError::field("enrolment", "is required")),
     };
     let result = outcome.map_or_else(
@@ -283,8 +283,7 @@ impl EnrolmentService for EnrolmentServer {
     async fn enrol(&self, request: Request<public::EnrolRequest>) -> Result<Response<public::EnrolResponse>, Status> {
         let timeout = call_timeout(&request);
         let (metadata, _, request) = request.into_parts();
-        let enrolled = enrol(&self.front, request, timeout, &metadata);
-        Ok(Response::new(self.front.finish(enrolled).await?))
+        Ok(Response::new(enrol(&self.front, request, timeout, &metadata).await?))
     }
 
     type EnrolStreamStream = Pin<Box<dyn Stream<Item = Result<public::EnrolStreamResponse, Status>> + Send>>;

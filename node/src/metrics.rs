@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use semel_proto::internal::v1::command::Command;
 use semel_telemetry::{Counter, Families, Monitor, Seconds, Sizes, Timer};
 
 use crate::replicas::Replicas;
 use crate::search::SearchPool;
+use crate::segment_cache::CacheMetrics;
 
 /// The instruments of one node.
 #[derive(Debug, Default)]
@@ -88,9 +90,23 @@ impl NodeMetrics {
         counters.into_iter().for_each(|(name, help, counter)| monitor.counter(name, help, counter));
         monitor.collect(move |families| {
             families.gauge("semel_node_searches_in_flight", "Search requests that wait or run", pool.in_flight())?;
-            catalogues(families, &replicas)
+            catalogues(families, &replicas)?;
+            segment_files(families, replicas.cache_metrics())
         });
     }
+}
+
+/// What became of the files of catalogues.
+fn segment_files(families: &mut Families<'_>, cache: &CacheMetrics) -> fmt::Result {
+    let counters = [
+        ("semel_segment_files_loaded_total", "Segments taken from their files", &cache.segments_loaded),
+        ("semel_segment_files_refused_total", "Files that could not be used and were removed", &cache.files_refused),
+        ("semel_segment_files_written_total", "Segments written to files", &cache.segments_written),
+        ("semel_segment_files_written_bytes_total", "Bytes of segments and checkpoints written", &cache.bytes_written),
+        ("semel_segment_files_writes_failed_total", "Segments and checkpoints not written", &cache.writes_failed),
+        ("semel_segment_files_reads_failed_total", "Reads of templates that failed in searches", &cache.reads_failed),
+    ];
+    counters.into_iter().try_for_each(|(name, help, count)| families.counter(name, help, count.load(Ordering::Relaxed)))
 }
 
 /// What all catalogues of the node hold.
@@ -117,6 +133,6 @@ fn catalogues(families: &mut Families<'_>, replicas: &Replicas) -> fmt::Result {
     families.gauges("semel_catalogue_enrolments", "Enrolments whose references are here", "state", enrolments)?;
     let segments = [("built", segments - unbuilt), ("exact", unbuilt)];
     families.gauges("semel_catalogue_segments", "Sealed segments; exact ones have no index yet", "state", segments)?;
-    let bytes = [("rows", bytes - built_bytes), ("indices", built_bytes)];
+    let bytes = [("templates", bytes - built_bytes), ("engines", built_bytes)];
     families.gauges("semel_catalogue_bytes", "Memory of the catalogues", "component", bytes)
 }

@@ -18,7 +18,7 @@ mod coordinators;
 mod failover;
 mod bulk;
 mod foreign_clients;
-mod load;
 mod metrics;
 mod traces;
 mod watch;
+mod load;
