@@ -94,8 +94,6 @@ struct Carrying<M: StateMachine> {
     sync: bool,
     /// What needs a sync, while what needs none is written first.
     later: Stage<M>,
-    /// Whether this is what needs none.
-    prompt: bool,
     /// Of a defect: what follows from the stage, asked for before it was written.
     early: Option<Stage<M>>,
 }
@@ -351,7 +349,7 @@ impl<M: Digested> Host<M> {
             world.boundary(self.place, "before the leader's messages leave")?;
         }
         self.send(world, leaving);
-        self.begin(world, prompt, durable, true)
+        self.begin(world, prompt, durable)
     }
 
     fn follow_leadership(&mut self, world: &mut World, group: u64) {
@@ -370,23 +368,17 @@ impl<M: Digested> Host<M> {
     }
 
     /// Begins to write a stage; what has nothing to write is done at once.
-    fn begin(
-        &mut self,
-        world: &mut World,
-        mut stage: Stage<M>,
-        mut later: Stage<M>,
-        mut prompt: bool,
-    ) -> Result<(), Died> {
+    fn begin(&mut self, world: &mut World, mut stage: Stage<M>, mut later: Stage<M>) -> Result<(), Died> {
         loop {
             if stage.is_empty() {
                 if later.is_empty() {
                     return Ok(());
                 }
-                (stage, prompt) = (std::mem::take(&mut later), false);
+                stage = std::mem::take(&mut later);
             }
             let mut sync = stage.iter().any(|(_, effects)| effects.sync);
             if stage.iter().all(|(_, effects)| effects.writes.is_empty()) {
-                stage = put_off(self.finish(world, stage)?, prompt, &mut later);
+                stage = self.finish(world, stage)?;
                 continue;
             }
             if world.has(Mutant::ApplyWithoutPersist) {
@@ -409,7 +401,7 @@ impl<M: Digested> Host<M> {
             }
             let early = world.has(Mutant::AdvanceBeforeSync) && sync;
             let early = early.then(|| self.advance(world, awaiting(&stage))).transpose()?;
-            self.carrying = Some(Carrying { stage, sync, later, prompt, early });
+            self.carrying = Some(Carrying { stage, sync, later, early });
             let (at, boot) = (self.place, self.boot);
             world.after(micros, Event::Due { at, boot, what: Due::Disk });
             return Ok(());
@@ -418,7 +410,7 @@ impl<M: Digested> Host<M> {
 
     /// The disk has written what it was given.
     pub(crate) fn written(&mut self, world: &mut World) -> Result<(), Died> {
-        let Some(Carrying { stage, sync, mut later, prompt, early }) = self.carrying.take() else { return Ok(()) };
+        let Some(Carrying { stage, sync, later, early }) = self.carrying.take() else { return Ok(()) };
         if sync {
             let synced = self.disk.borrow_mut().sync();
             if let Err(error) = synced {
@@ -436,8 +428,7 @@ impl<M: Digested> Host<M> {
         };
         // Before anything further is written: the rows are those that the leader asked for.
         self.send_wanted(world);
-        let next = put_off(next, prompt, &mut later);
-        self.begin(world, next, later, prompt)?;
+        self.begin(world, next, later)?;
         self.turn(world)
     }
 
@@ -576,13 +567,6 @@ fn tighten(config: &mut ReplicaConfig) {
 /// The most applied entries that a log may hold: more than it is cut at, for as long as a snapshot is under way.
 fn log_held_max(world: &World) -> u64 {
     3 * world.log_entries.0
-}
-
-/// What follows from what needed no sync and itself needs one shares that of those who needed it from the start.
-fn put_off<M: StateMachine>(next: Stage<M>, prompt: bool, later: &mut Stage<M>) -> Stage<M> {
-    let (durable, next) = next.into_iter().partition(|(_, effects)| prompt && effects.sync);
-    later.extend::<Stage<M>>(durable);
-    next
 }
 
 /// The groups whose replica waits to be told that its effects are carried out.
