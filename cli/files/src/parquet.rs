@@ -326,6 +326,13 @@ struct Column<T: DataType> {
     value_level: i16,
 }
 
+/// What a column holds for a few rows: where values are missing, where rows begin, and the values that are there.
+struct Leaves<V> {
+    levels: Vec<i16>,
+    repetitions: Vec<i16>,
+    values: Vec<V>,
+}
+
 impl<T: DataType> Column<T> {
     fn new<P: parquet::column::page::PageReader + 'static>(
         (descriptor, pages, allowance): (ColumnDescPtr, P, Allowance),
@@ -337,7 +344,7 @@ impl<T: DataType> Column<T> {
     }
 
     /// The levels and values of so many rows.
-    fn read(&mut self, rows: usize) -> Result<(Vec<i16>, Vec<i16>, Vec<T::T>), String> {
+    fn read(&mut self, rows: usize) -> Result<Leaves<T::T>, String> {
         self.allowance.renew();
         let (mut levels, mut repetitions, mut values) = (Vec::new(), Vec::new(), Vec::new());
         let read = self.reader.read_records(rows, Some(&mut levels), Some(&mut repetitions), &mut values);
@@ -345,12 +352,12 @@ impl<T: DataType> Column<T> {
         if read < rows {
             return Err(format!("column `{}`: ends before the row group does", self.name));
         }
-        Ok((levels, repetitions, values))
+        Ok(Leaves { levels, repetitions, values })
     }
 
     /// One value, or none, for each of so many rows.
     fn values(&mut self, rows: usize) -> Result<Vec<Option<T::T>>, String> {
-        let (levels, _, values) = self.read(rows)?;
+        let Leaves { levels, values, .. } = self.read(rows)?;
         if self.value_level == 0 {
             return Ok(values.into_iter().map(Some).collect());
         }
@@ -361,7 +368,7 @@ impl<T: DataType> Column<T> {
 
     /// The values of each of so many rows; `None` for a row that lacks one.
     fn lists(&mut self, rows: usize) -> Result<Vec<Option<Vec<T::T>>>, String> {
-        let (levels, repetitions, values) = self.read(rows)?;
+        let Leaves { levels, repetitions, values } = self.read(rows)?;
         let mut values = values.into_iter();
         let mut lists: Vec<Option<Vec<T::T>>> = Vec::with_capacity(rows);
         for (level, repetition) in levels.into_iter().zip(repetitions) {

@@ -105,7 +105,10 @@ pub(super) async fn enrol(
     let (first, second) = shares(&set.steps);
     let one = client.enrol_all(requests(set, first), in_flight);
     let other = client.enrol_all(requests(set, second), in_flight);
-    futures::stream::select(one, other).for_each(|answer| std::future::ready(answered(answer))).await;
+    let mut all = std::pin::pin!(futures::stream::select(one, other));
+    while let Some(answer) = all.next().await {
+        answered(answer);
+    }
     progress.borrow_mut().finish();
     Ok(Enrolled { seen: seen.into_inner(), started, ended: Instant::now() })
 }

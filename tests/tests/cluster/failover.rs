@@ -73,7 +73,10 @@ impl Load {
         let keep = |answer: semel_client::Answer<()>| {
             self.ended().push(Ended { answered: answer.answered, result: answer.result, course: answer.course });
         };
-        answers.for_each(|answer| std::future::ready(keep(answer))).await;
+        let mut answers = std::pin::pin!(answers);
+        while let Some(answer) = answers.next().await {
+            keep(answer);
+        }
     }
 
     fn ended(&self) -> MutexGuard<'_, Vec<Ended>> {
