@@ -49,6 +49,11 @@ impl<S: Store> ReplicaLog<S> {
         if applied.0 < truncated.index {
             return Err(corrupt(format!("the log starts after {}, but is applied up to {applied}", truncated.index)));
         }
+        if truncated.term > hard_state.term || (truncated.index == 0) != (truncated.term == 0) {
+            let LogStart { index, term } = truncated;
+            let reason = format!("the log starts after entry {index} of term {term}, in term {}", hard_state.term);
+            return Err(corrupt(reason));
+        }
         if conf_state.voters.is_empty() && hard_state.commit > 0 {
             return Err(corrupt("configuration with voters []".to_owned()));
         }

@@ -166,9 +166,11 @@ impl Cluster {
                 self.plan_move(one.group, one.remove, one.to);
             }
             Step::GoneAfter => {
-                self.world.forget_replica(one.group, one.remove);
-                self.moves.remove(position);
-                self.plan_move(one.group, one.add, one.to);
+                // The old replica is out all the same.
+                if self.retire(one.group, one.remove) {
+                    self.moves.remove(position);
+                    self.plan_move(one.group, one.add, one.to);
+                }
             }
         }
     }

@@ -56,6 +56,9 @@ fn wrong_rows_are_named_when_the_replica_opens() {
     check(&|batch| put(batch, rows::TRUNCATED, &[2, 1]), Table::LOG, "entry 2 is there, but the log starts after 2");
     check(&|batch| batch.delete(Table::RAFT, rows::TRUNCATED), Table::LOG, "entry 1 is missing");
     check(&|batch| put(batch, rows::TRUNCATED, &[99, 1]), Table::RAFT, "the log starts after 99, but is applied up to");
+    // Once taken for a log of that term, which others refuse to hear of.
+    check(&|batch| put(batch, rows::TRUNCATED, &[1, 99]), Table::RAFT, "the log starts after entry 1 of term 99");
+    check(&|batch| put(batch, rows::TRUNCATED, &[1, 0]), Table::RAFT, "the log starts after entry 1 of term 0");
     check(&|batch| put(batch, rows::TRUNCATED, &[1]), Table::RAFT, "start of the log of 8 bytes");
     check(&|batch| put(batch, rows::EPOCH, &[1, 2]), Table::RAFT, "epoch of 16 bytes");
     check(&|batch| batch.delete_range(Table::LOG, key(3), key(1_000)), Table::LOG, "is missing");
