@@ -84,12 +84,11 @@ impl Transaction<'_> {
     }
 
     pub(crate) fn cancel_move(&mut self, shard: ShardId) -> CommandResult {
-        match self.moving(shard)? {
-            Some(moving) => match moving.state {
+        if let Some(moving) = self.moving(shard)? {
+            match moving.state {
                 MoveState::Learning | MoveState::Replacing => self.set_state(moving, MoveState::Cancelling),
                 MoveState::Cancelling => {}
-            },
-            None => {}
+            }
         }
         Ok(Ok(MetadataReceipt::Done))
     }

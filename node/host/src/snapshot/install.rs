@@ -46,7 +46,7 @@ pub(crate) enum InstallError {
 pub(crate) fn has_room(folder: &Path, bytes: u64, reserve: u64) -> bool {
     // A file system that cannot tell has the benefit of the doubt.
     let Ok(found) = statvfs(folder) else { return true };
-    let free = u64::from(found.blocks_available()).saturating_mul(found.fragment_size());
+    let free = found.blocks_available().saturating_mul(found.fragment_size());
     free >= bytes.saturating_add(reserve)
 }
 

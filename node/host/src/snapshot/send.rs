@@ -33,14 +33,17 @@ pub(crate) enum SendError {
     Ended,
 }
 
+/// A view, and when the attempt that it was pinned for failed.
+type Kept = (Instant, Arc<View>);
+
 /// What all transfers that leave a process share.
 pub(crate) struct Senders {
     pub(crate) places: Semaphore,
     pub(crate) pace: Pace,
     pub(crate) stall: Duration,
     pub(crate) metrics: Arc<HostMetrics>,
-    /// Views of attempts that failed, for the next one: by group and receiver, with the time of the failure.
-    kept: Mutex<HashMap<(u64, ReplicaId), (Instant, Arc<View>)>>,
+    /// Views of attempts that failed, for the next one: by group and receiver.
+    kept: Mutex<HashMap<(u64, ReplicaId), Kept>>,
     closed: watch::Sender<bool>,
 }
 
