@@ -83,6 +83,7 @@ struct Incoming {
     transfer: u64,
     metadata: SnapshotMetadata,
     next: usize,
+    quiet_ticks: u32,
 }
 
 impl Transfers {
@@ -159,8 +160,10 @@ impl<M: Digested> Host<M> {
         if let Some(delivered) = taken.ended {
             return self.end_snapshot(world, taken.transfer, delivered);
         }
-        if taken.next > outgoing.next || taken.next == 0 {
-            (outgoing.next, outgoing.stalled_ticks) = (taken.next, 0);
+        let progressed = taken.next > outgoing.next;
+        if progressed || taken.next == 0 {
+            outgoing.next = taken.next;
+            outgoing.stalled_ticks *= u32::from(!progressed);
             self.send_part(world, taken.transfer);
         }
         Ok(())
@@ -174,6 +177,7 @@ impl<M: Digested> Host<M> {
 
     /// A tick passed: what was not acknowledged is sent again, or given up.
     pub(super) fn tick_snapshots(&mut self, world: &mut World) -> Result<(), Died> {
+        self.transfers.incoming.values_mut().for_each(|incoming| incoming.quiet_ticks += 1);
         let transfers: Vec<u64> = self.transfers.outgoing.keys().copied().collect();
         for transfer in transfers {
             let outgoing = self.transfers.outgoing.get_mut(&transfer).expect("just seen");
@@ -201,7 +205,13 @@ impl<M: Digested> Host<M> {
         if self.transfers.complete.contains(&group) {
             return Ok(());
         }
-        let known = self.transfers.incoming.get(&group).filter(|incoming| incoming.transfer == transfer);
+        let incoming = self.transfers.incoming.get(&group);
+        // One at a time: two leaders that take turns would else both begin anew for ever.
+        if incoming.is_some_and(|other| other.transfer != transfer && other.quiet_ticks <= STALLED_TICKS_MAX) {
+            answer(world, self.place, 0, Some(false));
+            return Ok(());
+        }
+        let known = incoming.filter(|incoming| incoming.transfer == transfer);
         let next = known.map_or(0, |incoming| incoming.next);
         if number != next {
             answer(world, self.place, next, None);
@@ -211,7 +221,7 @@ impl<M: Digested> Host<M> {
         if number == 0 {
             clear::<M>(&mut batch);
             let metadata = SnapshotMetadata::decode(&metadata).expect("as it was encoded");
-            self.transfers.incoming.insert(group, Incoming { from, transfer, metadata, next: 0 });
+            self.transfers.incoming.insert(group, Incoming { from, transfer, metadata, next: 0, quiet_ticks: 0 });
         }
         rows.0.iter().for_each(|(table, key, value)| batch.put(*table, key.clone(), value.clone()));
         let written = self.disk.borrow_mut().write([(beside(group), &batch)]);
@@ -221,7 +231,8 @@ impl<M: Digested> Host<M> {
             return Ok(());
         }
         world.boundary(self.place, "after a part of a snapshot is laid beside")?;
-        self.transfers.incoming.get_mut(&group).expect("it is taken").next += 1;
+        let incoming = self.transfers.incoming.get_mut(&group).expect("it is taken");
+        (incoming.next, incoming.quiet_ticks) = (incoming.next + 1, 0);
         if last || world.has(Mutant::SnapshotCutShort) {
             self.transfers.complete.push(group);
             return self.turn(world);
@@ -234,7 +245,7 @@ impl<M: Digested> Host<M> {
     pub(super) fn install_snapshots(&mut self, world: &mut World) -> Result<(), Died> {
         for group in std::mem::take(&mut self.transfers.complete) {
             let Some(incoming) = self.transfers.incoming.remove(&group) else { continue };
-            let Incoming { from, transfer, metadata, next } = incoming;
+            let Incoming { from, transfer, metadata, next, .. } = incoming;
             let installed = self.install(world, group, &metadata)?;
             let taken = Taken { transfer, next, ended: Some(installed) };
             world.send(self.place, from, Message::SnapshotTaken(taken));
