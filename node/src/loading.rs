@@ -88,7 +88,7 @@ fn load(
     let store = &request.store;
     let mut loaded = {
         // One state of the rows for all that is read of them; what comes later is caught up with below.
-        let pinned = store.snapshot();
+        let pinned = store.snapshot().for_one_pass();
         let snapshot = UntilStopped { rows: &pinned, stopped };
         let applied = semel_raft::rows::applied(&snapshot)?;
         match resumed(files, config, applied, &snapshot) {
@@ -127,7 +127,7 @@ fn load(
 
 /// Brings a view up to the rows as they are.
 pub(crate) fn catch_up(view: &mut SearchView, store: &GroupStore) -> Result<LogIndex, StoreError> {
-    let snapshot = store.snapshot();
+    let snapshot = store.snapshot().for_one_pass();
     let applied = semel_raft::rows::applied(&snapshot)?;
     view.catch_up(applied, &snapshot)?;
     Ok(applied)

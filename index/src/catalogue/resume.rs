@@ -202,7 +202,8 @@ impl<'a> Resumed<'a> {
             let segments = &self.stored.collections[number].segments;
             let first: usize = segments[..segment].iter().map(|(rows, _)| *rows as usize).sum();
             let wanted = first..first + segments[segment].0 as usize;
-            for ordinal in self.members[number][wanted].to_vec() {
+            for member in wanted {
+                let ordinal = self.members[number][member];
                 match self.read(ordinal, number, parts)? {
                     Template::Embedding(embedding) => rows.push(ordinal, &embedding),
                     Template::BinaryCode(_) => unreachable!("it conforms to the collection's spec"),
@@ -222,7 +223,8 @@ impl<'a> Resumed<'a> {
     {
         let mut closed = 0;
         for number in 0..self.gallery.collections.len() {
-            for ordinal in self.members[number][self.kept[number]..].to_vec() {
+            for member in self.kept[number]..self.members[number].len() {
+                let ordinal = self.members[number][member];
                 let template = self.read(ordinal, number, parts)?;
                 let collection = &mut self.gallery.collections[number];
                 let seal_at = self.config.seal_at(&collection.comparable.spec);

@@ -35,7 +35,7 @@ impl GroupStore {
     /// it should live for one request.
     pub fn snapshot(&self) -> GroupSnapshot<'_> {
         let live = self.live.read();
-        GroupSnapshot { store: self, generation: *live, pinned: self.database.snapshot() }
+        GroupSnapshot { store: self, generation: *live, pinned: self.database.snapshot(), fills_cache: true }
     }
 
     /// Writes a batch of this group alone. While a host runs the group, only the host may.
@@ -104,12 +104,20 @@ pub struct GroupSnapshot<'a> {
     store: &'a GroupStore,
     generation: Generation,
     pinned: rocksdb::Snapshot<'a>,
+    /// Whether what is read may push other rows out of the cache.
+    fills_cache: bool,
 }
 
 impl GroupSnapshot<'_> {
+    /// The same state for somebody who reads rows once: they push no others out of the cache, and take no memory there.
+    pub fn for_one_pass(self) -> Self {
+        Self { fills_cache: false, ..self }
+    }
+
     fn options(&self) -> ReadOptions {
         let mut options = ReadOptions::default();
         options.set_snapshot(&self.pinned);
+        options.fill_cache(self.fills_cache);
         options
     }
 

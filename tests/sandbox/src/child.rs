@@ -47,6 +47,11 @@ impl ChildProcess {
         command.args(arguments).arg(settings.command()).args(settings.flags()).envs(settings.environment());
         // The search pool is the only parallelism: BLAS must not start threads of its own.
         command.env("OPENBLAS_NUM_THREADS", "1");
+        // As deployments have it: what a catalogue took while it was loaded goes back to the machine.
+        command
+            .env("MALLOC_ARENA_MAX", "2")
+            .env("MALLOC_TRIM_THRESHOLD_", "131072")
+            .env("MALLOC_MMAP_THRESHOLD_", "131072");
         command.stdin(Stdio::null()).stdout(open(&out, false)?).stderr(open(&log, true)?);
         let child = command.spawn().map_err(|source| SandboxError::Spawn { server: name.to_owned(), source })?;
         let mut process = Self { name: name.to_owned(), child, log };
