@@ -110,7 +110,7 @@ impl Transport for GrpcTransport {
             // A connection of its own: rows of a snapshot must not hold up heartbeats.
             let channel = endpoint(&address).map_err(|error| Status::unavailable(error.to_string()))?.connect_lazy();
             let mut client = SnapshotServiceClient::new(channel).max_encoding_message_size(SNAPSHOT_MESSAGE_BYTES_MAX);
-            Ok(client.send(ReceiverStream::new(parts)).await?.into_inner())
+            Ok(client.send_snapshot(ReceiverStream::new(parts)).await?.into_inner())
         }));
     }
 

@@ -93,7 +93,7 @@ fn check_histogram(name: &str, family: &Family) -> Result<(), String> {
     let mut buckets: Vec<(f64, f64)> = Vec::new();
     for (series, value) in &family.samples {
         if let Some(bound) = split(series).1.get("le") {
-            let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().map_err(|_| format!("{series}"))? };
+            let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().map_err(|_| series.clone())? };
             buckets.push((bound, *value));
         }
     }

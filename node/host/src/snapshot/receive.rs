@@ -84,12 +84,12 @@ impl<M: StateMachine> SnapshotServer<M> {
 
 #[tonic::async_trait]
 impl<M: StateMachine> SnapshotService for SnapshotServer<M> {
-    type SendStream = ReceiverStream<Result<SendSnapshotResponse, Status>>;
+    type SendSnapshotStream = ReceiverStream<Result<SendSnapshotResponse, Status>>;
 
-    async fn send(
+    async fn send_snapshot(
         &self,
         request: Request<Streaming<SendSnapshotRequest>>,
-    ) -> Result<Response<Self::SendStream>, Status> {
+    ) -> Result<Response<Self::SendSnapshotStream>, Status> {
         let (answers, outgoing) = mpsc::channel(CHUNKS_UNACKNOWLEDGED_MAX);
         // Ends with the stream, or when that is silent for too long.
         tokio::spawn(receive(self.host.clone(), request.into_inner(), answers));
