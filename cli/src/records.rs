@@ -15,9 +15,10 @@ Files:
               per row in the same order. Columns: enrolment_id (or --id-column); optional: subject_id, modality, position,
               quality (0-100), algorithm_id, site, operator_id, legal_basis, purpose, captured_at_ms. Others are ignored.
               Neighbouring lines with the same id are references of one enrolment.
-  NAME.parquet  a table with the same columns and the embedding beside them, one reference per row: enrolment_id (or --id-column)
-              and embedding, a list of 32-bit floats; optional the others above, quality and captured_at_ms as whole numbers, the
-              rest as texts. Uncompressed, or with Snappy, Zstandard, LZ4 or gzip.
+  NAME.parquet
+              a table of the same columns with the embedding among them, a list of 32-bit floats; one reference per row.
+              enrolment_id (or --id-column) and embedding are required. quality and captured_at_ms are whole
+              numbers, the others texts. Uncompressed, or with Snappy, Zstandard, LZ4 or gzip.
   NAME.jsonl  one JSON object per line; `-` reads them from standard input:
     {\"enrolment_id\": \"a-1\", \"references\": [
        {\"modality\": \"face\", \"embedding\": [0.1, ...], \"quality\": 80, \"algorithm_id\": \"arcface-r100@1\"},
