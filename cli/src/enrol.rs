@@ -39,8 +39,9 @@ use tracker::{AGAIN_MAX, End, Reject, Tracker, WINDOW_MAX};
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(30);
 /// How long the reader may take to notice that nobody receives; standard input may be silent for ever.
 const READING_ENDS_WITHIN: Duration = Duration::from_secs(2);
-/// How often progress is kept.
+/// Progress is kept so often, and after so many answers: what a run that is killed sends again is bounded in both.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+const SAVE_EVERY_ANSWERS: u32 = 128;
 
 /// Enrols what files hold.
 #[derive(Debug, Args)]
@@ -215,10 +216,18 @@ async fn send(client: &Client, receiver: mpsc::Receiver<Sourced>, enrolling: &Re
     let mut answers = pin!(client.enrol_all(requests, in_flight as usize));
     let mut save = tokio::time::interval(SAVE_EVERY);
     let mut signal = Box::pin(stop_signal());
+    let mut unsaved = 0;
     loop {
         tokio::select! {
             answer = answers.next() => match answer {
-                Some(answer) => enrolling.borrow_mut().answered(answer),
+                Some(answer) => {
+                    enrolling.borrow_mut().answered(answer);
+                    unsaved += 1;
+                    if unsaved == SAVE_EVERY_ANSWERS {
+                        enrolling.borrow_mut().save();
+                        unsaved = 0;
+                    }
+                }
                 None => break,
             },
             _ = save.tick() => enrolling.borrow_mut().save(),
