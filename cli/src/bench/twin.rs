@@ -65,6 +65,7 @@ impl Twin {
     }
 
     /// References in sealed segments, and those that are scanned one by one because they are too few for a segment.
+    #[cfg(feature = "faiss")]
     pub(super) fn sealed_and_growing(&self) -> (usize, usize) {
         let collections = self.snapshot.collections();
         let sealed = collections.iter().map(|collection| collection.sealed_references).sum();
