@@ -142,11 +142,18 @@ fn a_column_of_many_pages_is_read_to_its_end() {
     let lists = (0..300).map(|number| Some((0..2_048).map(|place| (number * 2_048 + place) as f32).collect()));
     let columns = [ids(300), Written::Lists(lists.collect())];
     for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY] {
-        let all = read(file(&format!("{ID} {LIST}"), &columns, 300, compression));
-        assert_eq!(all.len(), 300);
-        for (number, record) in all.into_iter().enumerate() {
-            let record = record.unwrap_or_else(|error| panic!("{error}"));
-            assert_eq!(values(&record)[0], (number * 2_048) as f32);
+        let bytes = file(&format!("{ID} {LIST}"), &columns, 300, compression);
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("people.parquet");
+        std::fs::write(&path, &bytes).expect("written");
+        let form = Form { table: None, id_column: "enrolment_id".to_owned(), modality: Modality::Voice };
+        let on_disk = Records::open(&path, &form).unwrap_or_else(|error| panic!("{error}"));
+        for all in [read(bytes), on_disk.collect()] {
+            assert_eq!(all.len(), 300);
+            for (number, record) in all.into_iter().enumerate() {
+                let record = record.unwrap_or_else(|error| panic!("{error}"));
+                assert_eq!(values(&record)[0], (number * 2_048) as f32);
+            }
         }
     }
 }
