@@ -5,6 +5,8 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::database_error::OpenDatabaseError;
 
@@ -18,6 +20,9 @@ const FORMAT_VERSION_OLDEST: u32 = 1;
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_PREFIX: &str = "semel data folder, format ";
 const LOCK_FILE: &str = "LOCK";
+/// How long whoever had the folder before may take to let go of it: a process that was killed may still be ending.
+const LOCK_WITHIN: Duration = Duration::from_secs(5);
+const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 const ROWS_FOLDER: &str = "rows";
 const INCOMING_FOLDER: &str = "incoming";
 
@@ -30,7 +35,7 @@ pub(crate) struct DataFolder {
 }
 
 impl DataFolder {
-    /// Creates the folder if need be, locks it and checks its format.
+    /// Creates the folder if need be, locks it and checks its format. Blocks for a while if somebody else has the lock.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenDatabaseError> {
         if path.exists() && !path.is_dir() {
             return Err(OpenDatabaseError::NotAFolder { path: path.to_owned() });
@@ -43,10 +48,14 @@ impl DataFolder {
             .write(true)
             .open(&lock_path)
             .map_err(failed("open", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(OpenDatabaseError::Locked { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(failed("lock", &lock_path)(source)),
+        let begun = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if begun.elapsed() < LOCK_WITHIN => thread::sleep(LOCK_AGAIN_AFTER),
+                Err(TryLockError::WouldBlock) => return Err(OpenDatabaseError::Locked { path: path.to_owned() }),
+                Err(TryLockError::Error(source)) => return Err(failed("lock", &lock_path)(source)),
+            }
         }
         let folder = Self { path: path.to_owned(), _lock: lock };
         folder.check_format()?;

@@ -87,6 +87,16 @@ impl Run {
         }
     }
 
+    /// Reads answers until the progress file says that some of them are kept.
+    async fn kept(&mut self, progress: &Path) {
+        let is_kept = || {
+            let bytes = fs::read(progress).ok()?;
+            let document: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+            document["records"].as_u64().filter(|records| *records > 0)
+        };
+        while is_kept().is_none() && self.answers.next_line().await.expect("standard output is text").is_some() {}
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = self.child.id().expect("it runs");
         kill(Pid::from_raw(pid as i32), signal).expect("a child can be sent signals");
@@ -94,14 +104,20 @@ impl Run {
 
     async fn end(mut self) -> RunEnded {
         let ended = async {
-            let mut documents = Vec::new();
+            let mut lines = Vec::new();
             while let Some(line) = self.answers.next_line().await.expect("standard output is text") {
-                documents.push(serde_json::from_str(&line).expect("one document per line"));
+                lines.push(line);
             }
             let mut stderr = String::new();
             let mut piped = self.child.stderr.take().expect("piped");
             piped.read_to_string(&mut stderr).await.expect("standard error is text");
             let code = self.child.wait().await.expect("it ends").code();
+            if code.is_none() {
+                // A kill may cut the last line short.
+                lines.pop();
+            }
+            let documents =
+                lines.iter().map(|line| serde_json::from_str(line).expect("one document per line")).collect();
             RunEnded { code, documents, stderr }
         };
         tokio::time::timeout(RUN_WITHIN, ended).await.expect("the run ends")
@@ -209,13 +225,15 @@ async fn a_run_that_is_killed_whenever_and_started_again_enrols_each_row_once_an
     let (file, rejects) = (input.path("people.npy"), input.path("rejects.csv"));
     let arguments = ["--in-flight", "24", "--rejects", rejects.to_str().expect("text")];
     let mut chance = ChaCha8Rng::seed_from_u64(seed);
-    let mut kills = 0;
-    for _ in 0..6 {
+    let kills = 6;
+    for kill in 1..=kills {
         let mut run = Run::start(&sandbox, &file, &arguments);
         run.answers(chance.random_range(1..220)).await;
+        if kill == kills {
+            run.kept(&input.path("people.npy.progress")).await;
+        }
         run.signal(Signal::SIGKILL);
         assert_eq!(run.end().await.code, None, "it was killed");
-        kills += 1;
     }
     let ended = Run::start(&sandbox, &file, &arguments).end().await;
     assert_eq!(ended.code, Some(1), "some rows are rejected: {}", ended.stderr);
