@@ -1,3 +1,5 @@
+//! Tables of Parquet as writers make them, and as nobody should.
+
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
