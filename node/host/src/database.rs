@@ -110,7 +110,7 @@ impl Database {
         self.failure.get()
     }
 
-    /// Makes every synced write take so much longer, as on a slow disk. A fault for tests and benchmarks.
+    /// Makes every sync take so much longer, as on a slow disk. A fault for tests and benchmarks.
     pub fn slow_syncs(&self, by: Duration) {
         let micros = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
         self.sync_delay_micros.store(micros, Ordering::Relaxed);
@@ -358,11 +358,28 @@ impl Database {
         let mut options = WriteOptions::default();
         options.set_sync(durability == Durability::Synced);
         self.rows.write_opt(batch.rows, &options).map_err(|error| self.fail(error.into_string()))?;
-        let delay = self.sync_delay_micros.load(Ordering::Relaxed);
-        if durability == Durability::Synced && delay > 0 {
-            std::thread::sleep(Duration::from_micros(delay));
+        if durability == Durability::Synced {
+            self.be_slow();
         }
         Ok(())
+    }
+
+    /// Makes everything written before survive a power cut. Others may write and read meanwhile. A failure is as final as one of
+    /// [`Self::write`].
+    pub(crate) fn sync(&self) -> Result<(), WriteError> {
+        if let Some(failure) = self.failure.get() {
+            return Err(failure.clone());
+        }
+        self.rows.flush_wal(true).map_err(|error| self.fail(error.into_string()))?;
+        self.be_slow();
+        Ok(())
+    }
+
+    fn be_slow(&self) {
+        let delay = self.sync_delay_micros.load(Ordering::Relaxed);
+        if delay > 0 {
+            std::thread::sleep(Duration::from_micros(delay));
+        }
     }
 
     pub(crate) fn get(&self, table: Table, key: &[u8], options: &ReadOptions) -> Result<Option<Bytes>, StoreError> {

@@ -1,7 +1,8 @@
 //! The loop on the host's thread. One turn: take what arrived, tell the replicas, let their messages leave, write one batch
-//! over all groups, let what depends on the write leave, answer.
+//! over all groups, answer. Syncs go on beside it; what depends on one leaves in the turn after it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use crate::seat::{Seat, Seated};
 use crate::snapshot::OutgoingSnapshot;
 use crate::snapshot::send::Senders;
 use crate::status::GroupStatus;
+use crate::syncs::{Report, Syncs};
 
 /// How long others may take to let go of the database when the host ends.
 const LET_GO_WITHIN: Duration = Duration::from_secs(2);
@@ -37,10 +39,15 @@ pub(crate) struct Driver<M: StateMachine> {
     seats: BTreeMap<u64, Seat<M>>,
     /// Groups whose replica was told something, or may have more to hand out.
     stirred: BTreeSet<u64>,
+    syncs: Syncs,
+    /// Groups whose replica waits for a sync.
+    unsynced: BTreeSet<u64>,
+    /// A sync that takes longer silences the host.
+    sync_longest: Duration,
 }
 
-/// Effects of one stage, with their group.
-type Stage<M> = Vec<(u64, Effects<M>)>;
+/// Effects of one turn, with their group.
+type Turn<M> = Vec<(u64, Effects<M>)>;
 
 impl<M: StateMachine> Driver<M> {
     pub(crate) fn new(
@@ -49,8 +56,10 @@ impl<M: StateMachine> Driver<M> {
         transport: Arc<dyn Transport>,
         inbox: Arc<Inbox<M>>,
         metrics: Arc<HostMetrics>,
-    ) -> Self {
-        Self {
+    ) -> io::Result<Self> {
+        let reported = inbox.clone();
+        let syncs = Syncs::start(database.clone(), metrics.clone(), move |report| reported.synced(report))?;
+        Ok(Self {
             cluster: config.cluster,
             database,
             transport,
@@ -60,15 +69,22 @@ impl<M: StateMachine> Driver<M> {
             clock: TickClock::new(config.tick, config.turn_ticks_max, Instant::now()),
             seats: BTreeMap::new(),
             stirred: BTreeSet::new(),
-        }
+            syncs,
+            unsynced: BTreeSet::new(),
+            sync_longest: config.tick * u32::try_from(config.election_ticks).unwrap_or(u32::MAX),
+        })
     }
 
     /// Runs until the inbox is closed. A turn that was begun is finished.
     pub(crate) fn run(mut self) {
         loop {
+            self.syncs.wait_if_stalled(self.sync_longest);
             let wait = if self.stirred.is_empty() { self.clock.wait(Instant::now()) } else { Duration::ZERO };
             let Some(arrivals) = self.inbox.take(wait) else { break };
             self.metrics.turns.add(1);
+            if let Some(report) = arrivals.synced {
+                self.synced(report);
+            }
             // Requests first: a message for a replica that is being seated then finds it. Messages before ticks: a heartbeat
             // that waited out a slow turn still counts against the time it took.
             for request in arrivals.requests {
@@ -81,7 +97,7 @@ impl<M: StateMachine> Driver<M> {
             let stirred = self.stirred.clone();
             if let Err(error) = self.carry_out() {
                 // Nothing of the batch was acknowledged, and no replica may go on as if it were written.
-                self.seats.values_mut().for_each(|seat| seat.fail(&error.to_string()));
+                self.fail(&error);
             }
             // Showing what changed stirs nothing: an idle host sleeps until the next tick.
             for group in &stirred {
@@ -92,8 +108,28 @@ impl<M: StateMachine> Driver<M> {
         }
         self.seats.values_mut().for_each(|seat| seat.stop("the host has shut down"));
         self.senders.close();
+        drop(self.syncs);
         self.database.end_background_work();
         self.database.holders().wait(LET_GO_WITHIN);
+    }
+
+    /// What was written before a sync began is on disk, or no replica may go on as if it were.
+    fn synced(&mut self, report: Report) {
+        let number = match report {
+            Ok(number) => number,
+            Err(error) => return self.fail(&error),
+        };
+        for group in std::mem::take(&mut self.unsynced) {
+            let Some(seat) = self.seats.get_mut(&group) else { continue };
+            if seat.synced(number) {
+                self.unsynced.insert(group);
+            }
+            self.stirred.insert(group);
+        }
+    }
+
+    fn fail(&mut self, error: &WriteError) {
+        self.seats.values_mut().for_each(|seat| seat.fail(&error.to_string()));
     }
 
     fn receive(&mut self, arrival: Arrival) {
@@ -125,7 +161,6 @@ impl<M: StateMachine> Driver<M> {
             Request::TransferLeadership { group, to } => {
                 self.seat(group, |seat| seat.feed(Event::TransferLeadership(to)));
             }
-            Request::Unreachable { group, replica } => self.seat(group, |seat| seat.feed(Event::Unreachable(replica))),
             Request::ChangeMembership { group, change, expected_epoch, reply } => {
                 self.seat(group, |seat| seat.change_membership(change, expected_epoch, reply));
             }
@@ -166,80 +201,49 @@ impl<M: StateMachine> Driver<M> {
     /// Collects from every replica that was stirred and carries out what they want.
     fn carry_out(&mut self) -> Result<(), WriteError> {
         let mut leaving = Vec::new();
-        let mut prompt = Stage::new();
-        let mut durable = Stage::new();
+        let mut turn = Turn::new();
         for group in std::mem::take(&mut self.stirred) {
             let Some(seat) = self.seats.get_mut(&group) else { continue };
             let Some(mut effects) = seat.step(Event::Collect) else { continue };
-            self.enclose(group, std::mem::take(&mut effects.messages), &mut leaving);
-            if effects.awaits_done {
+            if seat.has_work() {
                 // A replica hands out a bounded amount at a time; it is asked again until it has nothing left.
                 self.stirred.insert(group);
             }
-            if effects.sync { durable.push((group, effects)) } else { prompt.push((group, effects)) }
+            self.enclose(group, std::mem::take(&mut effects.messages), &mut leaving);
+            turn.push((group, effects));
         }
-        // A leader's messages may leave before its own write: followers then write at the same time.
         self.send(leaving);
-        // Whoever needs no sync does not wait for those who do.
-        self.finish(prompt)?;
-        self.finish(durable)
-    }
-
-    /// Writes the effects of a stage as one batch, releases what waited for it, and goes on with the stage that follows from
-    /// it until nothing does.
-    fn finish(&mut self, mut stage: Stage<M>) -> Result<(), WriteError> {
-        while !stage.is_empty() {
-            self.write(&stage)?;
-            let mut leaving = Vec::new();
-            let mut next = Stage::new();
-            for (group, mut effects) in stage {
-                let Some(from) = self.seats.get(&group).map(Seat::replica_id) else { continue };
-                self.send_snapshots(group, from, std::mem::take(&mut effects.snapshots));
-                let Some(seat) = self.seats.get_mut(&group) else { continue };
-                let awaits_done = effects.awaits_done;
-                seat.release(effects);
-                if !awaits_done {
-                    continue;
-                }
-                let Some(mut effects) = seat.step(Event::Done) else { continue };
-                self.enclose(group, std::mem::take(&mut effects.messages), &mut leaving);
-                next.push((group, effects));
+        let sync = self.write(&turn)?;
+        for (group, mut effects) in turn {
+            let Some(seat) = self.seats.get_mut(&group) else { continue };
+            if let Some((of_replica, of_host)) = effects.sync.zip(sync) {
+                seat.await_sync(of_replica, of_host);
+                self.unsynced.insert(group);
             }
-            // Now on disk: votes, and the acknowledgements of entries.
-            self.send(leaving);
-            stage = next;
+            let (from, snapshots) = (seat.replica_id(), std::mem::take(&mut effects.snapshots));
+            seat.release(effects);
+            self.send_snapshots(group, from, snapshots);
         }
         Ok(())
     }
 
-    fn write(&self, stage: &Stage<M>) -> Result<(), WriteError> {
+    /// Writes what the turn wants written as one batch. Returns the number of the sync that it needs, if it does.
+    fn write(&self, turn: &Turn<M>) -> Result<Option<u64>, WriteError> {
         let mut batch = self.database.batch();
-        let mut durability = Durability::Unsynced;
-        for (group, effects) in stage {
+        for (group, effects) in turn {
             batch.append(*group, &effects.writes)?;
-            if effects.sync {
-                durability = Durability::Synced;
-            }
         }
-        if batch.is_empty() && durability == Durability::Unsynced {
-            return Ok(());
+        if batch.is_empty() {
+            return Ok(None);
         }
         let bytes = batch.bytes();
-        let begun = Instant::now();
-        self.database.write(batch, durability)?;
-        let entries = stage.iter().map(|(_, effects)| entries_in(&effects.writes)).sum();
+        self.database.write(batch, Durability::Unsynced)?;
+        let entries = turn.iter().map(|(_, effects)| entries_in(&effects.writes)).sum();
         self.metrics.writes.add(1);
-        match durability {
-            Durability::Synced => {
-                self.metrics.syncs.add(1);
-                self.metrics.sync_seconds.observe(begun.elapsed());
-                self.metrics.entries_per_sync.observe(entries);
-            }
-            Durability::Unsynced => {}
-        }
         self.metrics.batch_bytes_largest.raise_to(bytes);
         self.metrics.entries_appended.add(entries);
-        Ok(())
+        let needs_sync = turn.iter().any(|(_, effects)| effects.sync.is_some());
+        Ok(needs_sync.then(|| self.syncs.want(entries)))
     }
 
     fn enclose(&self, group: u64, messages: Vec<Message>, leaving: &mut Vec<Envelope>) {

@@ -189,6 +189,8 @@ impl<M: StateMachine> HostHandle<M> {
         let status = seated.status.clone();
         let metrics = self.shared.metrics.clone();
         let exchanged = tokio::task::spawn_blocking(move || {
+            // What the replica wrote last may not be on disk, and whatever it is opened on it takes to be.
+            database.sync()?;
             // Asked once more, of a replica that no longer changes.
             let ended = match semel_raft::install(&database.group(group), &metadata)? {
                 Some(raft_rows) => {
@@ -282,12 +284,6 @@ impl<M: StateMachine> HostHandle<M> {
         self.shared.metrics.messages_dropped_misaddressed.add(received - arrivals.len());
         let dropped = self.shared.inbox.receive(arrivals);
         self.shared.metrics.messages_dropped_overload.add(dropped);
-    }
-
-    /// Tells the group's replica here that another one could not be reached, so that it sends it less until it answers. A
-    /// hint: dropped if too many requests wait.
-    pub fn unreachable(&self, group: u64, replica: ReplicaId) {
-        let _ = self.request(Request::Unreachable { group, replica });
     }
 
     /// The state of the group's replica here, or `None` if it was not added.

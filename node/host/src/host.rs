@@ -64,7 +64,7 @@ impl<M: StateMachine> Host<M> {
             receivers,
             groups: Mutex::new(BTreeMap::new()),
         };
-        let driver = Driver::new(&shared.config, database, transport, inbox.clone(), metrics);
+        let driver = Driver::new(&shared.config, database, transport, inbox.clone(), metrics)?;
         let (ending, ended) = oneshot::channel();
         let closing = Closing { inbox: inbox.clone(), _ending: ending };
         let thread = thread::Builder::new().name("raft-host".to_owned()).spawn(move || {

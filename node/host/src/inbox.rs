@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::config::HostConfig;
 use crate::seat::{Seat, Seated};
+use crate::syncs::Report;
 
 /// One thing that a caller wants. A `reply` that is dropped tells the caller that the replica has stopped.
 pub(crate) enum Request<M: StateMachine> {
@@ -29,10 +30,6 @@ pub(crate) enum Request<M: StateMachine> {
     TransferLeadership {
         group: u64,
         to: ReplicaId,
-    },
-    Unreachable {
-        group: u64,
-        replica: ReplicaId,
     },
     ChangeMembership {
         group: u64,
@@ -66,6 +63,8 @@ pub(crate) struct Arrival {
 pub(crate) struct Arrivals<M: StateMachine> {
     pub(crate) requests: VecDeque<Request<M>>,
     pub(crate) messages: VecDeque<Arrival>,
+    /// The last report on syncs: it says as much as all before it.
+    pub(crate) synced: Option<Report>,
 }
 
 /// How much waits for the host's thread.
@@ -103,7 +102,7 @@ impl<M: StateMachine> Inbox<M> {
     pub(crate) fn new(config: &HostConfig) -> Self {
         Self {
             waiting: Mutex::new(Waiting {
-                arrivals: Arrivals { requests: VecDeque::new(), messages: VecDeque::new() },
+                arrivals: Arrivals { requests: VecDeque::new(), messages: VecDeque::new(), synced: None },
                 request_bytes: 0,
                 message_bytes: 0,
                 closed: false,
@@ -123,7 +122,6 @@ impl<M: StateMachine> Inbox<M> {
             Request::Propose { command, .. } => (command.len(), true),
             Request::Barrier { .. }
             | Request::TransferLeadership { .. }
-            | Request::Unreachable { .. }
             | Request::ChangeMembership { .. } => (0, true),
             Request::Seat(_) | Request::SnapshotSent { .. } | Request::Vacate { .. } => (0, false),
         };
@@ -163,6 +161,16 @@ impl<M: StateMachine> Inbox<M> {
         drop(waiting);
         self.arrived.notify_one();
         dropped
+    }
+
+    /// Takes a report on syncs.
+    pub(crate) fn synced(&self, report: Report) {
+        let mut waiting = self.lock();
+        if !waiting.closed {
+            waiting.arrivals.synced = Some(report);
+        }
+        drop(waiting);
+        self.arrived.notify_one();
     }
 
     /// Waits until something arrives or the time is over, then takes all that waits. Returns `None` once closed.
@@ -208,10 +216,11 @@ impl<M: StateMachine> Inbox<M> {
 
 impl<M: StateMachine> Arrivals<M> {
     fn is_empty(&self) -> bool {
-        self.requests.is_empty() && self.messages.is_empty()
+        self.requests.is_empty() && self.messages.is_empty() && self.synced.is_none()
     }
 
     fn take(&mut self) -> Self {
-        Self { requests: std::mem::take(&mut self.requests), messages: std::mem::take(&mut self.messages) }
+        let Self { requests, messages, synced } = self;
+        Self { requests: std::mem::take(requests), messages: std::mem::take(messages), synced: synced.take() }
     }
 }

@@ -19,6 +19,7 @@ mod host;
 mod handle;
 mod publisher;
 mod status;
+mod syncs;
 mod envelope;
 mod loopback;
 mod grpc;

@@ -15,13 +15,13 @@ use crate::status::GroupStatus;
 pub struct HostMetrics {
     /// Turns of the loop.
     pub turns: Count,
-    /// Batches written, synced or not.
+    /// Batches written.
     pub writes: Count,
-    /// Batches written and synced.
+    /// Syncs, each of all batches written before it began.
     pub syncs: Count,
-    /// How long a batch took to be written and synced.
+    /// How long a sync took.
     pub sync_seconds: Seconds,
-    /// Log entries of one synced batch, over all groups.
+    /// Log entries that one sync made safe, over all groups.
     pub entries_per_sync: Sizes,
     /// How long a proposal took until it was applied here, or failed.
     pub propose_seconds: Seconds,
@@ -60,7 +60,7 @@ pub struct HostMetrics {
 pub fn show<M: StateMachine>(monitor: &Monitor, host: HostHandle<M>, transport: GrpcTransport) {
     let metrics = host.metrics();
     let seconds = [
-        ("semel_raft_sync_seconds", "Time to write and sync one batch over all groups", &metrics.sync_seconds),
+        ("semel_raft_sync_seconds", "Time of one sync of what all groups wrote", &metrics.sync_seconds),
         (
             "semel_raft_propose_seconds",
             "Time from a proposal until it is applied here, or fails",
@@ -69,7 +69,7 @@ pub fn show<M: StateMachine>(monitor: &Monitor, host: HostHandle<M>, transport: 
         ("semel_raft_barrier_seconds", "Time until a read barrier is confirmed, or fails", &metrics.barrier_seconds),
     ];
     seconds.into_iter().for_each(|(name, help, seconds)| monitor.seconds(name, help, seconds));
-    monitor.sizes("semel_raft_entries_per_sync", "Log entries of one synced batch", &metrics.entries_per_sync);
+    monitor.sizes("semel_raft_entries_per_sync", "Log entries that one sync made safe", &metrics.entries_per_sync);
     monitor.collect(move |families| {
         counters(families, host.metrics())?;
         let dropped = [
@@ -118,8 +118,8 @@ fn counters(families: &mut Families<'_>, metrics: &HostMetrics) -> fmt::Result {
     } = metrics;
     let counters = [
         ("semel_raft_turns_total", "Turns of the loop that drives all replicas", turns),
-        ("semel_raft_writes_total", "Batches written, synced or not", writes),
-        ("semel_raft_syncs_total", "Batches written and synced", syncs),
+        ("semel_raft_writes_total", "Batches written", writes),
+        ("semel_raft_syncs_total", "Syncs, each of all batches written before it began", syncs),
         ("semel_raft_entries_appended_total", "Log entries written", entries_appended),
         ("semel_raft_ticks_skipped_total", "Ticks not reported because a turn took too long", ticks_skipped),
         ("semel_raft_messages_sent_total", "Messages handed to the transport", messages_sent),

@@ -2,7 +2,7 @@
 //! seat stops and the host carries on.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -42,6 +42,8 @@ pub(crate) struct Seat<M: StateMachine> {
     readers: BTreeMap<Ticket, Reply<LogIndex, BarrierError>>,
     changers: BTreeMap<Ticket, Reply<u64, MembershipError>>,
     next_ticket: u64,
+    /// Syncs that the replica waits for, oldest first: the host's number and the replica's.
+    syncs: VecDeque<(u64, u64)>,
     metrics: Arc<HostMetrics>,
 }
 
@@ -67,6 +69,7 @@ impl<M: StateMachine> Seat<M> {
             readers: BTreeMap::new(),
             changers: BTreeMap::new(),
             next_ticket: 0,
+            syncs: VecDeque::new(),
             metrics,
         }
     }
@@ -117,16 +120,34 @@ impl<M: StateMachine> Seat<M> {
     /// Tells the replica of something whose effects are collected later in the turn.
     pub(crate) fn feed(&mut self, event: Event) {
         let Some(effects) = self.step(event) else { return };
-        // Only `Collect` and `Done` may write or send: their effects take part in the turn's batch.
-        if effects.messages.is_empty()
-            && effects.writes.is_empty()
-            && effects.snapshots.is_empty()
-            && !effects.awaits_done
-        {
+        // Only `Collect` may write or send: its effects take part in the turn's batch.
+        if effects.messages.is_empty() && effects.writes.is_empty() && effects.snapshots.is_empty() {
             self.release(effects);
         } else {
             self.fail("effects out of turn");
         }
+    }
+
+    /// Tells whether the replica has more to hand out.
+    pub(crate) fn has_work(&self) -> bool {
+        self.replica.as_ref().is_some_and(Replica::has_work)
+    }
+
+    /// Notes that the replica waits for a sync, by its own number for it and by the host's.
+    pub(crate) fn await_sync(&mut self, of_replica: u64, of_host: u64) {
+        self.syncs.push_back((of_host, of_replica));
+    }
+
+    /// Tells the replica of the syncs up to this one of the host. Returns whether it waits for more.
+    pub(crate) fn synced(&mut self, of_host: u64) -> bool {
+        let mut ended = None;
+        while let Some((_, of_replica)) = self.syncs.pop_front_if(|(number, _)| *number <= of_host) {
+            ended = Some(of_replica);
+        }
+        if let Some(of_replica) = ended {
+            self.feed(Event::Synced(of_replica));
+        }
+        !self.syncs.is_empty()
     }
 
     /// Advances the replica. Returns `None` if it has stopped, now or before.

@@ -166,21 +166,18 @@ mod tests {
     fn drive(replica: &mut Replica<MemoryStore, Nothing>, store: &MemoryStore) -> Vec<raft::eraftpb::ConfState> {
         let mut written = Vec::new();
         while replica.has_work() {
-            let mut effects = replica.step(Event::Collect);
-            loop {
-                for write in &effects.writes.writes {
-                    if let crate::Write::Put { key, value, .. } = write
-                        && key == rows::CONF_STATE
-                    {
-                        assert_eq!(effects.applied, replica.status().applied);
-                        written.push(rows::decode_conf_state(value).expect("a configuration"));
-                    }
+            let effects = replica.step(Event::Collect);
+            for write in &effects.writes.writes {
+                if let crate::Write::Put { key, value, .. } = write
+                    && key == rows::CONF_STATE
+                {
+                    assert_eq!(effects.applied, replica.status().applied);
+                    written.push(rows::decode_conf_state(value).expect("a configuration"));
                 }
-                store.write(&effects.writes);
-                if !effects.awaits_done {
-                    break;
-                }
-                effects = replica.step(Event::Done);
+            }
+            store.write(&effects.writes);
+            if let Some(number) = effects.sync {
+                let _ = replica.step(Event::Synced(number));
             }
         }
         written

@@ -31,8 +31,6 @@ pub enum Event {
         /// Names the caller.
         ticket: Ticket,
     },
-    /// A message to this replica could not be delivered.
-    Unreachable(ReplicaId),
     /// Leadership should move to this replica, if it is up to date. Only the leader heeds it.
     TransferLeadership(ReplicaId),
     /// A caller wants another membership of the group. The leader alone takes it, one at a time.
@@ -54,8 +52,8 @@ pub enum Event {
     },
     /// The driver is ready to carry out effects: whatever is pending is handed out.
     Collect,
-    /// Everything in the last effects has been done in order, durably where asked.
-    Done,
+    /// The writes of the effects with this [`Effects::sync`], and all before them, survive a power cut.
+    Synced(u64),
 }
 
 impl fmt::Debug for Event {
@@ -69,29 +67,29 @@ impl fmt::Debug for Event {
             }
             Event::Propose { ticket, command } => write!(f, "propose {ticket:?} command[{}]", command.len()),
             Event::Barrier { ticket } => write!(f, "barrier {ticket:?}"),
-            Event::Unreachable(replica) => write!(f, "unreachable {replica:?}"),
             Event::TransferLeadership(replica) => write!(f, "transfer leadership to {replica:?}"),
             Event::ChangeMembership { ticket, change, expected_epoch } => {
                 write!(f, "change membership {ticket:?} {change:?} in epoch {expected_epoch}")
             }
             Event::SnapshotSent { to, delivered } => write!(f, "snapshot sent to {to:?}, delivered: {delivered}"),
             Event::Collect => f.write_str("collect"),
-            Event::Done => f.write_str("done"),
+            Event::Synced(number) => write!(f, "synced {number}"),
         }
     }
 }
 
-/// What the driver does next, in the order of the fields. While effects with `awaits_done` are being carried out the replica
-/// takes no event but [`Event::Done`].
+/// What the driver does next, in the order of the fields, before the replica takes another event. A sync alone may go on beside
+/// further events and writes.
 #[must_use = "effects must be carried out, in order"]
 pub struct Effects<M: StateMachine> {
-    /// Messages that may leave before anything below is written. Each names this replica as its sender; those for one
+    /// Messages; nothing below need be written before they leave. Each names this replica as its sender; those for one
     /// addressee leave in this order.
     pub messages: Vec<Message>,
     /// Rows to be written as one atomic batch.
     pub writes: WriteBatch,
-    /// Whether the batch must be on disk before the replica is told [`Event::Done`].
-    pub sync: bool,
+    /// Names the batch if the replica waits for [`Event::Synced`] of it: acknowledgements and votes leave only then. One sync may do for
+    /// many batches.
+    pub sync: Option<u64>,
     /// Followers that need a snapshot of the rows as they are once `writes` are written.
     pub snapshots: Vec<SnapshotRequest>,
     /// Publications of the entries applied by `writes`, with the index of each; released after the write.
@@ -105,8 +103,6 @@ pub struct Effects<M: StateMachine> {
     pub barriers: Vec<(Ticket, Result<LogIndex, BarrierError>)>,
     /// Answers for those who asked for another membership: the epoch of the configuration that the change led to.
     pub memberships: Vec<(Ticket, Result<u64, MembershipError>)>,
-    /// Whether the replica waits for [`Event::Done`].
-    pub awaits_done: bool,
 }
 
 impl<M: StateMachine> Effects<M> {
@@ -115,14 +111,13 @@ impl<M: StateMachine> Effects<M> {
         Self {
             messages: Vec::new(),
             writes: WriteBatch::default(),
-            sync: false,
+            sync: None,
             snapshots: Vec::new(),
             publications: Vec::new(),
             applied,
             receipts: Vec::new(),
             barriers: Vec::new(),
             memberships: Vec::new(),
-            awaits_done: false,
         }
     }
 }

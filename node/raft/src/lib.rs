@@ -28,6 +28,7 @@ mod context;
 mod offers;
 mod overlay;
 mod proposals;
+mod unsynced;
 
 // What it reads and says.
 mod cache;

@@ -24,6 +24,8 @@ struct Disk {
     synced: Rows,
     /// Batches written since, in order.
     unsynced: Vec<WriteBatch>,
+    /// How many batches are safe.
+    batches_synced: u64,
 }
 
 impl MemoryStore {
@@ -41,10 +43,20 @@ impl MemoryStore {
 
     /// Makes everything written so far safe.
     pub fn sync(&self) {
+        self.sync_to(self.batches_written());
+    }
+
+    /// How many batches were written so far, without those that a crash took back.
+    pub fn batches_written(&self) -> u64 {
+        let disk = self.disk();
+        disk.batches_synced + disk.unsynced.len() as u64
+    }
+
+    /// Ends a sync that was begun when so many batches were written.
+    pub fn sync_to(&self, batches: u64) {
         let disk = &mut *self.disk();
-        for batch in disk.unsynced.drain(..) {
-            make(&mut disk.synced, &batch);
-        }
+        let more = batches.saturating_sub(disk.batches_synced);
+        disk.keep(usize::try_from(more).expect("as many are in memory"));
     }
 
     /// Forgets every batch written after the last sync.
@@ -56,9 +68,8 @@ impl MemoryStore {
     /// than it was asked to, but never a later batch without an earlier one.
     pub fn crash_keeping(&self, batches: usize) {
         let disk = &mut *self.disk();
-        for batch in disk.unsynced.drain(..).take(batches) {
-            make(&mut disk.synced, &batch);
-        }
+        disk.keep(batches.min(disk.unsynced.len()));
+        disk.unsynced.clear();
         disk.current = disk.synced.clone();
     }
 
@@ -72,6 +83,16 @@ impl MemoryStore {
     fn disk(&self) -> MutexGuard<'_, Disk> {
         // A panic of another holder leaves whole batches behind: each is made under one lock.
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Disk {
+    /// Makes the first batches of those that are not safe yet so.
+    fn keep(&mut self, batches: usize) {
+        for batch in self.unsynced.drain(..batches) {
+            make(&mut self.synced, &batch);
+            self.batches_synced += 1;
+        }
     }
 }
 

@@ -10,6 +10,7 @@ pub enum Mutant {
     BarrierJoinedLate,
     BarrierContextReused,
     VoteForgotten,
+    VoteBeforeSync,
     LogNeverCut,
     LogCutUnmarked,
     InstallForgetsVote,

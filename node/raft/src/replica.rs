@@ -2,7 +2,7 @@
 //! applying does is in [`crate::apply`], and carrying effects out is the driver's.
 
 use raft::eraftpb::{Entry, Message, MessageType};
-use raft::{INVALID_ID, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
+use raft::{INVALID_ID, ProgressState, RawNode, SnapshotStatus, StateRole};
 
 use crate::apply::{Applier, Publications};
 use crate::barriers::{Answer, Barriers};
@@ -21,16 +21,7 @@ use crate::rows;
 use crate::snapshot::SnapshotRequest;
 use crate::status::{FollowerProgress, ReplicaStatus, Role};
 use crate::store::{Store, Table, WriteBatch};
-
-/// What the driver is carrying out.
-enum Carrying {
-    /// Nothing: events are taken.
-    Nothing,
-    /// The rows of a Ready; its entries are the log's once they are written.
-    Ready { ready: Box<Ready>, entries: Vec<Entry> },
-    /// The rows of entries that became committed when the Ready's were written.
-    Light,
-}
+use crate::unsynced::Unsynced;
 
 /// One replica of a group.
 pub struct Replica<S: Store, M: StateMachine> {
@@ -45,7 +36,7 @@ pub struct Replica<S: Store, M: StateMachine> {
     leadership: (u64, u64),
     /// Including what is being carried out.
     applied: LogIndex,
-    carrying: Carrying,
+    unsynced: Unsynced,
     proposals: Proposals,
     barriers: Barriers,
     membership: Membership,
@@ -58,7 +49,8 @@ pub struct Replica<S: Store, M: StateMachine> {
 }
 
 impl<S: Store, M: StateMachine> Replica<S, M> {
-    /// Opens the replica that `store` holds, with its machine brought up to the applied index.
+    /// Opens the replica that `store` holds, with its machine brought up to the applied index. All that it holds must be on disk: what a
+    /// former run wrote without a sync is synced before.
     ///
     /// # Errors
     /// The store holds no replica, cannot be read, or holds what cannot be; or the configuration is wrong.
@@ -72,6 +64,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config.raft_config(applied.0), log, &logger)
             .map_err(|error| OpenError::Config { reason: error.to_string() })?;
+        let unsynced = Unsynced::new(node.raft.term, node.raft.vote);
         let mut replica = Self {
             leadership: (node.raft.term, INVALID_ID),
             proposals: Proposals::new(&config),
@@ -84,7 +77,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
             ticks: 0,
             campaigns: 0,
             applied,
-            carrying: Carrying::Nothing,
+            unsynced,
             receipts: Vec::new(),
             answers: Vec::new(),
             memberships: Vec::new(),
@@ -97,14 +90,11 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
     /// Advances the replica by one event. Performs no IO but reads of its store: the driver carries out the effects, in order.
     ///
     /// # Panics
-    /// Panics on [`Event::Done`] while nothing is being carried out, and on any other event while something is; and where
-    /// raft-rs does, on a log that contradicts its group's.
+    /// Panics on [`Event::Synced`] of what does not wait for a sync; and where raft-rs does, on a log that contradicts its group's.
     pub fn step(&mut self, event: Event) -> Effects<M> {
         if self.stopped.is_some() {
             return self.refuse(&event);
         }
-        let carrying = !matches!(self.carrying, Carrying::Nothing);
-        assert_eq!(carrying, matches!(event, Event::Done), "{event:?} out of order");
         let stepped = match event {
             Event::Tick => self.tick(),
             Event::Receive(message) => self.receive(*message),
@@ -139,10 +129,6 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
                 }
                 Ok(self.nothing())
             }
-            Event::Unreachable(replica) => {
-                self.node.report_unreachable(replica.get());
-                Ok(self.nothing())
-            }
             Event::TransferLeadership(replica) => {
                 if self.leads() {
                     self.node.transfer_leader(replica.get());
@@ -150,7 +136,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
                 Ok(self.nothing())
             }
             Event::Collect => self.collect(),
-            Event::Done => self.done(),
+            Event::Synced(number) => self.synced(number),
         };
         let failed_read = self.node.store().failure().map(StopReason::from);
         match (stepped, failed_read) {
@@ -168,7 +154,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         let answers = !self.receipts.is_empty() || !self.answers.is_empty() || !self.memberships.is_empty();
         let proposes = self.proposals.has_queued() && !self.moves_leadership();
         let asks = proposes || (self.barriers.wants_round() && self.can_ask_leader());
-        answers || (self.stopped.is_none() && (asks || self.node.has_ready()))
+        answers || (self.stopped.is_none() && (asks || self.unsynced.has_released() || self.node.has_ready()))
     }
 
     /// Returns why the replica stopped, if it did.
@@ -236,7 +222,7 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
     fn tick(&mut self) -> Result<Effects<M>, StopReason> {
         self.ticks += 1;
         let led = self.leads();
-        if self.node.tick() && !led {
+        if (led || self.may_campaign()) && self.node.tick() && !led {
             self.campaigns += 1;
         }
         let expired = self.proposals.expire(self.ticks);
@@ -265,6 +251,8 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
             MessageType::MsgAppendResponse if leads && message.index > last_index => return Ok(self.nothing()),
             // What is before the first entry is nothing to go on from: the configuration that was there is in no entry.
             MessageType::MsgAppend if message.index == 0 && self.membership.is_unknown() => return Ok(self.nothing()),
+            // The leader hands over again, or leads on.
+            MessageType::MsgTimeoutNow if !self.may_campaign() => return Ok(self.nothing()),
             // Its answer goes to its sender, so it cannot be passed on; the sender will ask again.
             MessageType::MsgReadIndex if !leads => return Ok(self.nothing()),
             MessageType::MsgHeartbeat if message.term >= raft.term && message.commit > last_index => {
@@ -285,14 +273,17 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
             self.node.read_index(context);
         }
         if !self.node.has_ready() {
-            return Ok(self.answers());
+            let messages = self.unsynced.take_released();
+            return Ok(Effects { messages, ..self.answers() });
         }
         let mut ready = self.node.ready();
         assert!(ready.snapshot().is_empty(), "no snapshot is received");
+        let number = ready.number();
         for read in ready.take_read_states() {
             self.answers.extend(self.barriers.answered(&read.request_ctx, LogIndex(read.index)));
         }
-        let (messages, snapshots) = self.hand_out(ready.take_messages());
+        let mut messages = ready.take_messages();
+        messages.extend(ready.take_persisted_messages());
         let entries = ready.take_entries();
         let committed = ready.take_committed_entries();
         let mut writes = WriteBatch::default();
@@ -300,49 +291,28 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         if let Some(hard_state) = ready.hs() {
             rows::put_hard_state(&mut writes, hard_state);
         }
+        let sync = ready.must_sync().then_some(number);
+        if sync.is_some() {
+            self.unsynced.push(number, ready.hs());
+        }
         let publications = self.apply(committed, &mut writes)?;
-        let sync = ready.must_sync();
-        if writes.is_empty() {
-            // Nothing to wait for: what may leave only after the rows of this Ready may leave now.
-            let mut effects = self.written(ready, entries)?;
-            effects.messages = by_addressee(messages.into_iter().chain(effects.messages));
-            effects.snapshots.extend(snapshots);
-            return Ok(effects);
-        }
-        self.carrying = Carrying::Ready { ready: Box::new(ready), entries };
-        let messages = by_addressee(messages);
-        Ok(Effects { messages, writes, sync, snapshots, publications, awaits_done: true, ..self.answers() })
-    }
-
-    fn done(&mut self) -> Result<Effects<M>, StopReason> {
-        match std::mem::replace(&mut self.carrying, Carrying::Nothing) {
-            Carrying::Nothing => unreachable!("step checked that something is carried out"),
-            Carrying::Ready { ready, entries } => self.written(*ready, entries),
-            Carrying::Light => {
-                self.node.advance_apply_to(self.applied.0);
-                Ok(self.answers())
-            }
-        }
-    }
-
-    /// The rows of a Ready are written, durably if it asked for that.
-    fn written(&mut self, mut ready: Ready, entries: Vec<Entry>) -> Result<Effects<M>, StopReason> {
-        let persisted_messages = ready.take_persisted_messages();
+        // The driver writes them before anything is read again.
         self.node.mut_store().append(entries);
-        let mut light = self.node.advance_append(ready);
+        self.node.advance_append_async(ready);
+        if self.unsynced.is_empty() {
+            self.node.on_persist_ready(number);
+        }
         self.node.advance_apply_to(self.applied.0);
-        let mut writes = WriteBatch::default();
-        if light.commit_index().is_some() {
-            rows::put_hard_state(&mut writes, &self.node.raft.hard_state());
-        }
-        let publications = self.apply(light.take_committed_entries(), &mut writes)?;
-        let awaits_done = !writes.is_empty();
-        if awaits_done {
-            self.carrying = Carrying::Light;
-        }
-        let (messages, snapshots) = self.hand_out(persisted_messages.into_iter().chain(light.take_messages()));
-        let messages = by_addressee(messages);
-        Ok(Effects { messages, writes, snapshots, publications, awaits_done, ..self.answers() })
+        let (messages, snapshots) = self.hand_out(messages);
+        self.unsynced.pass(messages);
+        let messages = self.unsynced.take_released();
+        Ok(Effects { messages, writes, sync, snapshots, publications, ..self.answers() })
+    }
+
+    fn synced(&mut self, number: u64) -> Result<Effects<M>, StopReason> {
+        self.unsynced.synced(number);
+        self.node.on_persist_ready(number);
+        Ok(self.nothing())
     }
 
     /// Takes snapshots out of raft's messages: they travel by themselves.
@@ -438,6 +408,14 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         self.membership.is_member() || Mutant::RemovedReplicaAnswers.is_chosen()
     }
 
+    /// Tells whether raft-rs may be let campaign: a sole voter wins at once, and raft-rs relies on a winner's log being on disk.
+    /// Others ask for votes first, and those messages are held.
+    fn may_campaign(&self) -> bool {
+        let conf_state = self.membership.conf_state();
+        let mut voters = conf_state.voters.iter().chain(&conf_state.voters_outgoing);
+        self.unsynced.is_empty() || voters.any(|voter| *voter != self.config.replica.get())
+    }
+
     /// Rounds sent to a former leader are asked again at once, and snapshots of a former leadership are nobody's.
     fn follow_leadership(&mut self) {
         let leadership = (self.node.raft.term, self.node.raft.leader_id);
@@ -456,7 +434,6 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
 
     fn stop(&mut self, reason: StopReason) -> Effects<M> {
         self.stopped = Some(reason);
-        self.carrying = Carrying::Nothing;
         for (_, receipt) in &mut self.receipts {
             // Applied in a batch that will not be written.
             if receipt.is_ok() {
@@ -486,10 +463,9 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
             Event::Tick
             | Event::SnapshotSent { .. }
             | Event::Receive(_)
-            | Event::Unreachable(_)
             | Event::TransferLeadership(_)
             | Event::Collect
-            | Event::Done => {}
+            | Event::Synced(_) => {}
         }
         self.answers()
     }
@@ -510,11 +486,4 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         let memberships = std::mem::take(&mut self.memberships);
         Effects { receipts, barriers, memberships, ..self.nothing() }
     }
-}
-
-/// Orders messages by addressee, and for one addressee as they came: raft-rs goes through its replicas in a hash map's order.
-fn by_addressee(messages: impl IntoIterator<Item = Message>) -> Vec<Message> {
-    let mut messages: Vec<Message> = messages.into_iter().collect();
-    messages.sort_by_key(|message| message.to);
-    messages
 }

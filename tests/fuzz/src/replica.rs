@@ -211,8 +211,8 @@ impl Driven {
         for _ in 0..ROUNDS_MAX {
             sent.append(&mut effects.messages);
             self.store.write(&effects.writes);
-            effects = if effects.awaits_done {
-                self.replica.step(Event::Done)
+            effects = if let Some(number) = effects.sync {
+                self.replica.step(Event::Synced(number))
             } else if self.replica.has_work() {
                 self.replica.step(Event::Collect)
             } else {

@@ -83,7 +83,6 @@ fn happens(replica: &mut Driven, byte: u8) {
         }
         0 => drop(replica.propose(&[byte; 3])),
         1 => drop(replica.ask()),
-        2 => drop(replica.event(Event::Unreachable(other))),
         3 => drop(replica.event(Event::TransferLeadership(other))),
         _ => (0..byte).for_each(|_| drop(replica.event(Event::Tick))),
     }

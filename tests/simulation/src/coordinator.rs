@@ -192,7 +192,8 @@ impl Run {
     pub(crate) fn due(&mut self, world: &mut World, what: Due) -> Result<(), Died> {
         match what {
             Due::Tick => self.host.tick(world)?,
-            Due::Disk => self.host.written(world)?,
+            Due::Write => self.host.written(world)?,
+            Due::Sync => self.host.synced(world)?,
             Due::Timer(number) => self.timer(world, number)?,
         }
         self.act(world)

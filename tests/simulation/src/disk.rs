@@ -18,6 +18,8 @@ pub(crate) struct Disk {
     rows: BTreeMap<Place, BTreeMap<Bytes, Bytes>>,
     /// How to undo each batch written since the last sync, oldest first.
     unsynced: Vec<Vec<Undo>>,
+    /// How many batches are safe, or were taken back.
+    settled: u64,
     /// Whether writes fail for want of room.
     full: bool,
     /// Whether the next sync fails.
@@ -63,10 +65,22 @@ impl Disk {
 
     /// Makes everything written so far safe.
     pub(crate) fn sync(&mut self) -> Result<(), DiskError> {
+        self.sync_to(self.batches())
+    }
+
+    /// How many batches were written so far.
+    pub(crate) fn batches(&self) -> u64 {
+        self.settled + self.unsynced.len() as u64
+    }
+
+    /// Ends a sync that was begun when so many batches were written: those are safe.
+    pub(crate) fn sync_to(&mut self, batches: u64) -> Result<(), DiskError> {
         if std::mem::take(&mut self.sync_fails) {
             return Err(DiskError::Sync);
         }
-        self.unsynced.clear();
+        let safe = usize::try_from(batches.saturating_sub(self.settled)).expect("as many are in memory");
+        self.unsynced.drain(..safe);
+        self.settled += safe as u64;
         Ok(())
     }
 
@@ -84,6 +98,7 @@ impl Disk {
 
     /// As [`Self::crash`], and keeps the first `torn` changes of the first batch lost, as a disk without checksums would.
     pub(crate) fn crash_tearing(&mut self, kept: usize, torn: usize) {
+        let before = self.batches();
         let lost = self.unsynced.split_off(kept.min(self.unsynced.len()));
         for (position, undo) in lost.into_iter().enumerate().rev() {
             let stays = if position == 0 { torn } else { 0 };
@@ -95,6 +110,7 @@ impl Disk {
                 };
             }
         }
+        self.settled = before;
         self.unsynced.clear();
         (self.sync_fails, self.unreadable) = (false, None);
     }

@@ -1,5 +1,5 @@
 //! The loop of one process over the replicas it hosts: take what arrived, tell the replicas, let their messages leave, write one
-//! batch over all groups, let what depends on the write leave, answer. It may die at every boundary in between.
+//! batch over all groups, answer; and beside it the disk's syncs, one at a time. It may die at every boundary in between.
 //!
 //! Does not live here: what the answers are for, and views derived from publications. The process takes both out of
 //! [`Host::take_out`]. Snapshots live in `snapshots`.
@@ -40,6 +40,8 @@ const WRITE_MICROS: (u64, u64) = (5, 60);
 const SYNC_MICROS: (u64, u64) = (100, 2_000);
 /// How long it takes on a slow disk.
 const SLOW_SYNC_MICROS: (u64, u64) = (20_000, 600_000);
+/// A sync that takes longer silences the process, in microseconds.
+const SYNC_MICROS_LONGEST: u64 = 400_000;
 
 /// What a turn gave to the process.
 pub(crate) enum Out<M: StateMachine> {
@@ -84,18 +86,17 @@ struct Seat<M: StateMachine> {
     /// `None` once stopped.
     replica: Option<Replica<GroupDisk, M>>,
     published: LogIndex,
+    /// Writes of the replica that wait for a sync: the number of the batch, and the replica's own.
+    unsynced: Vec<(u64, u64)>,
 }
 
-type Stage<M> = Vec<(u64, Effects<M>)>;
+type Turn<M> = Vec<(u64, Effects<M>)>;
 
-/// Writes under way.
-struct Carrying<M: StateMachine> {
-    stage: Stage<M>,
-    sync: bool,
-    /// What needs a sync, while what needs none is written first.
-    later: Stage<M>,
-    /// Of a defect: what follows from the stage, asked for before it was written.
-    early: Option<Stage<M>>,
+/// A sync under way.
+struct Syncing {
+    /// The batches that it makes safe.
+    batches: u64,
+    begun: u64,
 }
 
 /// A run of a process's replicas.
@@ -108,7 +109,11 @@ pub(crate) struct Host<M: StateMachine> {
     waiting: Vec<(u64, RaftEvent)>,
     ticks_due: u32,
     stirred: BTreeSet<u64>,
-    carrying: Option<Carrying<M>>,
+    /// What is being written.
+    writing: Option<Turn<M>>,
+    syncing: Option<Syncing>,
+    /// Batches that a sync has made safe, until the next turn tells the replicas.
+    safe: Option<u64>,
     out: Vec<Out<M>>,
     transfers: Transfers,
     /// Snapshots that leaders wait for, to be pinned before anything else is written.
@@ -128,7 +133,9 @@ impl<M: Digested> Host<M> {
             waiting: Vec::new(),
             ticks_due: 0,
             stirred: BTreeSet::new(),
-            carrying: None,
+            writing: None,
+            syncing: None,
+            safe: None,
             out: Vec::new(),
             transfers: Transfers::default(),
             wanted: Vec::new(),
@@ -152,7 +159,7 @@ impl<M: Digested> Host<M> {
         self.remove_leftovers(world, group);
         let replica = Replica::open(self.config(world, id, 0), self.rows(group), machine)?;
         let applied = replica.status().applied;
-        let seat = Seat { id, machine, opened: 0, led: None, replica: Some(replica), published: applied };
+        let seat = Seat { id, machine, opened: 0, led: None, replica: Some(replica), published: applied, unsynced: Vec::new() };
         self.seats.insert(group, seat);
         self.stirred.insert(group);
         Ok(applied)
@@ -184,6 +191,7 @@ impl<M: Digested> Host<M> {
                 world.watch(group, &status, log_held_max(world));
                 let seat = self.seats.get_mut(&group).expect("just seen");
                 (seat.replica, seat.published, seat.led) = (Some(replica), applied, None);
+                seat.unsynced.clear();
                 self.stirred.insert(group);
                 self.see(group, id, applied);
                 self.out.push(Out::Reopened { group, applied });
@@ -202,10 +210,7 @@ impl<M: Digested> Host<M> {
         self.waiting.retain(|(of, _)| *of != group);
         self.wanted.retain(|(of, _)| *of != group);
         self.transfers.forget(group);
-        if let Some(carrying) = &mut self.carrying {
-            let stages = [Some(&mut carrying.stage), Some(&mut carrying.later), carrying.early.as_mut()];
-            stages.into_iter().flatten().for_each(|stage| stage.retain(|(of, _)| *of != group));
-        }
+        self.writing.iter_mut().for_each(|turn| turn.retain(|(of, _)| *of != group));
     }
 
     pub(crate) fn replica(&self, group: u64) -> Option<&Replica<GroupDisk, M>> {
@@ -284,7 +289,10 @@ impl<M: Digested> Host<M> {
 
     /// Runs turns until a write is under way or nothing is left to do.
     fn turn(&mut self, world: &mut World) -> Result<(), Died> {
-        while self.carrying.is_none() {
+        while self.writing.is_none() && !self.is_stalled(world) {
+            if let Some(batches) = self.safe.take() {
+                self.tell_synced(world, batches);
+            }
             self.install_snapshots(world)?;
             for (group, event) in std::mem::take(&mut self.waiting) {
                 self.feed(world, group, event);
@@ -331,25 +339,50 @@ impl<M: Digested> Host<M> {
         }
     }
 
+    /// Whether the sync under way takes so long that the process is to be as silent as if it were not there.
+    fn is_stalled(&self, world: &World) -> bool {
+        self.syncing.as_ref().is_some_and(|syncing| world.now > syncing.begun + SYNC_MICROS_LONGEST)
+    }
+
     /// Collects from every replica that was stirred, lets their messages leave and begins to write.
     fn collect(&mut self, world: &mut World) -> Result<(), Died> {
-        let (mut prompt, mut durable) = (Stage::new(), Stage::new());
+        let mut turn = Turn::new();
         let mut leaving = Vec::new();
         for group in std::mem::take(&mut self.stirred) {
             let Some(mut effects) = self.step(world, group, RaftEvent::Collect) else { continue };
             self.follow_leadership(world, group);
             leaving.extend(std::mem::take(&mut effects.messages).into_iter().map(|message| (group, message)));
-            if effects.awaits_done {
+            let Some(replica) = self.replica(group) else { continue };
+            world.watch(group, &replica.status(), log_held_max(world));
+            if replica.has_work() {
                 // Bounded effects at a time: it is asked again until it has nothing left.
                 self.stirred.insert(group);
             }
-            if effects.sync { durable.push((group, effects)) } else { prompt.push((group, effects)) }
+            turn.push((group, effects));
         }
         if !leaving.is_empty() {
-            world.boundary(self.place, "before the leader's messages leave")?;
+            world.boundary(self.place, "before messages leave")?;
         }
         self.send(world, leaving);
-        self.begin(world, prompt, durable)
+        if turn.iter().all(|(_, effects)| effects.writes.is_empty()) {
+            self.finish(world, turn);
+            return Ok(());
+        }
+        world.boundary(self.place, "before the write")?;
+        let written = {
+            let parts = turn.iter().map(|(group, effects)| (*group, &effects.writes));
+            self.disk.borrow_mut().write(parts)
+        };
+        if let Err(error) = written {
+            self.fail(world, error);
+            return Ok(());
+        }
+        world.boundary(self.place, "after the write, before anybody learns of it")?;
+        self.writing = Some(turn);
+        let (at, boot) = (self.place, self.boot);
+        let micros = world.chance.between(WRITE_MICROS.0..=WRITE_MICROS.1);
+        world.after(micros, Event::Due { at, boot, what: Due::Write });
+        Ok(())
     }
 
     fn follow_leadership(&mut self, world: &mut World, group: u64) {
@@ -367,94 +400,71 @@ impl<M: Digested> Host<M> {
         seat.led = term;
     }
 
-    /// Begins to write a stage; what has nothing to write is done at once.
-    fn begin(&mut self, world: &mut World, mut stage: Stage<M>, mut later: Stage<M>) -> Result<(), Died> {
-        loop {
-            if stage.is_empty() {
-                if later.is_empty() {
-                    return Ok(());
-                }
-                stage = std::mem::take(&mut later);
+    /// The disk has written what it was given, not yet safely.
+    pub(crate) fn written(&mut self, world: &mut World) -> Result<(), Died> {
+        let Some(turn) = self.writing.take() else { return Ok(()) };
+        self.finish(world, turn);
+        // Before anything further is written: the rows are those that the leader asked for.
+        self.send_wanted(world);
+        self.begin_sync(world)?;
+        self.turn(world)
+    }
+
+    /// What a turn wanted is written: releases what waited for it.
+    fn finish(&mut self, world: &mut World, turn: Turn<M>) {
+        let batches = self.disk.borrow().batches();
+        for (group, effects) in turn {
+            if let (Some(seat), Some(number)) = (self.seats.get_mut(&group), effects.sync) {
+                seat.unsynced.push((batches, number));
             }
-            let mut sync = stage.iter().any(|(_, effects)| effects.sync);
-            if stage.iter().all(|(_, effects)| effects.writes.is_empty()) {
-                stage = self.finish(world, stage)?;
-                continue;
-            }
-            if world.has(Mutant::ApplyWithoutPersist) {
-                sync = false;
-            }
-            world.boundary(self.place, "before the write")?;
-            let written = {
-                let parts = stage.iter().map(|(group, effects)| (*group, &effects.writes));
-                self.disk.borrow_mut().write(parts)
-            };
-            if let Err(error) = written {
-                self.fail(world, error);
-                return Ok(());
-            }
-            world.boundary(self.place, "after the write, before its sync")?;
-            let mut micros = world.chance.between(WRITE_MICROS.0..=WRITE_MICROS.1);
-            if sync {
-                let (least, most) = if self.slow { SLOW_SYNC_MICROS } else { SYNC_MICROS };
-                micros += world.chance.between(least..=most);
-            }
-            let early = world.has(Mutant::AdvanceBeforeSync) && sync;
-            let early = early.then(|| self.advance(world, awaiting(&stage))).transpose()?;
-            self.carrying = Some(Carrying { stage, sync, later, early });
-            let (at, boot) = (self.place, self.boot);
-            world.after(micros, Event::Due { at, boot, what: Due::Disk });
-            return Ok(());
+            self.release(world, group, effects);
         }
     }
 
-    /// The disk has written what it was given.
-    pub(crate) fn written(&mut self, world: &mut World) -> Result<(), Died> {
-        let Some(Carrying { stage, sync, later, early }) = self.carrying.take() else { return Ok(()) };
-        if sync {
-            let synced = self.disk.borrow_mut().sync();
+    /// Begins a sync, if something waits for one and none is under way.
+    fn begin_sync(&mut self, world: &mut World) -> Result<(), Died> {
+        let safe = self.safe.unwrap_or_default();
+        let mut unsynced = self.seats.values().flat_map(|seat| &seat.unsynced);
+        if self.syncing.is_some() || unsynced.all(|(batch, _)| *batch <= safe) {
+            return Ok(());
+        }
+        let batches = self.disk.borrow().batches();
+        self.syncing = Some(Syncing { batches, begun: world.now });
+        let (least, most) = if self.slow { SLOW_SYNC_MICROS } else { SYNC_MICROS };
+        let micros = world.chance.between(least..=most);
+        let (at, boot) = (self.place, self.boot);
+        world.after(micros, Event::Due { at, boot, what: Due::Sync });
+        if world.has(Mutant::AdvanceBeforeSync) {
+            self.safe = Some(batches);
+        }
+        Ok(())
+    }
+
+    /// The sync under way has ended.
+    pub(crate) fn synced(&mut self, world: &mut World) -> Result<(), Died> {
+        let Some(Syncing { batches, .. }) = self.syncing.take() else { return Ok(()) };
+        if !world.has(Mutant::ApplyWithoutPersist) {
+            let synced = self.disk.borrow_mut().sync_to(batches);
             if let Err(error) = synced {
                 self.fail(world, error);
                 return Ok(());
             }
-            world.boundary(self.place, "after the sync, before anybody learns of it")?;
         }
-        let next = match early {
-            Some(next) => {
-                stage.into_iter().for_each(|(group, effects)| self.release(world, group, effects));
-                next
-            }
-            None => self.finish(world, stage)?,
-        };
-        // Before anything further is written: the rows are those that the leader asked for.
-        self.send_wanted(world);
-        self.begin(world, next, later)?;
+        world.boundary(self.place, "after the sync, before anybody learns of it")?;
+        self.safe = Some(batches);
+        self.begin_sync(world)?;
         self.turn(world)
     }
 
-    /// A stage is written: releases what waited for it, and returns the stage that follows from it.
-    fn finish(&mut self, world: &mut World, stage: Stage<M>) -> Result<Stage<M>, Died> {
-        let awaiting = awaiting(&stage);
-        stage.into_iter().for_each(|(group, effects)| self.release(world, group, effects));
-        self.advance(world, awaiting)
-    }
-
-    /// Tells replicas that their effects are carried out, lets votes and acknowledgements leave, and returns what follows.
-    fn advance(&mut self, world: &mut World, groups: Vec<u64>) -> Result<Stage<M>, Died> {
-        let (mut next, mut leaving) = (Stage::new(), Vec::new());
-        for group in groups {
-            let Some(mut effects) = self.step(world, group, RaftEvent::Done) else { continue };
-            leaving.extend(std::mem::take(&mut effects.messages).into_iter().map(|message| (group, message)));
-            next.push((group, effects));
-            if let Some(replica) = self.replica(group) {
-                world.watch(group, &replica.status(), log_held_max(world));
+    /// Tells replicas which of their writes are safe, so that votes and acknowledgements may leave.
+    fn tell_synced(&mut self, world: &mut World, batches: u64) {
+        for group in self.seats.keys().copied().collect::<Vec<_>>() {
+            let Some(seat) = self.seats.get_mut(&group) else { continue };
+            let ended = seat.unsynced.extract_if(.., |(batch, _)| *batch <= batches).last();
+            if let Some((_, number)) = ended {
+                self.feed(world, group, RaftEvent::Synced(number));
             }
         }
-        if !leaving.is_empty() {
-            world.boundary(self.place, "after the answers, before votes and acknowledgements leave")?;
-        }
-        self.send(world, leaving);
-        Ok(next)
     }
 
     fn release(&mut self, world: &mut World, group: u64, effects: Effects<M>) {
@@ -533,9 +543,10 @@ impl<M: Digested> Host<M> {
             DiskError::Sync => world.tally.syncs_failed += 1,
         }
         world.note(self.place, "disk fails", 0, || error.to_string());
-        self.carrying = None;
+        self.writing = None;
         self.stirred.clear();
         for (group, seat) in &mut self.seats {
+            seat.unsynced.clear();
             if seat.replica.take().is_some() {
                 self.out.push(Out::Stopped { group: *group });
             }
@@ -567,11 +578,6 @@ fn tighten(config: &mut ReplicaConfig) {
 /// The most applied entries that a log may hold: more than it is cut at, for as long as a snapshot is under way.
 fn log_held_max(world: &World) -> u64 {
     3 * world.log_entries.0
-}
-
-/// The groups whose replica waits to be told that its effects are carried out.
-fn awaiting<M: StateMachine>(stage: &Stage<M>) -> Vec<u64> {
-    stage.iter().filter(|(_, effects)| effects.awaits_done).map(|(group, _)| *group).collect()
 }
 
 /// Writes the first rows of a group's replica, as its volume has them from then on.

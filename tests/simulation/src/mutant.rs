@@ -89,7 +89,9 @@ mutants! {
     /// A disk.
     TornBatchKept: "a batch torn by a crash is kept in part", caught by replicas_agree | no_replica_stops_by_itself;
     /// A replica.
-    VoteForgotten: "a vote is cast before it is on disk", caught by one_vote_a_term | one_leader_a_term | replicas_agree | no_replica_stops_by_itself;
+    VoteForgotten: "a vote is never written", caught by one_vote_a_term | one_leader_a_term | replicas_agree | no_replica_stops_by_itself;
+    /// A replica.
+    VoteBeforeSync: "a vote leaves before it is on disk", caught by one_vote_a_term | one_leader_a_term | replicas_agree | no_replica_stops_by_itself;
     /// A node.
     EmptiedVolumeJoinsAgain: "a node with an emptied volume comes back as who it was", caught by replicas_agree | no_replica_stops_by_itself;
     /// A replica.
@@ -123,6 +125,7 @@ impl Mutant {
             Self::BarrierJoinedLate => Some(InCore::BarrierJoinedLate),
             Self::BarrierContextReused => Some(InCore::BarrierContextReused),
             Self::VoteForgotten => Some(InCore::VoteForgotten),
+            Self::VoteBeforeSync => Some(InCore::VoteBeforeSync),
             Self::SecondSettleWins => Some(InCore::SecondSettleWins),
             Self::OtherContentAccepted => Some(InCore::OtherContentAccepted),
             Self::CoverageIncomplete => Some(InCore::CoverageIncomplete),

@@ -68,7 +68,9 @@ pub(crate) enum Due {
     /// A tick of its clock.
     Tick,
     /// Its disk has written what it was given.
-    Disk,
+    Write,
+    /// Its disk has synced what was written.
+    Sync,
     /// One of its timers, by number.
     Timer(u64),
 }

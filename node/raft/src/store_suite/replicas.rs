@@ -75,7 +75,7 @@ impl Workload for Replicas {
                 if follower.carrying.is_none() && self.chance.one_in(2) {
                     follower.hear(&mut self.chance);
                 }
-                if let Some((changes, synced)) = &follower.carrying {
+                if let Some(Carried { changes, synced, .. }) = &follower.carrying {
                     write.changes.push((*group, changes.clone()));
                     write.synced |= synced;
                 }
@@ -113,14 +113,22 @@ enum Promise {
     Voted { term: u64, candidate: u64 },
 }
 
+/// Rows on their way to the disk.
+struct Carried {
+    changes: WriteBatch,
+    synced: bool,
+    /// What the replica is told then.
+    number: Option<u64>,
+}
+
 struct Follower {
     seed: u64,
     /// What the disk would hold if no crash lost a write.
     store: MemoryStore,
     /// None before the first rows, and while a snapshot is installed.
     replica: Option<Replica<MemoryStore, Tally>>,
-    /// Rows that are being written, and whether they are to be synced.
-    carrying: Option<(WriteBatch, bool)>,
+    /// Rows that are being written.
+    carrying: Option<Carried>,
     promises: Vec<Promise>,
     /// The terms of the entries of its log, with those that were removed from it.
     log: Vec<u64>,
@@ -181,22 +189,28 @@ impl Follower {
     }
 
     fn carry(&mut self, mut effects: Effects<Tally>) {
-        // Messages that leave before the write rest on what was written before.
+        // Messages rest on what was synced before.
         for message in std::mem::take(&mut effects.messages) {
             self.promised(&message);
         }
-        if effects.awaits_done {
-            self.carrying = Some((effects.writes, effects.sync));
+        if !effects.writes.is_empty() {
+            self.carrying =
+                Some(Carried { changes: effects.writes, synced: effects.sync.is_some(), number: effects.sync });
         }
     }
 
     /// The rows were written.
     fn carried_out(&mut self) {
-        let Some((changes, _)) = self.carrying.take() else { return };
+        let Some(Carried { changes, number, .. }) = self.carrying.take() else { return };
         self.store.write(&changes);
         if self.replica.is_some() {
-            let effects = self.replica().step(Event::Done);
-            self.carry(effects);
+            if let Some(number) = number {
+                let _ = self.replica().step(Event::Synced(number));
+            }
+            if self.replica().has_work() {
+                let effects = self.replica().step(Event::Collect);
+                self.carry(effects);
+            }
         } else {
             self.open();
         }
@@ -244,7 +258,7 @@ impl Follower {
         let Some(mut changes) = installed else { return self.open() };
         changes.delete_range(TALLIES, Bytes::new(), vec![0xff; 9]);
         rows.into_iter().for_each(|(key, value)| changes.put(TALLIES, key, value));
-        self.carrying = Some((changes, true));
+        self.carrying = Some(Carried { changes, synced: true, number: None });
         // Entries that follow on what is in the snapshot stay.
         if self.log.get(index - 1) != log.get(index - 1) {
             self.log = log[..index].to_vec();

@@ -39,6 +39,7 @@ fn promises_hold_through_random_loss_delay_partition_and_death() {
     for seed in crate::chance::seeds(60) {
         let mut group = Simulation::new(seed, if seed % 5 == 0 { 5 } else { 3 });
         (group.lost_one_in, group.delay_ticks_max, group.death_one_in) = (20, 3, 400);
+        group.sync_ticks_max = 4;
         let members = group.members.len();
         for _ in 0..400 {
             group.run(1);

@@ -14,3 +14,4 @@ mod proposals;
 mod repeatability;
 mod snapshots;
 mod stops;
+mod syncs;

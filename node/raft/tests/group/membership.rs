@@ -222,6 +222,7 @@ fn moves(seed: u64, configure: fn(&mut ReplicaConfig)) -> (Simulation, usize) {
     let mut group = Simulation::configured(seed, 3, configure);
     group.elect();
     (group.lost_one_in, group.delay_ticks_max, group.death_one_in) = (25, 3, 500);
+    group.sync_ticks_max = 3;
     (group.snapshot_lost_one_in, group.snapshot_ticks) = (4, 6);
     group.join();
     let mut replaced = 0;

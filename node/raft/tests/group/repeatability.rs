@@ -7,6 +7,7 @@ use crate::simulation::Simulation;
 fn transcript(seed: u64) -> Vec<u8> {
     let mut group = Simulation::new(seed, 5);
     (group.lost_one_in, group.delay_ticks_max, group.death_one_in) = (15, 4, 300);
+    group.sync_ticks_max = 2;
     for tick in 0..400 {
         group.run(1);
         let member = group.chance.below(5);

@@ -32,6 +32,15 @@ struct Transfer {
     rows: Vec<Row>,
 }
 
+/// A sync on its way to the disk.
+struct Sync {
+    end: u64,
+    member: usize,
+    /// Batches written when it was begun.
+    batches: u64,
+    number: u64,
+}
+
 /// Voters, voters to go, and learners.
 type Configuration = (Vec<ReplicaId>, Vec<ReplicaId>, Vec<ReplicaId>);
 
@@ -67,6 +76,12 @@ pub(crate) struct Simulation {
     pub(crate) receipts: BTreeMap<Ticket, Result<Counted, ProposeError>>,
     pub(crate) barriers: BTreeMap<Ticket, Result<LogIndex, BarrierError>>,
     pub(crate) memberships: BTreeMap<Ticket, Result<u64, MembershipError>>,
+    /// Syncs under way, in the order in which they were begun.
+    syncs: Vec<Sync>,
+    /// Ticks that a sync takes at most.
+    pub(crate) sync_ticks_max: usize,
+    /// The member whose syncs take so many ticks instead.
+    pub(crate) slow_disk: Option<(usize, u64)>,
     transfers: Vec<Transfer>,
     pub(crate) snapshot_ticks: u64,
     /// One snapshot in so many is lost; 0 for none.
@@ -121,6 +136,9 @@ impl Simulation {
             receipts: BTreeMap::new(),
             barriers: BTreeMap::new(),
             memberships: BTreeMap::new(),
+            syncs: Vec::new(),
+            sync_ticks_max: 0,
+            slow_disk: None,
             transfers: Vec::new(),
             snapshot_ticks: 1,
             snapshot_lost_one_in: 0,
@@ -170,6 +188,7 @@ impl Simulation {
         let kept = self.chance.below(3);
         self.members[member].node = None;
         self.members[member].store.crash_keeping(kept);
+        self.syncs.retain(|sync| sync.member != member);
         self.proposing.retain(|_, (at, _)| *at != member);
         self.asking.retain(|_, (at, _)| *at != member);
     }
@@ -245,10 +264,11 @@ impl Simulation {
             for member in self.running() {
                 self.collect(member);
             }
+            self.end_syncs();
             self.deliver_snapshots();
             let due = self.network.first_key_value().map(|(key, _)| *key).filter(|(arrival, _)| *arrival <= self.now);
             let Some(key) = due else {
-                // Who has a snapshot now has something to say.
+                // Who has a snapshot now, or whose sync has ended, has something to say.
                 if self.running().into_iter().any(|member| self.node(member).has_work()) {
                     continue;
                 }
@@ -269,6 +289,23 @@ impl Simulation {
             let effects = node.step(Event::Collect);
             if self.carry_out(member, effects).is_err() {
                 self.kill(member);
+            }
+        }
+    }
+
+    fn end_syncs(&mut self) {
+        let now = self.now;
+        for Sync { member, batches, number, .. } in self.syncs.extract_if(.., |sync| sync.end <= now).collect::<Vec<_>>()
+        {
+            // Died, or was opened anew, because of one before.
+            if self.members[member].node.is_none() {
+                continue;
+            }
+            self.members[member].store.sync_to(batches);
+            if self.boundary(member).is_err() {
+                self.kill(member);
+            } else {
+                self.step(member, Event::Synced(number));
             }
         }
     }
@@ -318,6 +355,9 @@ impl Simulation {
     /// Ends a member's replica in good order: everything it was given was carried out.
     fn stop(&mut self, member: usize) {
         self.members[member].node = None;
+        // What it wrote counts as on disk when it is opened again.
+        self.members[member].store.sync();
+        self.syncs.retain(|sync| sync.member != member);
         self.proposing.retain(|_, (at, _)| *at != member);
         self.asking.retain(|_, (at, _)| *at != member);
     }
@@ -330,54 +370,55 @@ impl Simulation {
     }
 
     fn carry_out(&mut self, member: usize, mut effects: Effects<Counter>) -> Result<(), Died> {
-        loop {
-            if is_nothing(&effects) {
-                return Ok(());
-            }
-            self.record(member, &effects);
-            assert!(effects.messages.is_sorted_by_key(|message| message.to), "no hash map decides the order");
-            self.boundary(member)?;
-            for message in &effects.messages {
-                self.send(member, message.to, encode_message(message));
-            }
-            self.boundary(member)?;
-            let store = self.members[member].store.clone();
-            check_batch(&store, &effects);
-            if !effects.writes.is_empty() {
-                store.write(&effects.writes);
-                self.boundary(member)?;
-            }
-            if effects.sync {
-                store.sync();
-                self.boundary(member)?;
-            }
-            for request in std::mem::take(&mut effects.snapshots) {
-                self.send_snapshot(member, request.to);
-            }
-            let applies = effects.publications.iter().map(|(_, published)| published.len()).sum();
-            self.batch_applies_max = self.batch_applies_max.max(applies);
-            for (index, published) in effects.publications.drain(..) {
-                assert!(index <= effects.applied);
-                for counted in published {
-                    assert_eq!(counted.index, index);
-                    let known = *self.histories.entry(index).or_insert(counted.history);
-                    assert_eq!(known, counted.history, "SEED={}: replicas disagree at {index}", self.seed);
-                }
-            }
-            for (ticket, receipt) in effects.receipts.drain(..) {
-                self.take_receipt(member, ticket, receipt);
-            }
-            for (ticket, answer) in effects.barriers.drain(..) {
-                self.take_answer(member, ticket, answer);
-            }
-            self.memberships.extend(effects.memberships.drain(..));
-            self.watch(member);
-            if !effects.awaits_done {
-                return Ok(());
-            }
-            self.boundary(member)?;
-            effects = self.members[member].node.as_mut().expect("the member runs").step(Event::Done);
+        if is_nothing(&effects) {
+            return Ok(());
         }
+        self.record(member, &effects);
+        assert!(effects.messages.is_sorted_by_key(|message| message.to), "no hash map decides the order");
+        self.boundary(member)?;
+        for message in &effects.messages {
+            self.send(member, message.to, encode_message(message));
+        }
+        self.boundary(member)?;
+        let store = self.members[member].store.clone();
+        check_batch(&store, &effects);
+        if !effects.writes.is_empty() {
+            store.write(&effects.writes);
+            self.boundary(member)?;
+        }
+        if let Some(number) = effects.sync {
+            let ticks = match self.slow_disk {
+                Some((slow, ticks)) if slow == member => ticks,
+                Some(_) | None => self.chance.below(self.sync_ticks_max + 1) as u64,
+            };
+            let end = self.now + ticks;
+            // One disk: no sync ends before one that was begun before it.
+            let before = self.syncs.iter().filter(|sync| sync.member == member).map(|sync| sync.end).max();
+            let end = end.max(before.unwrap_or_default());
+            self.syncs.push(Sync { end, member, batches: store.batches_written(), number });
+        }
+        for request in std::mem::take(&mut effects.snapshots) {
+            self.send_snapshot(member, request.to);
+        }
+        let applies = effects.publications.iter().map(|(_, published)| published.len()).sum();
+        self.batch_applies_max = self.batch_applies_max.max(applies);
+        for (index, published) in effects.publications.drain(..) {
+            assert!(index <= effects.applied);
+            for counted in published {
+                assert_eq!(counted.index, index);
+                let known = *self.histories.entry(index).or_insert(counted.history);
+                assert_eq!(known, counted.history, "SEED={}: replicas disagree at {index}", self.seed);
+            }
+        }
+        for (ticket, receipt) in effects.receipts.drain(..) {
+            self.take_receipt(member, ticket, receipt);
+        }
+        for (ticket, answer) in effects.barriers.drain(..) {
+            self.take_answer(member, ticket, answer);
+        }
+        self.memberships.extend(effects.memberships.drain(..));
+        self.watch(member);
+        Ok(())
     }
 
     fn take_receipt(&mut self, member: usize, ticket: Ticket, receipt: Result<Counted, ProposeError>) {
@@ -457,7 +498,7 @@ impl Simulation {
             }
         }
         let Effects { sync, receipts, barriers, snapshots, memberships, applied, .. } = effects;
-        let answers = format!("{sync} {receipts:?} {barriers:?} {snapshots:?} {memberships:?} {applied}");
+        let answers = format!("{sync:?} {receipts:?} {barriers:?} {snapshots:?} {memberships:?} {applied}");
         self.transcript.extend_from_slice(answers.as_bytes());
     }
 
@@ -489,6 +530,8 @@ impl Simulation {
     /// Ends every fault, lets the group come to rest, and checks what must hold then.
     pub(crate) fn check_settled(&mut self) {
         (self.lost_one_in, self.death_one_in, self.death_at, self.delay_ticks_max) = (0, 0, None, 1);
+        (self.sync_ticks_max, self.slow_disk) = (0, None);
+        self.syncs.iter_mut().for_each(|sync| sync.end = self.now);
         (self.snapshot_lost_one_in, self.snapshot_ticks) = (0, 1);
         self.cut.clear();
         for member in 0..self.members.len() {
@@ -580,7 +623,6 @@ fn is_nothing(effects: &Effects<Counter>) -> bool {
         && effects.barriers.is_empty()
         && effects.snapshots.is_empty()
         && effects.memberships.is_empty()
-        && !effects.awaits_done
 }
 
 /// A batch that applies brings, itself, a commit index that covers what it applies and entries that reach it.

@@ -155,8 +155,8 @@ fn an_acknowledgement_beyond_the_leaders_log_does_not_count() {
 }
 
 #[test]
-#[should_panic(expected = "out of order")]
-fn events_out_of_order_are_a_defect_of_the_driver() {
+#[should_panic(expected = "no rows of 9 wait")]
+fn a_sync_of_what_was_not_written_is_a_defect_of_the_driver() {
     let mut group = Simulation::new(24, 1);
-    group.step(0, Event::Done);
+    group.step(0, Event::Synced(9));
 }

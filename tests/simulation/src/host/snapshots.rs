@@ -260,6 +260,12 @@ impl<M: Digested> Host<M> {
             return Ok(false);
         }
         self.out.push(Out::Stopped { group });
+        // What the replica wrote last may not be safe, and whatever it is opened on it takes to be.
+        let synced = self.disk.borrow_mut().sync();
+        if let Err(error) = synced {
+            self.fail(world, error);
+            return Ok(false);
+        }
         let rows = self.rows(group);
         let exchanged = install(&rows, metadata).and_then(|changes| {
             let laid = self.rows(beside(group));
