@@ -45,6 +45,8 @@ pub enum Durability {
 pub struct Database {
     rows: DB,
     tables: Vec<Table>,
+    /// Blocks of all tables' files.
+    blocks: Cache,
     failure: OnceLock<WriteError>,
     /// Every group that was asked for or has a generation, with the live one.
     live: RwLock<BTreeMap<u64, Arc<Live>>>,
@@ -83,6 +85,7 @@ impl Database {
         let mut database = Self {
             rows,
             tables: all,
+            blocks: cache,
             failure: OnceLock::new(),
             sync_delay_micros: AtomicU64::new(0),
             live: RwLock::default(),
@@ -98,6 +101,20 @@ impl Database {
     /// The data folder.
     pub fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Bytes of rows in memory, not yet in files: at most 96 MiB, then they are written out.
+    pub fn write_buffer_bytes(&self) -> u64 {
+        let of_table = |table: &Table| {
+            let family = self.family(*table).ok()?;
+            self.rows.property_int_value_cf(family, rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES).ok()?
+        };
+        self.tables.iter().filter_map(of_table).sum()
+    }
+
+    /// Bytes of files' blocks kept in memory, at most 64 MiB.
+    pub fn block_cache_bytes(&self) -> u64 {
+        self.blocks.get_usage() as u64
     }
 
     /// Tells whether `table` was opened.

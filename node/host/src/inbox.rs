@@ -120,9 +120,9 @@ impl<M: StateMachine> Inbox<M> {
     pub(crate) fn request(&self, request: Request<M>) -> Result<(), Refused> {
         let (bytes, bounded) = match &request {
             Request::Propose { command, .. } => (command.len(), true),
-            Request::Barrier { .. }
-            | Request::TransferLeadership { .. }
-            | Request::ChangeMembership { .. } => (0, true),
+            Request::Barrier { .. } | Request::TransferLeadership { .. } | Request::ChangeMembership { .. } => {
+                (0, true)
+            }
             Request::Seat(_) | Request::SnapshotSent { .. } | Request::Vacate { .. } => (0, false),
         };
         let mut waiting = self.lock();

@@ -88,6 +88,16 @@ pub fn show<M: StateMachine>(monitor: &Monitor, host: HostHandle<M>, transport: 
         families.gauges("semel_raft_queue_length", "What waits for the next turn", "queue", length)?;
         let bytes = [("requests", queued.request_bytes as u64), ("messages", queued.message_bytes as u64)];
         families.gauges("semel_raft_queue_bytes", "Bytes that wait for the next turn", "queue", bytes)?;
+        if let Some(database) = host.database() {
+            let held =
+                [("write_buffers", database.write_buffer_bytes()), ("block_cache", database.block_cache_bytes())];
+            families.gauges(
+                "semel_raft_database_memory_bytes",
+                "Memory of the database: rows not yet in files (at most 96 MiB), blocks of files (at most 64 MiB)",
+                "part",
+                held,
+            )?;
+        }
         replicas(families, &host.statuses())
     });
 }

@@ -140,11 +140,9 @@ impl<M: StateMachine> Seat<M> {
 
     /// Tells the replica of the syncs up to this one of the host. Returns whether it waits for more.
     pub(crate) fn synced(&mut self, of_host: u64) -> bool {
-        let mut ended = None;
-        while let Some((_, of_replica)) = self.syncs.pop_front_if(|(number, _)| *number <= of_host) {
-            ended = Some(of_replica);
-        }
-        if let Some(of_replica) = ended {
+        let ended = self.syncs.iter().take_while(|(number, _)| *number <= of_host).count();
+        let last = self.syncs.drain(..ended).next_back();
+        if let Some((_, of_replica)) = last {
             self.feed(Event::Synced(of_replica));
         }
         !self.syncs.is_empty()

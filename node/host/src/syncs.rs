@@ -142,7 +142,7 @@ mod tests {
         let syncs = Syncs::start(database, metrics.clone(), report).expect("a thread");
         assert_eq!(syncs.want(2), 1);
         assert_eq!(reported.recv(), Ok(1));
-        let last = (0..10).map(|_| syncs.want(3)).last();
+        let last = (0..10).map(|_| syncs.want(3)).max();
         open.send(()).expect("the thread waits");
         assert_eq!(reported.recv().ok(), last, "one for all ten");
         drop(open);

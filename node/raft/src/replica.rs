@@ -221,8 +221,10 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
 
     fn tick(&mut self) -> Result<Effects<M>, StopReason> {
         self.ticks += 1;
-        let led = self.leads();
-        if (led || self.may_campaign()) && self.node.tick() && !led {
+        // A leader's tick makes it send heartbeats, another's may make it campaign.
+        if self.leads() {
+            self.node.tick();
+        } else if self.may_campaign() && self.node.tick() {
             self.campaigns += 1;
         }
         let expired = self.proposals.expire(self.ticks);

@@ -61,9 +61,8 @@ impl Unsynced {
     /// Panics if that Ready does not wait.
     pub(crate) fn synced(&mut self, number: u64) {
         assert!(self.readies.iter().any(|rows| rows.number == number), "no rows of {number} wait for a sync");
-        while let Some(rows) = self.readies.pop_front_if(|rows| rows.number <= number) {
-            self.released.extend(rows.held);
-        }
+        let safe = self.readies.iter().take_while(|rows| rows.number <= number).count();
+        self.released.extend(self.readies.drain(..safe).flat_map(|rows| rows.held));
     }
 
     /// Whether messages wait to be taken.

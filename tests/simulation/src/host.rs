@@ -159,7 +159,15 @@ impl<M: Digested> Host<M> {
         self.remove_leftovers(world, group);
         let replica = Replica::open(self.config(world, id, 0), self.rows(group), machine)?;
         let applied = replica.status().applied;
-        let seat = Seat { id, machine, opened: 0, led: None, replica: Some(replica), published: applied, unsynced: Vec::new() };
+        let seat = Seat {
+            id,
+            machine,
+            opened: 0,
+            led: None,
+            replica: Some(replica),
+            published: applied,
+            unsynced: Vec::new(),
+        };
         self.seats.insert(group, seat);
         self.stirred.insert(group);
         Ok(applied)
@@ -460,7 +468,7 @@ impl<M: Digested> Host<M> {
     fn tell_synced(&mut self, world: &mut World, batches: u64) {
         for group in self.seats.keys().copied().collect::<Vec<_>>() {
             let Some(seat) = self.seats.get_mut(&group) else { continue };
-            let ended = seat.unsynced.extract_if(.., |(batch, _)| *batch <= batches).last();
+            let ended = seat.unsynced.extract_if(.., |(batch, _)| *batch <= batches).max();
             if let Some((_, number)) = ended {
                 self.feed(world, group, RaftEvent::Synced(number));
             }

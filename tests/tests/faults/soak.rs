@@ -25,7 +25,8 @@ const PACE: Duration = Duration::from_millis(400);
 const PAUSE_MS: std::ops::Range<u64> = 2_000..12_000;
 /// References that make a sealed segment: small, so that many are sealed, kept on disk and read back.
 const SEAL_AT: usize = 2_048;
-/// What a process may gather beside its data: caches that fill up to their bounds, and the allocator's slack.
+/// What a process may gather beside its data: RocksDB's write buffers (96 MiB) and its cache of blocks (64 MiB), which fill up to
+/// those bounds and are empty after a start, and 32 MiB for the allocator.
 const MEMORY_SLACK_BYTES: u64 = 192 << 20;
 /// Handles that come and go with connections and RocksDB's files.
 const HANDLES_SLACK: u64 = 128;

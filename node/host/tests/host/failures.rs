@@ -1,6 +1,7 @@
 //! What one replica, its rows or its disk can do wrong, and whom it must not take with it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::child::{self, FOLDER, child, run};
 use crate::counter::{Counter, Folders, Node, POISON, add_group, count_of, open_database, replica, start_all};
@@ -260,4 +261,24 @@ async fn a_handle_outlives_its_host_without_keeping_its_folder() {
     assert_eq!(handle.barrier(1).await, Err(BarrierError::Stopped));
     assert!(database.group(1).get(Table::RAFT, rows::APPLIED).expect("readable").is_some());
     drop(network);
+}
+
+#[tokio::test]
+async fn a_leader_whose_disk_hangs_is_replaced_and_takes_part_again_afterwards() {
+    let folders = Folders::new();
+    let (nodes, _network) = start_all(folders.root.path(), 3, &[1]).await;
+    let leader = nodes[0].leader(1).await;
+    let hanging = (0..3).find(|node| replica(1, *node) == leader).expect("one of the three");
+    let other = &nodes[(hanging + 1) % 3];
+    // Many times an election timeout of this host.
+    nodes[hanging].database().slow_syncs(Duration::from_secs(2));
+    let (_, count) = other.propose(1, b"key").await;
+    let elsewhere = |status: &GroupStatus| {
+        status.running().and_then(|status| status.leader).is_some_and(|elected| elected != leader)
+    };
+    other.wait(1, elsewhere).await;
+    let (_, more) = other.propose(1, b"key").await;
+    assert!(more > count, "the others go on");
+    nodes[hanging].database().slow_syncs(Duration::ZERO);
+    assert!(nodes[hanging].read(1, b"key").await >= more);
 }

@@ -295,7 +295,8 @@ impl Simulation {
 
     fn end_syncs(&mut self) {
         let now = self.now;
-        for Sync { member, batches, number, .. } in self.syncs.extract_if(.., |sync| sync.end <= now).collect::<Vec<_>>()
+        for Sync { member, batches, number, .. } in
+            self.syncs.extract_if(.., |sync| sync.end <= now).collect::<Vec<_>>()
         {
             // Died, or was opened anew, because of one before.
             if self.members[member].node.is_none() {
