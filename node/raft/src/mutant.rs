@@ -17,6 +17,7 @@ pub enum Mutant {
     InstallDropsTail,
     LearnerNotCaughtUp,
     JointLeftAtOnce,
+    ResumeForgetsWithdrawals,
     RemovedReplicaAnswers,
     SecondSettleWins,
     OtherContentAccepted,

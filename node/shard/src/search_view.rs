@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use semel_index::{
-    Cancelled, Catalogue, CatalogueConfig, CatalogueSnapshot, Checkpoint, EnrolmentId, FoundSegment, GalleryId,
-    ResumeError, SearchProbe, ShardSearch, StagedEnrolment, StagedReference, StoredParts, TemplatesUnreadable,
-    Unanswered, WantedSegment,
+    Cancelled, Catalogue, CatalogueConfig, CatalogueSnapshot, Checkpoint, CheckpointHeader, EnrolmentId, FoundSegment,
+    GalleryId, ResumeError, SearchProbe, ShardSearch, StagedEnrolment, StagedReference, StoredParts,
+    TemplatesUnreadable, Unanswered, WantedSegment,
 };
+use semel_raft::mutant::Mutant;
 use semel_raft::{LogIndex, Store, StoreError};
 
 use crate::audit::{AuditChain, AuditEvent};
@@ -108,27 +109,13 @@ impl SearchView {
         store: &dyn Store,
     ) -> Result<Self, ResumeError<StoreError>> {
         let header = checkpoint.header();
-        if header.searchable_index > applied.0 || header.withdrawn_up_to > header.history.0 {
-            return Err(ResumeError::OtherRows { reason: "it is ahead of them" });
-        }
-        // The chain binds the rows to all that ever happened to them. Equal here, they are those that the checkpoint is of.
-        let (number, chain) = (header.history.0, AuditChain(header.history.1));
-        let recorded = match number.checked_sub(1) {
-            None => AuditChain::default(),
-            Some(before) => {
-                let entry = view::audit(store, before, 1).map_err(ResumeError::Parts)?.pop();
-                let entry = entry.filter(|entry| entry.sequence == number);
-                entry.ok_or(ResumeError::OtherRows { reason: "it is ahead of them" })?.chain
-            }
-        };
-        if recorded != chain {
-            return Err(ResumeError::OtherRows { reason: "their history is another one" });
-        }
+        check_history(header, applied, store)?;
         let mut parts = Parts { segments, store };
         let catalogue = Catalogue::resume(config, checkpoint, &mut parts)?;
         let mut resumed = Self::of(catalogue, header.withdrawn_up_to);
         resumed.catch_up(applied, store).map_err(ResumeError::Parts)?;
-        if !resumed.matches_counts(store).map_err(ResumeError::Parts)? {
+        let unchecked = Mutant::ResumeForgetsWithdrawals.is_chosen();
+        if !unchecked && !resumed.matches_counts(store).map_err(ResumeError::Parts)? {
             return Err(ResumeError::OtherRows { reason: "it does not have all of them" });
         }
         Ok(resumed)
@@ -149,7 +136,7 @@ impl SearchView {
             for entry in page {
                 self.withdrawn_up_to = entry.sequence;
                 let content = entry.content;
-                if content.event == AuditEvent::Withdrawn {
+                if content.event == AuditEvent::Withdrawn && !Mutant::ResumeForgetsWithdrawals.is_chosen() {
                     self.catalogue.withdraw(content.index.0, &content.gallery, &content.enrolment_id);
                 }
             }
@@ -241,6 +228,31 @@ impl SearchView {
     fn count(&mut self, gallery: &GalleryId, totals: Totals) {
         Arc::make_mut(&mut self.totals).insert(gallery.clone(), totals);
     }
+}
+
+/// Checks that a checkpoint is of these rows. The chain binds them to all that ever happened to them: where it is the checkpoint's, they
+/// are those that it is of.
+fn check_history(
+    header: &CheckpointHeader,
+    applied: LogIndex,
+    store: &dyn Store,
+) -> Result<(), ResumeError<StoreError>> {
+    if header.searchable_index > applied.0 || header.withdrawn_up_to > header.history.0 {
+        return Err(ResumeError::OtherRows { reason: "it is ahead of them" });
+    }
+    let (number, chain) = (header.history.0, AuditChain(header.history.1));
+    let recorded = match number.checked_sub(1) {
+        None => AuditChain::default(),
+        Some(before) => {
+            let entry = view::audit(store, before, 1).map_err(ResumeError::Parts)?.pop();
+            let entry = entry.filter(|entry| entry.sequence == number);
+            entry.ok_or(ResumeError::OtherRows { reason: "it is ahead of them" })?.chain
+        }
+    };
+    if recorded != chain {
+        return Err(ResumeError::OtherRows { reason: "their history is another one" });
+    }
+    Ok(())
 }
 
 /// What a resumed catalogue is made of: files behind a closure, and rows.

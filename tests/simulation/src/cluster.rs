@@ -274,7 +274,9 @@ impl Cluster {
         } else {
             disk.crash(kept);
         }
+        let damaged = disk.damage_files(&mut self.world.chance);
         let tally = &mut self.world.tally;
+        tally.kept_files_damaged += damaged;
         tally.crashes += 1;
         tally.batches_lost += (unsynced - kept) as u64;
         tally.batches_survived += kept as u64;

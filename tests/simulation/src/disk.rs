@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::rc::Rc;
 
+use crate::chance::Chance;
 use bytes::Bytes;
 use semel_raft::{Row, Store, StoreError, Table, Write, WriteBatch};
 
@@ -16,6 +17,8 @@ type Place = (u64, Table);
 #[derive(Default)]
 pub(crate) struct Disk {
     rows: BTreeMap<Place, BTreeMap<Bytes, Bytes>>,
+    /// Files beside the rows, by group and name, with whether a crash may yet damage them. Never synced.
+    files: BTreeMap<(u64, String), (Vec<u8>, bool)>,
     /// How to undo each batch written since the last sync, oldest first.
     unsynced: Vec<Vec<Undo>>,
     /// How many batches are safe, or were taken back.
@@ -113,6 +116,45 @@ impl Disk {
         self.settled = before;
         self.unsynced.clear();
         (self.sync_fails, self.unreadable) = (false, None);
+    }
+
+    /// Writes a file of a group beside its rows, as a whole.
+    pub(crate) fn write_file(&mut self, group: u64, name: &str, bytes: Vec<u8>) -> Result<(), DiskError> {
+        if self.full {
+            return Err(DiskError::Full);
+        }
+        self.files.insert((group, name.to_owned()), (bytes, true));
+        Ok(())
+    }
+
+    /// What a group's file holds.
+    pub(crate) fn file(&self, group: u64, name: &str) -> Option<Vec<u8>> {
+        self.files.get(&(group, name.to_owned())).map(|(bytes, _)| bytes.clone())
+    }
+
+    /// Removes files of a group.
+    pub(crate) fn remove_files(&mut self, group: u64, which: impl Fn(&str) -> bool) {
+        self.files.retain(|(of, name), _| *of != group || !which(name));
+    }
+
+    /// A crash loses some of the files written since the last one, or the ends of them; and files rot. Returns how many it damaged.
+    pub(crate) fn damage_files(&mut self, chance: &mut Chance) -> u64 {
+        let mut damaged = 0;
+        self.files.retain(|_, (bytes, recent)| {
+            let torn = std::mem::take(recent) && chance.one_in(4);
+            if torn {
+                let kept = chance.below(bytes.len() as u64 + 1) as usize;
+                bytes.truncate(kept);
+            } else if chance.one_in(40) && !bytes.is_empty() {
+                let at = chance.below(bytes.len() as u64) as usize;
+                bytes[at] ^= 1 << chance.below(8);
+            } else {
+                return true;
+            }
+            damaged += 1;
+            !bytes.is_empty()
+        });
+        damaged
     }
 
     pub(crate) fn set_full(&mut self, full: bool) {

@@ -144,6 +144,10 @@ impl<M: Digested> Host<M> {
         }
     }
 
+    pub(crate) fn disk(&self) -> SharedDisk {
+        self.disk.clone()
+    }
+
     pub(crate) fn rows(&self, group: u64) -> GroupDisk {
         GroupDisk { disk: self.disk.clone(), group }
     }

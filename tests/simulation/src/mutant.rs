@@ -110,6 +110,8 @@ mutants! {
     SnapshotCutShort: "a snapshot is installed before all of it has arrived", caught by replicas_agree;
     /// A replica.
     LearnerNotCaughtUp: "a learner is made a voter before it has the log", caught by a_new_voter_is_caught_up;
+    /// A shard.
+    ResumeForgetsWithdrawals: "a resumed catalogue forgets withdrawals after its checkpoint", caught by withdrawn_is_never_a_candidate | no_replica_stops_by_itself;
     /// A replica.
     JointLeftAtOnce: "a voter is replaced in one step", caught by one_configuration_at_a_time;
     /// A replica.
@@ -126,6 +128,7 @@ impl Mutant {
             Self::BarrierContextReused => Some(InCore::BarrierContextReused),
             Self::VoteForgotten => Some(InCore::VoteForgotten),
             Self::VoteBeforeSync => Some(InCore::VoteBeforeSync),
+            Self::ResumeForgetsWithdrawals => Some(InCore::ResumeForgetsWithdrawals),
             Self::SecondSettleWins => Some(InCore::SecondSettleWins),
             Self::OtherContentAccepted => Some(InCore::OtherContentAccepted),
             Self::CoverageIncomplete => Some(InCore::CoverageIncomplete),

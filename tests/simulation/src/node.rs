@@ -1,6 +1,7 @@
 //! A storage node: replicas of shards, the view of each, and what coordinators ask of them. How a search goes lives in
-//! `search`.
+//! `search`, what is kept of catalogues in `kept`.
 
+mod kept;
 mod search;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -17,6 +18,8 @@ use crate::host::{self, Host, Out};
 use crate::messages::{CallId, Message, Refused, ShardAnswered, ShardRequest};
 use crate::mutant::Mutant;
 use crate::world::{Died, Due, Event, Place, World};
+
+use kept::Keeping;
 
 /// Items that a list holds.
 const ITEMS_MAX: usize = 1_000;
@@ -65,6 +68,8 @@ pub(crate) struct Run {
 
 struct HostedShard {
     view: SearchView,
+    /// A checkpoint that is to be written.
+    keeping: Option<Keeping>,
     /// Reads and searches that have their barrier and wait for the view to reach it.
     behind: Vec<(LogIndex, Current)>,
     /// Searches whose view is current, and that wait for a scan.
@@ -158,6 +163,7 @@ impl Node {
         if let Some(run) = &mut self.run {
             run.unseat(group);
         }
+        self.disk.borrow_mut().remove_files(group, |_| true);
         let left = host::leave::<ShardMachine>(&self.disk, group);
         if left {
             self.assigned.retain(|one| !is_it(one));
@@ -220,10 +226,11 @@ impl Run {
         let group = u64::from(assigned.shard.0);
         let machine = ShardMachine::new(assigned.shard, shards).expect("a shard of the cluster");
         let applied = self.host.seat(world, group, assigned.replica, machine).map_err(|error| error.to_string())?;
-        let view = self.load_view(group, applied)?;
+        let view = self.load_view(world, group, applied)?;
         let (probes_max, waiting_max) = if world.tight { (2, 4) } else { (8, 64) };
         let hosted = HostedShard {
             view,
+            keeping: None,
             behind: Vec::new(),
             queue: ScanQueue::new(probes_max, waiting_max),
             queued: BTreeSet::new(),
@@ -234,8 +241,12 @@ impl Run {
         Ok(())
     }
 
-    fn load_view(&self, group: u64, applied: LogIndex) -> Result<SearchView, String> {
+    fn load_view(&self, world: &mut World, group: u64, applied: LogIndex) -> Result<SearchView, String> {
         let config = CatalogueConfig { seal_at_references: SEAL_AT_REFERENCES, ..CatalogueConfig::default() };
+        if let Some(view) = self.resumed(world, group, applied, &config) {
+            return Ok(view);
+        }
+        self.host.disk().borrow_mut().remove_files(group, |_| true);
         let mut view = SearchView::new(config);
         view.restore(applied, &self.host.rows(group)).map_err(|error| error.to_string())?;
         Ok(view)
@@ -378,10 +389,10 @@ impl Run {
                     }
                 }
             }
-            Out::Reopened { group, applied } => match self.load_view(group, applied) {
+            Out::Reopened { group, applied } => match self.load_view(world, group, applied) {
                 Ok(view) => {
                     if let Some(hosted) = self.shards.get_mut(&group) {
-                        hosted.view = view;
+                        (hosted.view, hosted.keeping) = (view, None);
                     }
                     self.seal(world, group);
                     self.reached(world, group);
@@ -419,6 +430,7 @@ impl Run {
         }
         let Some(hosted) = self.shards.get_mut(&group) else { return };
         hosted.view.take_in(applied, publications);
+        self.write_checkpoint(world, group);
         self.seal(world, group);
         self.reached(world, group);
     }
@@ -452,6 +464,7 @@ impl Run {
                 let Some(hosted) = self.shards.get_mut(&group) else { return };
                 hosted.view.catalogue().sealed(job.run());
                 world.tally.seals += 1;
+                self.keep_segments(world, group);
                 self.seal(world, group);
             }
             None => {}

@@ -110,6 +110,18 @@ tally! {
     policies: "policies changed",
     /// Built and swapped in.
     seals: "segments sealed",
+    /// Written beside the rows.
+    checkpoints: "checkpoints of catalogues written",
+    /// From a checkpoint and what came later.
+    catalogues_resumed: "catalogues resumed from a checkpoint",
+    /// From their files.
+    segments_taken: "segments taken from their files",
+    /// By crashes and rot.
+    kept_files_damaged: "kept files damaged",
+    /// That did not hold what they should.
+    kept_files_refused: "kept files refused",
+    /// That were not of the rows.
+    checkpoints_refused: "checkpoints that were not of the rows",
     /// Made by replicas.
     scans: "scans",
     /// By more than one search.
