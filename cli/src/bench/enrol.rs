@@ -192,7 +192,10 @@ fn show(figures: &Figures) {
     let times = format!("p50 {:.1} ms, p99 {:.1} ms", figures.p50_ms, figures.p99_ms);
     table.add_row(["an enrolment".to_owned(), times, raw_sync]);
     let alone = format!("p50 {:.1} ms", figures.alone_p50_ms);
-    table.add_row(["an enrolment of one client alone".to_owned(), alone, String::new()]);
+    // At least two: it is written when it is staged and when it is settled.
+    let in_syncs = figures.alone_p50_ms / (figures.raw_sync_p50_ms + f64::from(figures.sync_delay_ms));
+    let in_syncs = format!("as long as {in_syncs:.1} syncs one after another");
+    table.add_row(["an enrolment of one client alone".to_owned(), alone, in_syncs]);
     table.show();
     if figures.repeated > 0 {
         output::line(format!("{} calls were sent again because the cluster had too much to do", figures.repeated));
