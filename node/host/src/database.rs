@@ -580,3 +580,30 @@ fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     *end.last_mut().expect("a prefix is not empty") += 1;
     end
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A replica that is opened takes its rows to be on disk.
+    #[test]
+    fn what_a_former_run_did_not_sync_is_in_files_once_the_database_is_opened() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let in_memory = |database: &Database| {
+            let family = database.family(Table::LOG).expect("it is always there");
+            let entries = rocksdb::properties::NUM_ENTRIES_ACTIVE_MEM_TABLE;
+            database.rows.property_int_value_cf(family, entries).expect("a property").expect("a number")
+        };
+        let mut changes = WriteBatch::default();
+        changes.put(Table::LOG, b"key".to_vec(), b"value".to_vec());
+        let database = Database::open(folder.path(), &[]).expect("a fresh folder");
+        database.write_groups([(1, &changes)], Durability::Unsynced).expect("the disk has room");
+        assert_eq!(in_memory(&database), 1);
+        drop(database);
+        let database = Database::open(folder.path(), &[]).expect("its own folder");
+        assert_eq!(in_memory(&database), 0, "the log was replayed into synced files");
+        let row =
+            database.get(Table::LOG, &row_key(Table::LOG, 1, Generation::default(), b"key"), &ReadOptions::default());
+        assert_eq!(row.expect("readable").as_deref(), Some(&b"value"[..]));
+    }
+}
