@@ -8,7 +8,6 @@
 mod config;
 mod engine;
 mod server;
-mod late_routes;
 mod identity;
 mod membership;
 mod replicas;
