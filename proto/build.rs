@@ -14,6 +14,7 @@ const FILES: &[&str] = &[
     "semel/internal/v1/command.proto",
     "semel/internal/v1/shard.proto",
     "semel/internal/v1/membership.proto",
+    "semel/internal/v1/coordinator.proto",
     "semel/internal/v1/raft.proto",
     "semel/internal/v1/snapshot.proto",
 ];

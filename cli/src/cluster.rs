@@ -1,4 +1,4 @@
-//! `semel cluster`: replicas that move between nodes, and nodes that go.
+//! `semel cluster`: replicas that move between nodes, nodes that go, and coordinators whose volume was lost.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use semel_client::{CallError, Client};
 use semel_files::names;
 use semel_proto::v1::cluster_service_client::ClusterServiceClient;
 use semel_proto::v1::{
-    CancelMoveRequest, DrainNodeRequest, DrainNodeResponse, ListMovesRequest, MoveReplicaRequest, RemoveNodeRequest,
-    ReplicaMove,
+    CancelMoveRequest, CancelReplacementRequest, CoordinatorStatus, DrainNodeRequest, DrainNodeResponse,
+    ListMovesRequest, MoveReplicaRequest, RemoveNodeRequest, ReplaceCoordinatorRequest, ReplicaMove,
 };
 use serde_json::json;
 
@@ -26,7 +26,7 @@ const SILENT_MAX: Duration = Duration::from_secs(60);
 /// Digits of a node's id that tell the nodes of one cluster apart.
 const ID_DIGITS: usize = 8;
 
-/// Moves replicas between nodes, empties and removes nodes.
+/// Moves replicas between nodes, empties and removes nodes, replaces coordinators.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct ClusterArguments {
@@ -40,6 +40,7 @@ enum Command {
     Moves(MovesArguments),
     Drain(DrainArguments),
     RemoveNode(RemoveNodeArguments),
+    ReplaceCoordinator(ReplaceCoordinatorArguments),
 }
 
 /// Moves a shard's replica from one node to another, or gives a move up.
@@ -120,6 +121,35 @@ struct RemoveNodeArguments {
     client: ClientArguments,
 }
 
+/// Lets an empty folder take the place of the volume that a coordinator lost.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Lets an empty folder take the place of the volume that a coordinator lost, and waits until it votes. Start the \
+        coordinator on an empty folder first, with the same settings and at the same address: it waits, and `semel status` says so. \
+        It is brought up to date beside the others and takes the place of what was lost in one step, under an id that is new; what was \
+        lost never comes back. The coordinators carry it out by themselves, as long as a majority of them lives: interrupted, this \
+        command can be given again.\n\nRestore the volume instead where that is possible. A copy of an older state is no such volume.",
+    after_help = format!("\
+Examples:
+    semel cluster replace-coordinator 2
+    semel cluster replace-coordinator 2 --cancel
+
+{EXIT_CODES}")
+)]
+struct ReplaceCoordinatorArguments {
+    /// The coordinator: its number among the voters.
+    #[arg(value_name = "N")]
+    coordinator: u64,
+    /// Gives the replacement up, unless the new volume votes by then.
+    #[arg(long)]
+    cancel: bool,
+    /// Returns as soon as the replacement has begun.
+    #[arg(long, conflicts_with = "cancel")]
+    no_wait: bool,
+    #[command(flatten)]
+    client: ClientArguments,
+}
+
 /// Runs `semel cluster`.
 pub(crate) async fn run(arguments: ClusterArguments) -> anyhow::Result<Exit> {
     match arguments.command {
@@ -128,6 +158,8 @@ pub(crate) async fn run(arguments: ClusterArguments) -> anyhow::Result<Exit> {
         Command::Moves(arguments) => moves(arguments).await,
         Command::Drain(arguments) => drain(arguments).await,
         Command::RemoveNode(arguments) => remove_node(arguments).await,
+        Command::ReplaceCoordinator(arguments) if arguments.cancel => cancel_replacement(arguments).await,
+        Command::ReplaceCoordinator(arguments) => replace_coordinator(arguments).await,
     }
 }
 
@@ -240,6 +272,70 @@ async fn remove_node(arguments: RemoveNodeArguments) -> anyhow::Result<Exit> {
         Output::Json => output::json(&json!({ "node_id": node_id }))?,
     }
     Ok(Exit::Done)
+}
+
+async fn replace_coordinator(arguments: ReplaceCoordinatorArguments) -> anyhow::Result<Exit> {
+    let ReplaceCoordinatorArguments { coordinator, no_wait, client: options, .. } = arguments;
+    let client = options.client()?;
+    let begun = client
+        .call(ReplaceCoordinatorRequest { coordinator }, |channel, request| async move {
+            ClusterServiceClient::new(channel).replace_coordinator(request).await
+        })
+        .await?;
+    let (from, to) = (begun.from_replica, begun.to_replica);
+    if let Output::Table = options.output {
+        output::line(format!(
+            "coordinator {coordinator}: replica {to} is brought up to date to take the place of {from}"
+        ));
+    }
+    if !no_wait && wait_until_replaced(&client, coordinator, to).await?.replica != to {
+        anyhow::bail!("the replacement of coordinator {coordinator}'s volume was given up");
+    }
+    match options.output {
+        Output::Table if no_wait => output::line("the coordinators carry it out; `semel status` shows how far it is"),
+        Output::Table => output::line(format!("coordinator {coordinator}: replica {to} votes in the place of {from}")),
+        Output::Json => {
+            output::json(&json!({ "coordinator": coordinator, "from_replica": from, "to_replica": to }))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+async fn cancel_replacement(arguments: ReplaceCoordinatorArguments) -> anyhow::Result<Exit> {
+    let ReplaceCoordinatorArguments { coordinator, client: options, .. } = arguments;
+    options
+        .client()?
+        .call(CancelReplacementRequest { coordinator }, |channel, request| async move {
+            ClusterServiceClient::new(channel).cancel_replacement(request).await
+        })
+        .await?;
+    match options.output {
+        Output::Table => {
+            output::line(format!(
+                "coordinator {coordinator}: nothing is replaced, or its replacement is being given up"
+            ));
+        }
+        Output::Json => output::json(&json!({ "coordinator": coordinator, "given_up": true }))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// What the status says of a coordinator once the replacement by a replica is over.
+async fn wait_until_replaced(client: &Client, coordinator: u64, to: u64) -> anyhow::Result<CoordinatorStatus> {
+    let mut patience = Patience::new();
+    // Whoever answers may be behind the one that began it: over is what was under way before, or has the replica in its place.
+    let (began, mut seen) = (tokio::time::Instant::now(), false);
+    loop {
+        if let Some(status) = patience.bear(client.status().await)? {
+            let found = status.coordinators.into_iter().find(|found| found.coordinator == coordinator);
+            let found = found.with_context(|| format!("the status names no coordinator {coordinator}"))?;
+            seen |= found.joining_replica == to || began.elapsed() > SILENT_MAX;
+            if found.replica == to || (seen && found.joining_replica != to) {
+                return Ok(found);
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 async fn under_way(client: &Client) -> Result<Vec<ReplicaMove>, CallError> {

@@ -139,10 +139,17 @@ pub(crate) fn status(status: &GetClusterStatusResponse) -> Value {
             "replicas": shard.replicas.iter().map(replica).collect::<Vec<_>>(),
         })
     };
-    let coordinators = status
-        .coordinators
-        .iter()
-        .map(|each| json!({ "coordinator": each.coordinator, "address": each.address, "leader": each.leader }));
+    let coordinators = status.coordinators.iter().map(|each| {
+        json!({
+            "coordinator": each.coordinator,
+            "address": each.address,
+            "leader": each.leader,
+            "replica": each.replica,
+            "joining_replica": each.joining_replica,
+            "cancelling": each.cancelling,
+            "waits": each.waits,
+        })
+    });
     let nodes = status.nodes.iter().map(|node| {
         json!({
             "node_id": node.node_id,

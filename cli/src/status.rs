@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use semel_files::names;
-use semel_proto::v1::{GetClusterStatusResponse, ReplicaRole, ReplicaStatus, ShardStatus};
+use semel_proto::v1::{CoordinatorStatus, GetClusterStatusResponse, ReplicaRole, ReplicaStatus, ShardStatus};
 
 use crate::connect::ClientArguments;
 use crate::document;
@@ -81,12 +81,32 @@ fn page(status: &GetClusterStatusResponse, shards: bool) -> Page {
         table.add_row([each.coordinator.to_string(), each.address.clone(), yes(each.leader)]);
     }
     page.table(&table);
+    for line in status.coordinators.iter().filter_map(replaced_line) {
+        page.line(line);
+    }
     add_nodes(&mut page, status);
     if shards {
         add_shards(&mut page, status);
     }
     add_galleries(&mut page, status);
     page
+}
+
+/// What there is to say of a coordinator whose volume was lost.
+fn replaced_line(coordinator: &CoordinatorStatus) -> Option<String> {
+    let CoordinatorStatus { coordinator: number, joining_replica, cancelling, waits, .. } = coordinator;
+    match (joining_replica, cancelling, waits) {
+        (0, _, false) => None,
+        (0, _, true) => Some(format!(
+            "coordinator {number} waits on an empty folder; restore its volume, or replace it: semel cluster replace-coordinator {number}"
+        )),
+        (replica, false, _) => {
+            Some(format!("coordinator {number}: its volume is being replaced, replica {replica} is brought up to date"))
+        }
+        (replica, true, _) => Some(format!(
+            "coordinator {number}: the replacement of its volume was given up, replica {replica} is removed"
+        )),
+    }
 }
 
 fn headline(status: &GetClusterStatusResponse) -> String {

@@ -1,4 +1,5 @@
-//! `ClusterService`: the status of the cluster, from the metadata and the nodes' last reports, and what operators ask to be moved.
+//! `ClusterService`: the status of the cluster, from the metadata and the nodes' last reports, and what operators ask to be moved or
+//! replaced.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,9 +9,10 @@ use semel_index::ShardId;
 use semel_proto::internal::v1::ReplicaReport;
 use semel_proto::v1 as public;
 use semel_proto::v1::cluster_service_server::ClusterService;
+use semel_raft::ReplicaId;
 use semel_workflow::{
-    MOVES_MAX, MetadataCommand, MetadataReceipt, MetadataView, MoveState, NodeId, ReplicaMove, ShardPlacement,
-    plan_drain,
+    COORDINATORS_MAX, CoordinatorId, CoordinatorReplicas, MOVES_MAX, MetadataCommand, MetadataReceipt, MetadataRefusal,
+    MetadataView, MoveState, NodeId, ReplicaMove, ShardPlacement, plan_drain,
 };
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -39,10 +41,17 @@ pub(crate) fn status(front: &Front) -> public::GetClusterStatusResponse {
     let view = front.metadata.view();
     let reports = front.nodes.routes.reports();
     let leader = front.metadata.leader();
-    let coordinators = view.coordinators().map(|coordinator| public::CoordinatorStatus {
-        coordinator: coordinator.id.get(),
-        address: coordinator.address.clone(),
-        leader: Some(coordinator.id) == leader,
+    let coordinators = view.coordinators().map(|coordinator| {
+        let replicas = view.coordinator_replicas(coordinator.id);
+        public::CoordinatorStatus {
+            coordinator: coordinator.id.get(),
+            address: coordinator.address.clone(),
+            leader: Some(coordinator.id) == leader,
+            replica: replicas.voter.get(),
+            joining_replica: replicas.joining_replica().map_or(0, ReplicaId::get),
+            cancelling: replicas.joining.is_some_and(|joining| joining.cancelling),
+            waits: front.introductions.waiting(coordinator.id).is_some(),
+        }
     });
     let shards: Vec<public::ShardStatus> =
         view.shard_map().values().map(|placement| shard(&view, placement, &reports)).collect();
@@ -152,6 +161,25 @@ impl ClusterServer {
         Ok(node_id)
     }
 
+    async fn replace(&self, coordinator: CoordinatorId) -> Result<CoordinatorReplicas, ClientError> {
+        let view = self.current().await?;
+        if view.coordinators().all(|known| known.id != coordinator) {
+            return Err(ClientError::MetadataRefused(MetadataRefusal::NoSuchCoordinator { coordinator }));
+        }
+        // What is under way needs no folder that still waits: it may have been let in already.
+        let under_way = view.coordinator_replicas(coordinator).joining.map(|joining| joining.volume);
+        let volume = self.front.introductions.waiting(coordinator).or(under_way);
+        let volume = volume.ok_or(ClientError::NoEmptyFolder(coordinator))?;
+        match self.record(&MetadataCommand::ReplaceCoordinator { coordinator, volume }).await? {
+            MetadataReceipt::CoordinatorReplicas(replicas) => {
+                let (from, to) = (replicas.voter.get(), replicas.newest.get());
+                tracing::info!(%coordinator, from, to, "the volume of a coordinator is being replaced");
+                Ok(replicas)
+            }
+            receipt => unreachable!("a replacement is answered with replicas, not with {receipt:?}"),
+        }
+    }
+
     fn shown(&self, moving: &ReplicaMove) -> public::ReplicaMove {
         public::ReplicaMove {
             shard: moving.shard.0,
@@ -168,6 +196,11 @@ impl ClusterServer {
             lag: moves::lag(&self.front.nodes.routes, moving).unwrap_or(0),
         }
     }
+}
+
+fn numbered(number: u64) -> Result<CoordinatorId, ClientError> {
+    let reason = format!("must be 1 to {COORDINATORS_MAX}");
+    CoordinatorId::new(number).ok_or_else(|| ClientError::field("coordinator", reason))
 }
 
 /// The node that an operator names: by its address, or by digits that only its id begins with.
@@ -294,6 +327,24 @@ impl ClusterService for ClusterServer {
     ) -> Result<Response<public::RemoveNodeResponse>, Status> {
         let node_id = self.remove(request.get_ref()).await?.to_string();
         Ok(Response::new(public::RemoveNodeResponse { node_id }))
+    }
+
+    async fn replace_coordinator(
+        &self,
+        request: Request<public::ReplaceCoordinatorRequest>,
+    ) -> Result<Response<public::ReplaceCoordinatorResponse>, Status> {
+        let replicas = self.replace(numbered(request.get_ref().coordinator)?).await?;
+        let (from_replica, to_replica) = (replicas.voter.get(), replicas.newest.get());
+        Ok(Response::new(public::ReplaceCoordinatorResponse { from_replica, to_replica }))
+    }
+
+    async fn cancel_replacement(
+        &self,
+        request: Request<public::CancelReplacementRequest>,
+    ) -> Result<Response<public::CancelReplacementResponse>, Status> {
+        let coordinator = numbered(request.get_ref().coordinator)?;
+        self.record(&MetadataCommand::CancelReplacement { coordinator }).await?;
+        Ok(Response::new(public::CancelReplacementResponse {}))
     }
 }
 

@@ -9,6 +9,7 @@ use semel_workflow::{ContentDigestKey, GalleryRecord, MetadataView, Rotations, V
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
+use crate::introductions::Introductions;
 use crate::metadata::Metadata;
 use crate::metrics::CoordinatorMetrics;
 use crate::nodes::Nodes;
@@ -41,6 +42,7 @@ type KeyCell = Arc<OnceCell<Arc<GalleryKeys>>>;
 /// One coordinator's front.
 pub(crate) struct Front {
     pub(crate) metadata: Arc<Metadata>,
+    pub(crate) introductions: Arc<Introductions>,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) sweep: EnrolmentSweep,
     pub(crate) obligations: ObligationInbox,
@@ -54,6 +56,7 @@ pub(crate) struct Front {
 impl Front {
     pub(crate) fn new(
         metadata: Arc<Metadata>,
+        introductions: Arc<Introductions>,
         nodes: Arc<Nodes>,
         obligations: ObligationInbox,
         enrolments_max: usize,
@@ -61,6 +64,7 @@ impl Front {
     ) -> Arc<Self> {
         Arc::new(Self {
             metadata,
+            introductions,
             nodes,
             sweep: EnrolmentSweep::default(),
             obligations,

@@ -39,6 +39,7 @@ fn gallery(receipt: MetadataReceipt) -> Result<public::Gallery, ClientError> {
         MetadataReceipt::Gallery(record) => Ok(convert::gallery_of(&record)),
         MetadataReceipt::Cluster(_)
         | MetadataReceipt::Move(_)
+        | MetadataReceipt::CoordinatorReplicas(_)
         | MetadataReceipt::Done
         | MetadataReceipt::Refused(_) => Err(ClientError::MetadataRefused(MetadataRefusal::Malformed)),
     }
@@ -88,7 +89,9 @@ pub(crate) fn refusal_code(refusal: &MetadataRefusal) -> Code {
         MetadataRefusal::Malformed => Code::Internal,
         MetadataRefusal::NotInitialised | MetadataRefusal::NotPlaced { .. } => Code::Unavailable,
         MetadataRefusal::GalleryExists => Code::AlreadyExists,
-        MetadataRefusal::NoSuchGallery | MetadataRefusal::NoSuchNode { .. } => Code::NotFound,
+        MetadataRefusal::NoSuchGallery
+        | MetadataRefusal::NoSuchNode { .. }
+        | MetadataRefusal::NoSuchCoordinator { .. } => Code::NotFound,
         MetadataRefusal::SpecsChanged => Code::InvalidArgument,
         MetadataRefusal::VersionMismatch { .. } => Code::Aborted,
         MetadataRefusal::EmptiedVolume { .. }
@@ -98,7 +101,8 @@ pub(crate) fn refusal_code(refusal: &MetadataRefusal) -> Code {
         | MetadataRefusal::MoveUnderWay { .. }
         | MetadataRefusal::NoSuchMove { .. }
         | MetadataRefusal::MoveGivenUp { .. }
-        | MetadataRefusal::NodeInUse { .. } => Code::FailedPrecondition,
+        | MetadataRefusal::NodeInUse { .. }
+        | MetadataRefusal::ReplacementUnderWay { .. } => Code::FailedPrecondition,
         MetadataRefusal::TooManyGalleries { .. }
         | MetadataRefusal::TooManyPolicyVersions { .. }
         | MetadataRefusal::TooManyNodes { .. }

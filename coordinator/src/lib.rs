@@ -7,6 +7,9 @@
 
 mod config;
 mod server;
+mod volume;
+mod admission;
+mod introductions;
 mod metadata;
 mod front;
 mod enrolment_service;
@@ -14,6 +17,7 @@ mod drive;
 mod nodes;
 mod routes;
 mod moves;
+mod replacement;
 mod obligations;
 mod sweep;
 mod identification_service;

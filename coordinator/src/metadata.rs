@@ -1,33 +1,28 @@
 //! The metadata group as this coordinator sees it: its replica, the view derived from its rows, and how the cluster is
 //! initialised and its shards placed.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
-use semel_proto::v1::GetClusterStatusRequest;
-use semel_proto::v1::cluster_service_client::ClusterServiceClient;
-use semel_raft::{BarrierError, LogIndex, ProposeError, ReplicaId, Role, StoreError};
+use anyhow::bail;
+use semel_raft::{BarrierError, LogIndex, MembershipChange, ProposeError, ReplicaId, ReplicaStatus, Role, StoreError};
 use semel_raft_host::{
-    ClusterId, Database, FreshGroup, GroupConfig, GroupStatus, GroupStore, GrpcTransport, Host, HostConfig, HostHandle,
-    Publisher,
+    ClusterId, Directory, GroupConfig, GroupStatus, GroupStore, GrpcTransport, Host, HostConfig, HostHandle, Publisher,
 };
 use semel_workflow::{
-    Cluster, Coordinator, MetadataChanged, MetadataCommand, MetadataMachine, MetadataReceipt, MetadataRefusal,
-    MetadataView,
+    Cluster, Coordinator, CoordinatorId, MetadataChanged, MetadataCommand, MetadataMachine, MetadataReceipt,
+    MetadataRefusal, MetadataView,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tonic::transport::Endpoint;
 
+use crate::admission::Admitted;
 use crate::config::{CoordinatorConfig, Voter};
 use crate::routes::Routes;
+use crate::volume::Volume;
 
 /// The group's number, beyond every shard's.
-const GROUP: u64 = 1 << 32;
-/// How long another voter may take to say whom it knows.
-const ASK_WITHIN: Duration = Duration::from_secs(1);
+pub(crate) const GROUP: u64 = 1 << 32;
 /// The pause between two tries of a proposal.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// Ticks without a word from the group's leader until another one campaigns. Fewer than for shards: every enrolment waits for this one
@@ -35,8 +30,6 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 const ELECTION_TICKS: usize = 14;
 /// How long a coordinator that stops waits for each other voter to take the lead.
 const HAND_OVER_WITHIN: Duration = Duration::from_millis(400);
-/// The name under which the volume keeps the voters that the group was founded with.
-const VOTERS: &str = "metadata_voters";
 
 /// Committed entries that the view of a coordinator that is ready may still have to take in.
 const READY_LAG_MAX: u64 = 64;
@@ -59,22 +52,52 @@ pub(crate) struct CurrentView {
 
 /// This coordinator's part of the metadata group.
 pub(crate) struct Metadata {
-    id: ReplicaId,
-    /// The other voters.
-    others: Vec<ReplicaId>,
+    coordinator: CoordinatorId,
+    replica: ReplicaId,
     host: HostHandle<MetadataMachine>,
     current: watch::Receiver<CurrentView>,
     status: watch::Receiver<GroupStatus>,
 }
 
-/// Derives the view.
+/// Derives the view, and with it where each replica of the group listens.
 struct ViewPublisher {
     current: watch::Sender<CurrentView>,
+    addresses: Addresses,
+}
+
+/// Where the replicas of the group listen: settings say where each coordinator does, the metadata which replica it has.
+struct Addresses {
+    voters: Vec<Voter>,
+    /// Which replica votes for which coordinator, as others said at the start: used until the rows are here.
+    told: Vec<(u64, ReplicaId)>,
+    transport: GrpcTransport,
+}
+
+impl Addresses {
+    fn learn(&self, view: &MetadataView) {
+        self.transport.set_directory(directory(&self.voters, &self.told, view));
+    }
+}
+
+fn directory(voters: &[Voter], told: &[(u64, ReplicaId)], view: &MetadataView) -> Directory {
+    let replicas = |voter: &Voter| -> Vec<ReplicaId> {
+        let Some(coordinator) = CoordinatorId::new(voter.id) else { return Vec::new() };
+        let recorded = view.coordinator_replicas(coordinator);
+        let told = told.iter().filter(|(coordinator, _)| *coordinator == voter.id).map(|(_, replica)| *replica);
+        let told = told.filter(|replica| *replica > recorded.newest);
+        told.chain([recorded.voter]).chain(recorded.joining_replica()).collect()
+    };
+    let addresses = voters.iter().flat_map(|voter| {
+        let address = |replica| (replica, voter.address.clone());
+        replicas(voter).into_iter().map(address).collect::<Vec<_>>()
+    });
+    addresses.collect()
 }
 
 impl Publisher<MetadataMachine> for ViewPublisher {
     fn restore(&mut self, applied: LogIndex, store: &GroupStore) -> Result<(), StoreError> {
         let view = Arc::new(MetadataView::load(store)?);
+        self.addresses.learn(&view);
         self.current.send_replace(CurrentView { applied, view });
         Ok(())
     }
@@ -85,13 +108,27 @@ impl Publisher<MetadataMachine> for ViewPublisher {
             current.applied = applied;
             if !changes.is_empty() {
                 current.view = Arc::new(current.view.with(&changes));
+                self.addresses.learn(&current.view);
             }
         });
     }
 }
 
+/// The coordinators that vote, by number.
+pub(crate) fn voters(config: &CoordinatorConfig, address: &str) -> Vec<Voter> {
+    let mut voters = match config.voters.as_slice() {
+        [] => vec![Voter { id: config.id, address: address.to_owned() }],
+        voters => voters.to_vec(),
+    };
+    voters.sort_by_key(|voter| voter.id);
+    voters
+}
+
 /// The id under which the group's messages travel: the cluster's own id is only drawn inside the group, so it comes from who may vote.
-fn transport_id(voters: &[Voter]) -> ClusterId {
+pub(crate) fn group_id(config: &CoordinatorConfig) -> ClusterId {
+    // A lone coordinator may move to another address: nobody else sends it messages of the group.
+    let mut voters = config.voters.clone();
+    voters.sort_by_key(|voter| voter.id);
     let mut hasher = blake3::Hasher::new_derive_key("semel 2026 metadata group");
     for voter in voters {
         hasher.update(&voter.id.to_le_bytes()).update(voter.address.as_bytes()).update(&[0]);
@@ -99,81 +136,35 @@ fn transport_id(voters: &[Voter]) -> ClusterId {
     ClusterId(*hasher.finalize().as_bytes().first_chunk().expect("a BLAKE3 digest has 32 bytes"))
 }
 
-/// Refuses to found a replica on an empty volume where another voter already knows this one as a member: what it voted for and acknowledged
-/// was on the volume that was lost. Voters that do not answer are not waited for, so this finds a lost volume only while another
-/// coordinator runs.
-async fn refuse_if_known(voters: &[Voter], own: u64) -> anyhow::Result<()> {
-    let asked = voters.iter().filter(|voter| voter.id != own).map(|voter| async move {
-        let endpoint = Endpoint::from_shared(format!("http://{}", voter.address)).ok()?.connect_timeout(ASK_WITHIN);
-        let mut client = ClusterServiceClient::new(endpoint.connect_lazy());
-        let asking = client.get_cluster_status(GetClusterStatusRequest {});
-        Some(tokio::time::timeout(ASK_WITHIN, asking).await.ok()?.ok()?.into_inner())
-    });
-    let answers = futures::future::join_all(asked).await;
-    let known = answers.iter().flatten().any(|status| status.coordinators.iter().any(|known| known.coordinator == own));
-    ensure!(
-        !known,
-        "data: the folder is empty, but the other coordinators know coordinator {own} as a member; restore its folder, \
-         as membership cannot change yet"
-    );
-    Ok(())
-}
-
 impl Metadata {
-    /// Opens this coordinator's replica on `database`.
+    /// Opens this coordinator's replica on its volume.
     pub(crate) async fn open(
         config: &CoordinatorConfig,
-        address: &str,
-        database: Arc<Database>,
+        volume: &Volume,
+        voters: &[Voter],
+        admitted: Admitted,
         transport: &GrpcTransport,
     ) -> anyhow::Result<(Host<MetadataMachine>, Arc<Self>)> {
-        let id = ReplicaId::new(config.id).context("id: must be at least 1")?;
-        let mut voters = match config.voters.as_slice() {
-            [] => vec![Voter { id: config.id, address: address.to_owned() }],
-            voters => voters.to_vec(),
-        };
-        voters.sort_by_key(|voter| voter.id);
-        let replica = |voter: &Voter| ReplicaId::new(voter.id).context("voters: an id is 0");
-        let replicas = voters.iter().map(replica).collect::<anyhow::Result<Vec<_>>>()?;
-        let directory: HashMap<ReplicaId, String> =
-            replicas.iter().zip(&voters).map(|(&replica, voter)| (replica, voter.address.clone())).collect();
-        transport.set_directory(directory.clone());
-        let ids: Vec<u8> = replicas.iter().flat_map(|replica| replica.get().to_le_bytes()).collect();
-        let fresh = match database.identity(VOTERS)? {
-            None => {
-                refuse_if_known(&voters, config.id).await?;
-                FreshGroup::Bootstrap { voters: replicas }
-            }
-            Some(founded) => {
-                ensure!(
-                    founded == ids,
-                    "voters: the group was founded with other ids, and its membership cannot change yet"
-                );
-                FreshGroup::Refuse
-            }
-        };
-        let named = match config.voters.as_slice() {
-            // A lone coordinator may move to another address: nobody else sends it messages of the group.
-            [] => transport_id(&[]),
-            _ => transport_id(&voters),
-        };
         let host_config = HostConfig {
             tick: Duration::from_millis(config.tick_ms),
             seed: rand::random(),
             election_ticks: ELECTION_TICKS,
             log_entries_max: config.log_entries_max,
-            ..HostConfig::new(named)
+            ..HostConfig::new(group_id(config))
         };
-        let host = Host::start(host_config, Arc::clone(&database), Arc::new(transport.clone()))?;
+        let database = Arc::clone(volume.database());
+        let host = Host::start(host_config, database, Arc::new(transport.clone()))?;
         let (sender, current) = watch::channel(CurrentView { applied: LogIndex(0), view: Arc::default() });
-        let publisher = ViewPublisher { current: sender };
-        let group = GroupConfig { group: GROUP, replica: id, fresh };
+        let Admitted { replica, fresh, replicas } = admitted;
+        let addresses = Addresses { voters: voters.to_vec(), told: replicas, transport: transport.clone() };
+        let publisher = ViewPublisher { current: sender, addresses };
+        let group = GroupConfig { group: GROUP, replica, fresh };
         let handle = host.handle();
         let status = handle.add_group(group, MetadataMachine, Box::new(publisher)).await?;
         // Remembered only once the rows are there, so that "remembered, yet no rows" always means a loss.
-        database.put_identity(VOTERS, &ids)?;
-        let others = directory.into_keys().filter(|other| *other != id).collect();
-        Ok((host, Arc::new(Self { id, others, host: handle, current, status })))
+        volume.has_rows()?;
+        let coordinator = volume.coordinator();
+        Ok((host, Arc::new(Self { coordinator, replica, host: handle, current, status })))
     }
 
     /// Whether this coordinator leads the group, as far as it knows.
@@ -181,16 +172,43 @@ impl Metadata {
         self.status.borrow().running().is_some_and(|status| status.role == Role::Leader)
     }
 
-    /// The group's leader, as far as this coordinator knows.
-    pub(crate) fn leader(&self) -> Option<ReplicaId> {
-        self.status.borrow().running().and_then(|status| status.leader)
+    /// The coordinator that leads the group, as far as this one knows.
+    pub(crate) fn leader(&self) -> Option<CoordinatorId> {
+        let replica = self.status.borrow().running().and_then(|status| status.leader)?;
+        self.view().coordinator_of(replica)
+    }
+
+    /// The state of this coordinator's replica, if it takes part.
+    pub(crate) fn status(&self) -> Option<ReplicaStatus> {
+        self.status.borrow().running().cloned()
+    }
+
+    /// Whether the group's configuration, as it is known here, has learners.
+    pub(crate) fn has_learners(&self) -> bool {
+        self.status.borrow().running().is_some_and(|status| !status.learners.is_empty())
+    }
+
+    /// Changes who belongs to the group, if this coordinator leads it; returns the epoch of the configuration that this led to.
+    pub(crate) async fn change_membership(
+        &self,
+        change: MembershipChange,
+        expected_epoch: u64,
+        within: Duration,
+    ) -> Result<u64, String> {
+        let changed = self.host.change_membership(GROUP, change, expected_epoch);
+        let changed = tokio::time::timeout(within, changed).await.map_err(|_| "no answer in time".to_owned())?;
+        changed.map_err(|error| error.to_string())
     }
 
     /// Hands the lead to another voter if this coordinator has it, so that nobody waits for an election when it is gone. Gives up
     /// where no other takes it.
     pub(crate) async fn hand_over(&self) {
         let mut status = self.status.clone();
-        for &other in self.others.iter().filter(|_| self.leads()) {
+        let voters = self.status().map(|status| status.voters).unwrap_or_default();
+        for other in voters.into_iter().filter(|voter| *voter != self.replica) {
+            if !self.leads() {
+                return;
+            }
             if self.host.transfer_leadership(GROUP, other).is_err() {
                 return;
             }
@@ -286,7 +304,7 @@ impl Metadata {
     /// # Errors
     /// If this coordinator's replica has stopped.
     pub(crate) async fn initialise(&self, wanted: Cluster, address: &str) -> anyhow::Result<Cluster> {
-        let coordinator = Coordinator { id: self.id, address: address.to_owned() };
+        let coordinator = Coordinator { id: self.coordinator, address: address.to_owned() };
         loop {
             let deadline = Instant::now() + Duration::from_secs(5);
             let founded = self.propose(&MetadataCommand::Initialise(wanted), deadline).await;

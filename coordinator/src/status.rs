@@ -1,7 +1,7 @@
 //! Turns what keeps the coordinator from answering into gRPC. The message names what is wrong and what to do.
 
 use semel_proto::RETRY_AFTER_MS;
-use semel_workflow::{MetadataRefusal, Refusal, ValidationError};
+use semel_workflow::{CoordinatorId, MetadataRefusal, Refusal, ValidationError};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -39,6 +39,10 @@ pub(crate) enum ClientError {
     #[error("node {0} is live: stop its process first, and see that it is not started again")]
     NodeLive(String),
     #[error(
+        "no empty folder of coordinator {0} waits to be let in: start it on one, at its address among `voters`, and see what it logs"
+    )]
+    NoEmptyFolder(CoordinatorId),
+    #[error(
         "no live node can take the replica of shard {shard}, as replicas of a shard must be on different nodes; add a node"
     )]
     NowhereToMove { shard: u32 },
@@ -67,9 +71,11 @@ impl ClientError {
             Self::Invalid(_) | Self::InvalidField { .. } => Code::InvalidArgument,
             Self::NoSuchGallery(_) | Self::NoSuchRecord { .. } => Code::NotFound,
             Self::AlreadyExists(_) => Code::AlreadyExists,
-            Self::Withdrawn(_) | Self::NodeNotLive(_) | Self::NodeLive(_) | Self::NowhereToMove { .. } => {
-                Code::FailedPrecondition
-            }
+            Self::Withdrawn(_)
+            | Self::NodeNotLive(_)
+            | Self::NodeLive(_)
+            | Self::NowhereToMove { .. }
+            | Self::NoEmptyFolder(_) => Code::FailedPrecondition,
             Self::NoSuchNode(_) => Code::NotFound,
             Self::IdentificationNotAllowed(_) => Code::PermissionDenied,
             Self::NotReady(_) | Self::Metadata(_) | Self::StageFailed { .. } | Self::Stopping => Code::Unavailable,
@@ -106,6 +112,9 @@ fn next(refusal: &MetadataRefusal) -> &'static str {
         MetadataRefusal::NodeInUse { .. } => "; move them away first: `semel cluster drain`",
         MetadataRefusal::TooManyMoves { .. } => "; wait until one is done: `semel cluster moves`",
         MetadataRefusal::MoveUnderWay { .. } => "; wait until it is done, or give it up: `semel cluster move --cancel`",
+        MetadataRefusal::ReplacementUnderWay { .. } => {
+            "; wait until it is done, or give it up: `semel cluster replace-coordinator --cancel`"
+        }
         MetadataRefusal::NoReplicaThere { .. } | MetadataRefusal::ReplicaThereAlready { .. } => {
             "; `semel status --shards` shows where they are"
         }

@@ -194,6 +194,31 @@ impl Catalogue {
         }
     }
 
+    /// Closes growing segments that have at least so many references and an engine can build from, before they are as long as
+    /// segments are meant to be: for a collection that has ceased to grow, whose templates need not stay in memory.
+    ///
+    /// Each segment costs what an engine holds for it, and every search a pass over it, so `references_min` bounds how many
+    /// short ones there can be.
+    pub fn close_growing(&mut self, references_min: usize) {
+        let closes = |collection: &Collection| {
+            let at_least = self.config.references_min(&collection.comparable.spec, references_min);
+            (collection.growing_embeddings() >= at_least).then_some(at_least)
+        };
+        let galleries = self.galleries.iter();
+        let closing = galleries.flat_map(|(id, gallery)| {
+            let numbered = gallery.collections.iter().enumerate();
+            numbered.filter_map(|(number, collection)| Some((id.clone(), number, closes(collection)?)))
+        });
+        let closing: Vec<(GalleryId, usize, usize)> = closing.collect();
+        for (id, collection, at_least) in closing {
+            self.published = None;
+            let gallery = Arc::make_mut(&mut self.galleries).get_mut(&id).expect("found above");
+            let closed = Arc::make_mut(gallery).collections[collection].close(at_least);
+            let segment = closed.expect("it has as many");
+            self.seals_waiting.insert(SegmentPlace { gallery: id, collection, segment });
+        }
+    }
+
     /// Sealing jobs to run on other threads, so that no more than `seal_jobs_max` are out. Each must come back through
     /// [`Self::sealed`].
     pub fn seal_jobs(&mut self) -> Vec<SealJob> {

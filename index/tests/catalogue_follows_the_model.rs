@@ -24,6 +24,9 @@ enum Step {
     Advance(u64),
     /// Keeps a snapshot for later searches.
     Publish,
+    CloseGrowing {
+        references_min: usize,
+    },
     TakeSealJobs,
     /// Runs the oldest or the newest job taken.
     FinishSealJob {
@@ -110,6 +113,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (any::<bool>(), 0_u32..60).prop_map(|(gallery, enrolment)| Step::Withdraw { gallery, enrolment }),
         1 => (0_u64..5).prop_map(Step::Advance),
         3 => Just(Step::Publish),
+        1 => (0_usize..8).prop_map(|references_min| Step::CloseGrowing { references_min }),
         2 => Just(Step::TakeSealJobs),
         3 => any::<bool>().prop_map(|oldest| Step::FinishSealJob { oldest }),
         1 => Just(Step::LoseSealJob),
@@ -169,6 +173,7 @@ impl Pair {
                 self.catalogue.advance(self.index);
             }
             Step::Publish => self.publish(),
+            Step::CloseGrowing { references_min } => self.catalogue.close_growing(references_min),
             Step::TakeSealJobs => {
                 self.jobs.extend(self.catalogue.seal_jobs());
                 prop_assert!(self.jobs.len() <= SEAL_JOBS_MAX);

@@ -283,6 +283,8 @@ proptest! {
         withdrawn in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
         kept_until in any::<prop::sample::Index>(),
         seal_at in prop::sample::select(vec![1_usize, 4, 9]),
+        quiet_at in any::<prop::sample::Index>(),
+        close_at in 1_usize..9,
         in_memory in any::<bool>(),
         harm in prop::sample::select(vec![Damage::None, Damage::Flip, Damage::Cut, Damage::Lose, Damage::Exchange]),
         at in any::<prop::sample::Index>(),
@@ -290,7 +292,10 @@ proptest! {
         let kept_until = kept_until.index(enrolments.len() + 1);
         let mut files = Files::new(in_memory);
         let (mut catalogue, mut model) = (Catalogue::new(config(seal_at)), Model::default());
-        stage_all(&mut catalogue, &mut model, &enrolments[..kept_until], 1);
+        let quiet_at = quiet_at.index(kept_until + 1);
+        stage_all(&mut catalogue, &mut model, &enrolments[..quiet_at], 1);
+        catalogue.close_growing(close_at);
+        stage_all(&mut catalogue, &mut model, &enrolments[quiet_at..kept_until], 1 + quiet_at as u64);
         let gone: Vec<&StagedEnrolment> = withdrawn.iter().filter(|_| !enrolments.is_empty()).map(|at| at.get(&enrolments)).collect();
         let (before, after) = gone.split_at(gone.len() / 2);
         let withdraw = |catalogue: &mut Catalogue, model: &mut Model, gone: &[&StagedEnrolment]| {

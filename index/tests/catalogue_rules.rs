@@ -239,6 +239,34 @@ fn no_segment_seals_below_the_engines_minimum() {
     assert!(catalogue.seal_jobs().is_empty());
     catalogue.stage(1, with_face(39, [1.0, 0.0, 0.0, 0.0]));
     assert_eq!(catalogue.seal_jobs().into_iter().map(|job| catalogue.sealed(job.run())).count(), 1);
+    catalogue.stage(1, with_face(40, [1.0, 0.0, 0.0, 0.0]));
+    catalogue.close_growing(1);
+    assert!(catalogue.seal_jobs().is_empty(), "the engine wants 40");
+}
+
+#[test]
+fn what_has_ceased_to_grow_can_be_sealed_before_it_is_full() {
+    let mut catalogue = catalogue(TestEngine(Behaviour::Proposes), 50);
+    let probe = face_probe([1.0, 7.0, 3.0, -2.0], 950_000);
+    let stage = |catalogue: &mut Catalogue, numbers: std::ops::Range<u32>| {
+        numbers.for_each(|number| catalogue.stage(1, with_face(number, [1.0, number as f32, 3.0, -2.0])));
+    };
+    stage(&mut catalogue, 0..20);
+    let snapshot = catalogue.snapshot();
+    catalogue.close_growing(21);
+    assert!(Arc::ptr_eq(&snapshot, &catalogue.snapshot()) && catalogue.seal_jobs().is_empty(), "it is too short");
+    let before = search(&mut catalogue, &probe);
+    catalogue.close_growing(20);
+    assert_eq!(search(&mut catalogue, &probe), before);
+    let jobs = catalogue.seal_jobs();
+    assert_eq!(jobs.iter().map(semel_index::SealJob::references).collect::<Vec<_>>(), [20]);
+    // What comes meanwhile grows anew, up to the length that segments are meant to have.
+    stage(&mut catalogue, 20..75);
+    jobs.into_iter().for_each(|job| catalogue.sealed(job.run()));
+    let status = &catalogue.snapshot().collections()[0];
+    assert_eq!((status.growing_references, status.sealed_references, status.segments), (5, 70, 2));
+    catalogue.close_growing(20);
+    assert_eq!(catalogue.snapshot().collections()[0].growing_references, 5);
 }
 
 /// An engine whose segments record what they were calibrated with.

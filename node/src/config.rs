@@ -16,7 +16,8 @@ pub enum TemplatesKept {
     #[default]
     Memory,
     /// In the segments' files, read where an engine proposes a row: a small part of the memory, and some reads of the disk per
-    /// search. A segment that no engine was built over is read whole by every search.
+    /// search. A segment that no engine was built over is read whole by every search. What grows is in memory: up to a full segment, and
+    /// where a shard takes in nothing for 10 s, up to an eighth of one.
     Disk,
 }
 

@@ -3,17 +3,17 @@
 //! A shell: it owns the disk, the sockets, the threads and the clock. What a shard replicates and how it is searched live in the
 //! cores (`semel-shard`, `semel-index`); how a replica is driven lives in `semel-raft-host`.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod config;
 mod engine;
 mod server;
-mod late_routes;
 mod identity;
 mod membership;
 mod replicas;
 mod segment_cache;
 mod shard_view;
+mod memory;
 mod loading;
 mod sealing;
 mod search;

@@ -12,6 +12,7 @@ use semel_raft_host::GroupStore;
 use semel_shard::SearchView;
 use tokio::sync::Semaphore;
 
+use crate::memory;
 use crate::segment_cache::ShardFiles;
 use crate::shard_view::{Installed, LoadRequest, ShardView};
 
@@ -105,6 +106,7 @@ fn load(
     loop {
         match view.install(request, loaded)? {
             Installed::Yes => {
+                memory::give_back();
                 let references: usize = view
                     .moment()
                     .catalogue()

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::loading::checkpoint_of;
+use crate::memory;
 use crate::segment_cache::ShardFiles;
 use crate::shard_view::ShardView;
 
@@ -17,6 +18,11 @@ use crate::shard_view::ShardView;
 pub(crate) const WRITES_AT_ONCE: usize = 2;
 /// How long a shard writes nothing after a write that failed.
 const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// How long a shard takes in nothing until what grows there is sealed before it is full, where that takes templates out of memory.
+const QUIET_FOR: Duration = Duration::from_secs(10);
+/// Which part of a full segment it must be: a short segment costs an engine's tables, and every search a pass, like a full one.
+const QUIET_SHARE: usize = 8;
 
 /// What all shards of a node share.
 #[derive(Debug, Clone)]
@@ -41,7 +47,15 @@ impl Sealer {
     pub(crate) async fn run(self) {
         let mut moments = self.view.moments();
         let mut write_from = Instant::now();
-        while moments.changed().await.is_ok() {
+        loop {
+            match tokio::time::timeout(QUIET_FOR, moments.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) if self.files.take_templates() => {
+                    self.view.close_growing(self.config.seal_at_references / QUIET_SHARE);
+                }
+                Err(_) => continue,
+            }
             loop {
                 let jobs = self.view.seal_jobs();
                 let sealed_some = !jobs.is_empty();
@@ -95,7 +109,10 @@ impl Sealer {
         if kept == 0 {
             return failed.is_empty();
         }
-        match self.write_checkpoint().await {
+        let written = self.write_checkpoint().await;
+        // Nobody waits for it; a thread that cannot be had, as at the end of the process, does not give back.
+        let _ = tokio::task::spawn_blocking(memory::give_back).await;
+        match written {
             Ok(()) => failed.is_empty(),
             Err(error) => {
                 let (shard, reason) = (self.files.shard(), format!("{error:#}"));

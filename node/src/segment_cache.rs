@@ -135,6 +135,11 @@ impl ShardFiles {
         &self.key
     }
 
+    /// Whether the templates of kept segments leave memory.
+    pub(crate) fn take_templates(&self) -> bool {
+        self.templates == TemplatesKept::Disk
+    }
+
     /// The checkpoint, if there is one that can be used.
     pub(crate) fn checkpoint(&self, of: &CheckpointOf) -> Option<Checkpoint> {
         let path = self.folder.join(CHECKPOINT);

@@ -13,8 +13,8 @@ use semel_proto::internal::v1::shard_service_server::ShardServiceServer;
 use semel_proto::internal::v1::snapshot_service_server::SnapshotServiceServer;
 use semel_raft::StateMachine as _;
 use semel_raft_host::{
-    Database, EXCHANGE_BYTES_MAX, GrpcTransport, Host, HostConfig, RaftServer, SNAPSHOT_MESSAGE_BYTES_MAX,
-    SnapshotServer, metrics, server,
+    Database, EXCHANGE_BYTES_MAX, GrpcTransport, Host, HostConfig, Opener, RaftServer, SNAPSHOT_MESSAGE_BYTES_MAX,
+    SnapshotServer, late_routes, metrics, server,
 };
 use semel_shard::ShardMachine;
 use semel_telemetry::Monitor;
@@ -25,7 +25,6 @@ use tonic_health::server::HealthReporter;
 
 use crate::config::NodeConfig;
 use crate::identity::Identity;
-use crate::late_routes::{Opener, late_routes};
 use crate::membership;
 use crate::metrics::NodeMetrics;
 use crate::replicas::Replicas;
@@ -79,7 +78,7 @@ async fn answer(
     for service in SERVICES.into_iter().chain([""]) {
         reporter.set_service_status(service, ServingStatus::NotServing).await;
     }
-    let (opener, routes) = late_routes();
+    let (opener, routes) = late_routes("the node is starting");
     let mut serving = pin!(server::serve(listener, routes, health, &SERVICES, shutdown));
     let (stop, stopped) = oneshot::channel();
     let mut running = pin!(run(config, address, monitor, reporter, opener, stopped));

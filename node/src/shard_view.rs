@@ -226,6 +226,13 @@ impl ShardView {
         lock(&self.searched).as_mut().map_or_else(Vec::new, |searched| searched.catalogue().seal_jobs())
     }
 
+    /// Has what has ceased to grow sealed, where it has at least so many references.
+    pub(crate) fn close_growing(&self, references_min: usize) {
+        if let Some(searched) = lock(&self.searched).as_mut() {
+            searched.catalogue().close_growing(references_min);
+        }
+    }
+
     /// Swaps a sealed segment in.
     pub(crate) fn sealed(&self, sealed: Sealed) {
         self.change(|searched| searched.catalogue().sealed(sealed));

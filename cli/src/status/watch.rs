@@ -334,8 +334,10 @@ mod tests {
     }
 
     fn status() -> GetClusterStatusResponse {
-        let coordinator =
-            |number| CoordinatorStatus { coordinator: number, address: format!("c{number}:1"), leader: number == 2 };
+        let coordinator = |number| {
+            let (address, leader) = (format!("c{number}:1"), number == 2);
+            CoordinatorStatus { coordinator: number, address, leader, ..Default::default() }
+        };
         let mut shards: Vec<_> = (0..20).map(|number| shard(number, ReplicaRole::Leader, 0)).collect();
         shards[17] = shard(17, ReplicaRole::Candidate, 5);
         shards[9] = shard(9, ReplicaRole::Leader, 1_234);

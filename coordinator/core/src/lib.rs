@@ -22,6 +22,7 @@ mod search;
 mod sweep;
 mod v1;
 mod v2;
+mod v3;
 mod validate;
 
 pub use canonical::{
@@ -38,10 +39,11 @@ pub use gallery::{
 };
 pub use invalid::{Fault, ValidationError};
 pub use metadata::{
-    COMMAND_BYTES_MAX, COORDINATORS_MAX, Cluster, ClusterId, Coordinator, CorruptRow, DecodeError, GALLERIES_MAX,
-    GalleryRecord, GalleryRow, METADATA, MOVES_MAX, MetadataChanged, MetadataCommand, MetadataMachine, MetadataReceipt,
-    MetadataRefusal, MetadataRow, MetadataView, MoveState, NODES_MAX, NodeId, NodeRecord, POLICY_VERSIONS_MAX,
-    PlannedMove, REPLICAS_PER_SHARD_MAX, ReplicaMove, metadata_digest, plan_drain,
+    COMMAND_BYTES_MAX, COORDINATORS_MAX, Cluster, ClusterId, Coordinator, CoordinatorId, CoordinatorReplicas,
+    CorruptRow, DecodeError, GALLERIES_MAX, GalleryRecord, GalleryRow, JoiningReplica, METADATA, MOVES_MAX,
+    MetadataChanged, MetadataCommand, MetadataMachine, MetadataReceipt, MetadataRefusal, MetadataRow, MetadataView,
+    MoveState, NODES_MAX, NodeId, NodeRecord, POLICY_VERSIONS_MAX, PlannedMove, REPLICAS_PER_SHARD_MAX, ReplicaMove,
+    VolumeId, metadata_digest, plan_drain,
 };
 pub use obligations::{
     DISCHARGED_MAX, DeliveryOutcome, Obligation, ObligationDriver, ObligationEffect, ObligationEvent, ObligationKey,

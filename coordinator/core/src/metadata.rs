@@ -8,10 +8,12 @@ mod machine;
 mod moves;
 mod nodes;
 mod policy_versions;
+mod replacements;
 mod row;
 mod view;
 
 use std::fmt;
+use std::num::NonZeroU64;
 
 use semel_index::{GalleryId, KeyVersion, PolicyVersion, ShardCount};
 use semel_raft::ReplicaId;
@@ -19,6 +21,7 @@ use semel_raft::ReplicaId;
 pub use command::{COMMAND_BYTES_MAX, DecodeError, MetadataCommand};
 pub use machine::{METADATA, MetadataChanged, MetadataMachine, MetadataReceipt, MetadataRefusal, metadata_digest};
 pub use moves::{MOVES_MAX, MoveState, PlannedMove, ReplicaMove, plan_drain};
+pub use replacements::{CoordinatorReplicas, JoiningReplica};
 pub use row::{CorruptRow, MetadataRow};
 pub use view::MetadataView;
 
@@ -67,6 +70,37 @@ id_of_16_bytes!(
     /// A cluster, drawn once when it is initialised.
     ClusterId
 );
+id_of_16_bytes!(
+    /// A volume of a coordinator, drawn when it was empty.
+    VolumeId
+);
+
+/// A coordinator's number, 1 to [`COORDINATORS_MAX`], as every coordinator's settings have it. It stays when its volume is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CoordinatorId(NonZeroU64);
+
+impl CoordinatorId {
+    /// A number from 1 to [`COORDINATORS_MAX`]; `None` outside that.
+    pub fn new(number: u64) -> Option<Self> {
+        NonZeroU64::new(number).filter(|number| number.get() <= COORDINATORS_MAX as u64).map(Self)
+    }
+
+    /// The number itself.
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+
+    /// The replica of the metadata group that the coordinator's first volume holds.
+    pub fn first_replica(self) -> ReplicaId {
+        ReplicaId::new(self.get()).expect("not 0")
+    }
+}
+
+impl fmt::Display for CoordinatorId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
 
 /// What was fixed when the cluster was initialised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,11 +113,11 @@ pub struct Cluster {
     pub replicas_per_shard: u32,
 }
 
-/// A voter of the metadata group.
+/// A coordinator, which votes in the metadata group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Coordinator {
-    /// Its replica id in the metadata group, 1 to [`COORDINATORS_MAX`].
-    pub id: ReplicaId,
+    /// Its number.
+    pub id: CoordinatorId,
     /// Where it listens, host:port.
     pub address: String,
 }

@@ -70,14 +70,9 @@ impl Collection {
     /// sealed segment that now waits for an engine, if their kind has one.
     pub(crate) fn push(&mut self, ordinal: EnrolmentOrdinal, template: &Template, seal_at: usize) -> Option<usize> {
         match (&mut self.references, template) {
-            (References::Embeddings { sealed, growing }, Template::Embedding(embedding)) => {
+            (References::Embeddings { growing, .. }, Template::Embedding(embedding)) => {
                 growing.push(ordinal, embedding);
-                if growing.len() < seal_at {
-                    return None;
-                }
-                let rows = std::mem::replace(growing, EmbeddingRows::new(growing.dimension()));
-                Arc::make_mut(sealed).push(SealedSegment::closed(SealedRows::closed(rows)));
-                Some(sealed.len() - 1)
+                self.close(seal_at)
             }
             (References::BinaryCodes { sealed, growing }, Template::BinaryCode(code)) => {
                 growing.push(ordinal, code);
@@ -92,6 +87,27 @@ impl Collection {
             | (References::BinaryCodes { .. }, Template::Embedding(_)) => {
                 unreachable!("a staged template conforms to its spec")
             }
+        }
+    }
+
+    /// Closes the growing rows of embeddings if there are at least so many: returns the number of the sealed segment that now waits
+    /// for an engine.
+    pub(crate) fn close(&mut self, rows_min: usize) -> Option<usize> {
+        match &mut self.references {
+            References::Embeddings { sealed, growing } if growing.len() >= rows_min => {
+                let rows = std::mem::replace(growing, EmbeddingRows::new(growing.dimension()));
+                Arc::make_mut(sealed).push(SealedSegment::closed(SealedRows::closed(rows)));
+                Some(sealed.len() - 1)
+            }
+            References::Embeddings { .. } | References::BinaryCodes { .. } => None,
+        }
+    }
+
+    /// The number of growing rows of embeddings.
+    pub(crate) fn growing_embeddings(&self) -> usize {
+        match &self.references {
+            References::Embeddings { growing, .. } => growing.len(),
+            References::BinaryCodes { .. } => 0,
         }
     }
 

@@ -94,11 +94,14 @@ impl Gallery {
 impl CatalogueConfig {
     /// How many references close a growing segment: never fewer than the engine can build from.
     pub(crate) fn seal_at(&self, spec: &TemplateSpec) -> usize {
+        self.references_min(spec, self.seal_at_references)
+    }
+
+    /// So many references, or as many as the engine needs.
+    pub(crate) fn references_min(&self, spec: &TemplateSpec, wanted: usize) -> usize {
         match spec {
-            TemplateSpec::Embedding { dimension } => {
-                self.seal_at_references.max(self.engine.references_min(*dimension)).max(1)
-            }
-            TemplateSpec::BinaryCode(_) => self.seal_at_references.max(1),
+            TemplateSpec::Embedding { dimension } => wanted.max(self.engine.references_min(*dimension)).max(1),
+            TemplateSpec::BinaryCode(_) => wanted.max(1),
         }
     }
 }

@@ -11,13 +11,13 @@ use hashbrown::HashTable;
 use crate::ids::EnrolmentId;
 use crate::rows::EnrolmentOrdinal;
 
-const ENTRIES_PER_BLOCK: usize = 64;
+const ENTRIES_PER_BLOCK: usize = 256;
 const BLOCKS_PER_CHUNK: usize = 256;
 
 /// Enrolments in the order of staging; an entry's place is its ordinal. Append-only.
 ///
 /// A clone shares all entries and costs at most [`BLOCKS_PER_CHUNK`] reference counts; appending to a shared roll
-/// copies at most [`ENTRIES_PER_BLOCK`] entries. An entry takes its id's bytes and about 13 more.
+/// copies at most [`ENTRIES_PER_BLOCK`] entries. An entry takes its id's bytes and about 10 more.
 #[derive(Clone, Default)]
 pub(crate) struct Roll {
     chunks: Arc<Vec<Chunk>>,
@@ -36,7 +36,7 @@ type Chunk = Arc<Vec<Arc<Block>>>;
 struct Block {
     /// The ids, one after another.
     ids: String,
-    /// Where each id ends: 64 ids of 128 bytes fit.
+    /// Where each id ends: 256 ids of 128 bytes fit.
     ends: Vec<u16>,
     /// Which makeup of the gallery each has: the collections its references are in. One alone stands for all.
     makeups: Vec<u32>,
@@ -55,7 +55,7 @@ impl Block {
             Some(_) | None => self.makeups.push(makeup),
         }
         self.ids.push_str(id.as_str());
-        self.ends.push(u16::try_from(self.ids.len()).expect("64 ids of 128 bytes fit"));
+        self.ends.push(u16::try_from(self.ids.len()).expect("256 ids of 128 bytes fit"));
         if self.ends.len() == ENTRIES_PER_BLOCK {
             self.ids.shrink_to_fit();
             self.ends.shrink_to_fit();
@@ -197,6 +197,6 @@ mod tests {
             roll.push(&EnrolmentId::try_from(format!("{number:010}")).expect("valid"), 0);
         }
         let bytes = roll.memory_bytes() as f64 / f64::from(count);
-        assert!(bytes < 10.0 + 14.0, "{bytes} per enrolment");
+        assert!(bytes < 10.0 + 11.0, "{bytes} per enrolment");
     }
 }

@@ -84,7 +84,10 @@ impl GroupStore {
 impl Store for GroupStore {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let live = self.live.read();
-        self.get_with(*live, table, key, &ReadOptions::default())
+        let mut options = ReadOptions::default();
+        // Single entries of the log are read where a replica opens, from all over the log: none of them is read again.
+        options.fill_cache(table != Table::LOG);
+        self.get_with(*live, table, key, &options)
     }
 
     fn scan(&self, table: Table, from: &[u8], to: &[u8], rows_max: usize) -> Result<Vec<Row>, StoreError> {

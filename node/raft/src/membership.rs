@@ -223,10 +223,11 @@ impl Membership {
         remove: ReplicaId,
     ) -> Result<ConfChangeV2, MembershipError> {
         let last_index = node.raft.raft_log.last_index();
-        let matched =
-            node.raft.prs().get(add.get()).filter(|learner| is_followed(learner)).map_or(0, |learner| learner.matched);
-        let lag = last_index.saturating_sub(matched);
-        if lag > self.learner_lag_max && !Mutant::LearnerNotCaughtUp.is_chosen() {
+        // One that has acknowledged nothing to this leader lacks everything, however little that is.
+        let heard = node.raft.prs().get(add.get()).filter(|learner| has_acknowledged(learner));
+        let lag = last_index.saturating_sub(heard.map_or(0, |learner| learner.matched));
+        let caught_up = heard.is_some() && lag <= self.learner_lag_max;
+        if !caught_up && !Mutant::LearnerNotCaughtUp.is_chosen() {
             return Err(MembershipError::NotCaughtUp { learner: add, lag });
         }
         if remove.get() == self.replica
@@ -305,6 +306,12 @@ impl Membership {
 /// Tells whether a follower takes entries as they come, and was heard of.
 fn is_followed(progress: &raft::Progress) -> bool {
     progress.recent_active && progress.state == ProgressState::Replicate
+}
+
+/// Tells whether a learner has entries of the leader's log, was heard of, and waits for no snapshot. It need not be sent entries as they
+/// come yet: after a snapshot that begins with the next one, which may be long in coming.
+fn has_acknowledged(progress: &raft::Progress) -> bool {
+    progress.recent_active && progress.matched > 0 && progress.state != ProgressState::Snapshot
 }
 
 fn single(change_type: ConfChangeType, replica: ReplicaId) -> ConfChangeSingle {

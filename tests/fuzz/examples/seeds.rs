@@ -392,6 +392,17 @@ fn metadata() {
         let (key, value) = row.split_once(' ').expect("a key and a value");
         seed("metadata_rows", &format!("{number:02}"), joined([&unhex(key)[..], &unhex(value)]));
     }
+    for version in ["v2", "v3"] {
+        let read =
+            |name| std::fs::read_to_string(repository().join("coordinator/core/testdata").join(version).join(name));
+        for (number, command) in read("commands.hex").expect("testdata").lines().enumerate() {
+            seed("metadata_commands", &format!("{version}-{number:02}"), unhex(command));
+        }
+        for (number, row) in read("rows.hex").expect("testdata").lines().enumerate() {
+            let (key, value) = row.split_once(' ').expect("a key and a value");
+            seed("metadata_rows", &format!("{version}-{number:02}"), joined([&unhex(key)[..], &unhex(value)]));
+        }
+    }
 }
 
 const JSON_LINES: &str = r#"{"enrolment_id": "a-1", "references": [{"modality": "face", "embedding": [0.1, -2e-3, 5], "quality": 80, "algorithm_id": "arcface-r100@1"}, {"modality": "iris", "position": "left-eye", "code": "/wA=", "mask": "//8="}], "subject_id": "p", "provenance": {"site": "camp 4", "operator_id": "o", "legal_basis": "l", "purpose": "aid", "captured_at_ms": 0}}

@@ -350,6 +350,22 @@ impl Sandbox {
         Ok(self.node(node)?.lock().await.data().to_owned())
     }
 
+    /// As [`Self::node_folder`], for a coordinator.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn coordinator_folder(&self, coordinator: usize) -> Result<PathBuf, SandboxError> {
+        Ok(self.coordinator(coordinator)?.lock().await.data().to_owned())
+    }
+
+    /// As [`Self::node_ended`], for a coordinator.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn coordinator_ended(&self, coordinator: usize) -> Result<Option<SandboxError>, SandboxError> {
+        Ok(self.coordinator(coordinator)?.lock().await.ended())
+    }
+
     /// The last lines of a node's log; empty inside this process, where the caller's subscriber has them.
     ///
     /// # Errors

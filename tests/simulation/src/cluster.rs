@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use semel_index::{KeyVersion, ShardCount};
 use semel_raft::ReplicaId;
 use semel_workflow::{
-    Cluster as Founded, ClusterId, Coordinator as Registered, GalleryKey, MetadataCommand, NodeId, Rotations,
+    Cluster as Founded, ClusterId, Coordinator as Registered, CoordinatorId, GalleryKey, MetadataCommand, NodeId,
+    Rotations,
 };
 
 use crate::chance::Chance;
@@ -153,7 +154,8 @@ impl Cluster {
         };
         let mut commands = vec![MetadataCommand::Initialise(founded)];
         for (number, voter) in self.voters.iter().enumerate() {
-            let registered = Registered { id: *voter, address: format!("c{number}:7400") };
+            let id = CoordinatorId::new(voter.get()).expect("as few as coordinators may be");
+            let registered = Registered { id, address: format!("c{number}:7400") };
             commands.push(MetadataCommand::RegisterCoordinator(registered));
         }
         for node in &self.nodes {

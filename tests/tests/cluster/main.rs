@@ -15,6 +15,7 @@ mod identification;
 mod oracle;
 mod moves;
 mod coordinators;
+mod replacement;
 mod failover;
 mod bulk;
 mod foreign_clients;

@@ -7,14 +7,14 @@ use semel_index::{GalleryId, KeyVersion, PolicyVersion, ShardCount, ShardId};
 use semel_raft::ReplicaId;
 
 use crate::gallery::Policy;
-use crate::metadata::row::{node_id_of, policy_of, policy_to_bytes, versioned, versioned_2};
+use crate::metadata::row::{node_id_of, policy_of, policy_to_bytes, versioned, versioned_2, versioned_3, volume_of};
 use crate::metadata::{
-    ADDRESS_BYTES_MAX, COORDINATORS_MAX, Cluster, ClusterId, Coordinator, NODES_MAX, NodeId, REPLICAS_PER_SHARD_MAX,
-    VERSION_BYTES_MAX,
+    ADDRESS_BYTES_MAX, Cluster, ClusterId, Coordinator, CoordinatorId, NODES_MAX, NodeId, REPLICAS_PER_SHARD_MAX,
+    VERSION_BYTES_MAX, VolumeId,
 };
 use crate::rotation::GalleryKey;
 use crate::v1::{self, Kind};
-use crate::v2;
+use crate::{v2, v3};
 
 /// The longest encoding of a command.
 pub const COMMAND_BYTES_MAX: usize = 1 << 18;
@@ -107,6 +107,28 @@ pub enum MetadataCommand {
         /// The node.
         node_id: NodeId,
     },
+    /// Begins to give an empty volume of a coordinator a replica with a new id, in the place of the one whose volume was lost. The same
+    /// volume again gives the replacement under way.
+    ReplaceCoordinator {
+        /// The coordinator.
+        coordinator: CoordinatorId,
+        /// The empty volume.
+        volume: VolumeId,
+    },
+    /// Gives up the replacement of a coordinator's volume, if one is under way and the new replica does not vote by then.
+    CancelReplacement {
+        /// The coordinator.
+        coordinator: CoordinatorId,
+    },
+    /// Notes what the group's configuration says of a replacement.
+    EndReplacement {
+        /// The coordinator.
+        coordinator: CoordinatorId,
+        /// The new replica.
+        replica: ReplicaId,
+        /// Whether it votes in the old one's place; otherwise the replacement was given up, and it does not belong to the group.
+        replaced: bool,
+    },
 }
 
 /// Bytes that are no command.
@@ -119,7 +141,7 @@ pub enum DecodeError {
         bytes: usize,
     },
     /// They are of another version of the encoding.
-    #[error("a command of encoding version {found}, expected 1 or 2")]
+    #[error("a command of encoding version {found}, expected 1, 2 or 3")]
     Version {
         /// The version byte; 0 where there is none.
         found: u8,
@@ -176,6 +198,9 @@ impl MetadataCommand {
             | Self::CancelMove { .. }
             | Self::EndMove { .. }
             | Self::RemoveNode { .. } => return self.encode_2(),
+            Self::ReplaceCoordinator { .. } | Self::CancelReplacement { .. } | Self::EndReplacement { .. } => {
+                return self.encode_3();
+            }
         };
         versioned(&v1::CommandBytes { kind: Some(kind) })
     }
@@ -200,9 +225,47 @@ impl MetadataCommand {
             | Self::UpdatePolicy { .. }
             | Self::JoinNode { .. }
             | Self::ConfirmReplicas { .. }
-            | Self::PlaceShards { .. } => unreachable!("version 1 has a word for it"),
+            | Self::PlaceShards { .. }
+            | Self::ReplaceCoordinator { .. }
+            | Self::CancelReplacement { .. }
+            | Self::EndReplacement { .. } => unreachable!("another version has a word for it"),
         };
         versioned_2(&v2::CommandBytes { kind: Some(kind) })
+    }
+
+    /// What version 2 has no word for either.
+    fn encode_3(&self) -> Bytes {
+        let kind = match self {
+            Self::ReplaceCoordinator { coordinator, volume } => {
+                v3::Kind::ReplaceCoordinator(v3::ReplaceCoordinatorBytes {
+                    coordinator: coordinator.get(),
+                    volume: volume.0.to_vec(),
+                })
+            }
+            Self::CancelReplacement { coordinator } => {
+                v3::Kind::CancelReplacement(v3::CancelReplacementBytes { coordinator: coordinator.get() })
+            }
+            Self::EndReplacement { coordinator, replica, replaced } => {
+                v3::Kind::EndReplacement(v3::EndReplacementBytes {
+                    coordinator: coordinator.get(),
+                    replica: replica.get(),
+                    replaced: *replaced,
+                })
+            }
+            Self::Initialise(_)
+            | Self::RegisterCoordinator(_)
+            | Self::CreateGallery { .. }
+            | Self::UpdatePolicy { .. }
+            | Self::JoinNode { .. }
+            | Self::ConfirmReplicas { .. }
+            | Self::PlaceShards { .. }
+            | Self::StartMove { .. }
+            | Self::BeginReplace { .. }
+            | Self::CancelMove { .. }
+            | Self::EndMove { .. }
+            | Self::RemoveNode { .. } => unreachable!("an earlier version has a word for it"),
+        };
+        versioned_3(&v3::CommandBytes { kind: Some(kind) })
     }
 
     /// The command of some bytes, valid in every field.
@@ -216,6 +279,7 @@ impl MetadataCommand {
         let message = match bytes.split_first() {
             Some((&v1::VERSION, message)) => message,
             Some((&v2::VERSION, message)) => return decode_2(message),
+            Some((&v3::VERSION, message)) => return decode_3(message),
             Some((&found, _)) => return Err(DecodeError::Version { found }),
             None => return Err(DecodeError::Version { found: 0 }),
         };
@@ -223,8 +287,7 @@ impl MetadataCommand {
         match command.kind.ok_or(DecodeError::Malformed)? {
             Kind::Initialise(bytes) => initialise_of(bytes),
             Kind::RegisterCoordinator(bytes) => {
-                let in_range = (1..=COORDINATORS_MAX as u64).contains(&bytes.id);
-                let id = ReplicaId::new(bytes.id).filter(|_| in_range).ok_or(invalid("coordinator"))?;
+                let id = coordinator_of(bytes.id)?;
                 Ok(Self::RegisterCoordinator(Coordinator { id, address: address_of(bytes.address)? }))
             }
             Kind::CreateGallery(bytes) => create_gallery_of(bytes),
@@ -270,6 +333,28 @@ fn decode_2(message: &[u8]) -> Result<MetadataCommand, DecodeError> {
         }
         v2::Kind::RemoveNode(bytes) => MetadataCommand::RemoveNode { node_id: node(bytes.node_id, "node_id")? },
     })
+}
+
+fn decode_3(message: &[u8]) -> Result<MetadataCommand, DecodeError> {
+    let command = v3::CommandBytes::decode(message).map_err(|_| DecodeError::Malformed)?;
+    Ok(match command.kind.ok_or(DecodeError::Malformed)? {
+        v3::Kind::ReplaceCoordinator(bytes) => MetadataCommand::ReplaceCoordinator {
+            coordinator: coordinator_of(bytes.coordinator)?,
+            volume: volume_of(bytes.volume).ok_or(invalid("volume"))?,
+        },
+        v3::Kind::CancelReplacement(bytes) => {
+            MetadataCommand::CancelReplacement { coordinator: coordinator_of(bytes.coordinator)? }
+        }
+        v3::Kind::EndReplacement(bytes) => MetadataCommand::EndReplacement {
+            coordinator: coordinator_of(bytes.coordinator)?,
+            replica: ReplicaId::new(bytes.replica).ok_or(invalid("replica"))?,
+            replaced: bytes.replaced,
+        },
+    })
+}
+
+fn coordinator_of(number: u64) -> Result<CoordinatorId, DecodeError> {
+    CoordinatorId::new(number).ok_or(invalid("coordinator"))
 }
 
 /// The key version that a gallery is created with.

@@ -1,6 +1,6 @@
 //! The replicated machine: applies one command to the rows, all of it or nothing.
 //!
-//! What each command does lives in `policy_versions`, `nodes` and `moves`; what the rows are in `row`.
+//! What each command does lives in `policy_versions`, `nodes`, `moves` and `replacements`; what the rows are in `row`.
 
 use bytes::Bytes;
 use semel_index::{PolicyVersion, ShardId};
@@ -8,7 +8,7 @@ use semel_raft::{Applied, LogIndex, State, StateMachine, Store, StoreError, Tabl
 
 use crate::metadata::command::MetadataCommand;
 use crate::metadata::row::{self, MetadataRow};
-use crate::metadata::{Cluster, Coordinator, GalleryRecord, NodeId, ReplicaMove};
+use crate::metadata::{Cluster, Coordinator, CoordinatorId, CoordinatorReplicas, GalleryRecord, NodeId, ReplicaMove};
 
 /// The table of the metadata group.
 pub const METADATA: Table = Table("metadata");
@@ -28,6 +28,8 @@ pub enum MetadataReceipt {
     Gallery(Box<GalleryRecord>),
     /// The move under way, begun now or before.
     Move(ReplicaMove),
+    /// The replicas of a coordinator whose volume is being replaced, begun now or before.
+    CoordinatorReplicas(CoordinatorReplicas),
     /// Done, now or before.
     Done,
     /// The command broke a rule and changed nothing.
@@ -155,6 +157,18 @@ pub enum MetadataRefusal {
         /// In how many shards.
         replicas: usize,
     },
+    /// No coordinator of that number has been heard of.
+    #[error("there is no coordinator {coordinator}")]
+    NoSuchCoordinator {
+        /// The number.
+        coordinator: CoordinatorId,
+    },
+    /// One volume of a coordinator at a time.
+    #[error("the volume of coordinator {coordinator} is being replaced already")]
+    ReplacementUnderWay {
+        /// Whose volume.
+        coordinator: CoordinatorId,
+    },
 }
 
 /// A row that was set or removed.
@@ -223,6 +237,13 @@ impl Transaction<'_> {
             MetadataCommand::CancelMove { shard } => self.cancel_move(shard),
             MetadataCommand::EndMove { shard, replica, replaced } => self.end_move(shard, replica, replaced),
             MetadataCommand::RemoveNode { node_id } => self.forget_node(node_id),
+            MetadataCommand::ReplaceCoordinator { coordinator, volume } => {
+                self.replace_coordinator(coordinator, volume)
+            }
+            MetadataCommand::CancelReplacement { coordinator } => self.cancel_replacement(coordinator),
+            MetadataCommand::EndReplacement { coordinator, replica, replaced } => {
+                self.end_replacement(coordinator, replica, replaced)
+            }
         }
     }
 

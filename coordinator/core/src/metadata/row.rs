@@ -11,11 +11,12 @@ use semel_raft::ReplicaId;
 use crate::digest::ContentDigestKey;
 use crate::gallery::{ModalityPolicyRequest, Policy, PolicyRequest, VersionedPolicy};
 use crate::metadata::{
-    Cluster, ClusterId, Coordinator, GalleryRow, MoveState, NodeId, NodeRecord, REPLICAS_PER_SHARD_MAX, ReplicaMove,
+    Cluster, ClusterId, Coordinator, CoordinatorId, CoordinatorReplicas, GalleryRow, JoiningReplica, MoveState, NodeId,
+    NodeRecord, REPLICAS_PER_SHARD_MAX, ReplicaMove, VolumeId,
 };
 use crate::placement::{ShardPlacement, Voter};
 use crate::rotation::GalleryKey;
-use crate::{v1, v2};
+use crate::{v1, v2, v3};
 
 const CLUSTER: u8 = b'c';
 const COORDINATOR: u8 = b'o';
@@ -26,6 +27,7 @@ const NODE: u8 = b'n';
 const SHARD: u8 = b's';
 const REPLICA_NEXT: u8 = b'r';
 const MOVE: u8 = b'm';
+const COORDINATOR_REPLICAS: u8 = b'q';
 
 /// One row, decoded. Its `Debug` shows no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub enum MetadataRow {
     ReplicaNext(u64),
     /// The move of a shard's replica.
     Move(ReplicaMove),
+    /// The replicas of a coordinator whose volume was replaced, or is being.
+    CoordinatorReplicas(CoordinatorReplicas),
 }
 
 /// A row that does not decode.
@@ -93,7 +97,7 @@ pub(crate) fn cluster_key() -> Bytes {
     key(CLUSTER, &[])
 }
 
-pub(crate) fn coordinator_key(id: ReplicaId) -> Bytes {
+pub(crate) fn coordinator_key(id: CoordinatorId) -> Bytes {
     key(COORDINATOR, &[&id.get().to_be_bytes()])
 }
 
@@ -126,6 +130,15 @@ pub(crate) fn move_key(shard: ShardId) -> Bytes {
     key(MOVE, &[&shard.0.to_be_bytes()])
 }
 
+/// The range of all coordinators' replicas.
+pub(crate) fn coordinator_replicas() -> (Bytes, Bytes) {
+    range_of(COORDINATOR_REPLICAS)
+}
+
+pub(crate) fn coordinator_replicas_key(id: CoordinatorId) -> Bytes {
+    key(COORDINATOR_REPLICAS, &[&id.get().to_be_bytes()])
+}
+
 pub(crate) fn replica_next_key() -> Bytes {
     key(REPLICA_NEXT, &[])
 }
@@ -153,6 +166,7 @@ impl MetadataRow {
             Self::Shard(shard) => shard_key(shard.shard),
             Self::ReplicaNext(_) => replica_next_key(),
             Self::Move(moving) => move_key(moving.shard),
+            Self::CoordinatorReplicas(replicas) => coordinator_replicas_key(replicas.coordinator),
         }
     }
 
@@ -205,6 +219,17 @@ impl MetadataRow {
                     MoveState::Cancelling => 3,
                 },
             }),
+            Self::CoordinatorReplicas(replicas) => versioned_3(&v3::CoordinatorReplicasBytes {
+                coordinator: replicas.coordinator.get(),
+                voter: replicas.voter.get(),
+                newest: replicas.newest.get(),
+                joining_state: match replicas.joining {
+                    None => 0,
+                    Some(joining) if joining.cancelling => 2,
+                    Some(_) => 1,
+                },
+                joining_volume: replicas.joining.map(|joining| joining.volume.0.to_vec()).unwrap_or_default(),
+            }),
         }
     }
 
@@ -222,7 +247,7 @@ impl MetadataRow {
             CLUSTER => cluster_of(message(value)?).map(Self::Cluster),
             COORDINATOR => {
                 let bytes: v1::CoordinatorBytes = message(value)?;
-                Some(Self::Coordinator(Coordinator { id: ReplicaId::new(bytes.id)?, address: bytes.address }))
+                Some(Self::Coordinator(Coordinator { id: CoordinatorId::new(bytes.id)?, address: bytes.address }))
             }
             GALLERY => gallery_of(message(value)?).map(Self::Gallery),
             POLICY => {
@@ -250,6 +275,7 @@ impl MetadataRow {
             SHARD => shard_of_bytes(message(value)?).map(Self::Shard),
             REPLICA_NEXT => message(value).map(|bytes: v1::ReplicaNextBytes| Self::ReplicaNext(bytes.replica_next)),
             MOVE => move_of(message_2(value)?).map(Self::Move),
+            COORDINATOR_REPLICAS => coordinator_replicas_of(message_3(value)?).map(Self::CoordinatorReplicas),
             _ => None,
         }
     }
@@ -265,6 +291,11 @@ pub(crate) fn versioned_2(message: &impl Message) -> Bytes {
     value(v2::VERSION, message)
 }
 
+/// A value of version 3.
+pub(crate) fn versioned_3(message: &impl Message) -> Bytes {
+    value(v3::VERSION, message)
+}
+
 fn value(version: u8, message: &impl Message) -> Bytes {
     let mut bytes = Vec::with_capacity(1 + message.encoded_len());
     bytes.push(version);
@@ -278,6 +309,10 @@ fn message<M: Message + Default>(value: &[u8]) -> Option<M> {
 
 fn message_2<M: Message + Default>(value: &[u8]) -> Option<M> {
     message_of(v2::VERSION, value)
+}
+
+fn message_3<M: Message + Default>(value: &[u8]) -> Option<M> {
+    message_of(v3::VERSION, value)
 }
 
 fn message_of<M: Message + Default>(expected: u8, value: &[u8]) -> Option<M> {
@@ -298,6 +333,25 @@ fn move_of(bytes: v2::MoveBytes) -> Option<ReplicaMove> {
             _ => return None,
         },
     })
+}
+
+fn coordinator_replicas_of(bytes: v3::CoordinatorReplicasBytes) -> Option<CoordinatorReplicas> {
+    let volume = volume_of(bytes.joining_volume);
+    Some(CoordinatorReplicas {
+        coordinator: CoordinatorId::new(bytes.coordinator)?,
+        voter: ReplicaId::new(bytes.voter)?,
+        newest: ReplicaId::new(bytes.newest)?,
+        joining: match bytes.joining_state {
+            0 => None,
+            1 => Some(JoiningReplica { volume: volume?, cancelling: false }),
+            2 => Some(JoiningReplica { volume: volume?, cancelling: true }),
+            _ => return None,
+        },
+    })
+}
+
+pub(crate) fn volume_of(bytes: Vec<u8>) -> Option<VolumeId> {
+    bytes.try_into().ok().map(VolumeId)
 }
 
 fn cluster_of(bytes: v1::ClusterBytes) -> Option<Cluster> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use semel_index::ShardId;
 use semel_raft::memory::MemoryStore;
-use semel_raft::{LogIndex, Row, State, StateMachine, Store, StoreError, Table, WriteBatch};
+use semel_raft::{LogIndex, ReplicaId, Row, State, StateMachine, Store, StoreError, Table, WriteBatch};
 
 use super::*;
 use crate::gallery::tests::policy;
@@ -127,8 +127,16 @@ fn version_of(receipt: MetadataReceipt) -> u64 {
     }
 }
 
+fn coordinator_id(number: u64) -> CoordinatorId {
+    CoordinatorId::new(number).expect("in range")
+}
+
+fn replica(id: u64) -> ReplicaId {
+    ReplicaId::new(id).expect("not zero")
+}
+
 fn commands() -> Vec<MetadataCommand> {
-    let coordinator = Coordinator { id: ReplicaId::new(1).expect("not zero"), address: "c:1".to_owned() };
+    let coordinator = Coordinator { id: coordinator_id(1), address: "c:1".to_owned() };
     vec![
         MetadataCommand::Initialise(cluster(1)),
         MetadataCommand::RegisterCoordinator(coordinator),
@@ -146,7 +154,6 @@ fn commands() -> Vec<MetadataCommand> {
 
 /// Those of version 2, after those of version 1.
 fn commands_2() -> Vec<MetadataCommand> {
-    let replica = |id| ReplicaId::new(id).expect("not zero");
     vec![
         join(3, 0),
         join(4, 0),
@@ -161,8 +168,35 @@ fn commands_2() -> Vec<MetadataCommand> {
     ]
 }
 
+/// Those of version 3, after those of versions 1 and 2.
+fn commands_3() -> Vec<MetadataCommand> {
+    let register = |number| {
+        let address = format!("c:{number}");
+        MetadataCommand::RegisterCoordinator(Coordinator { id: coordinator_id(number), address })
+    };
+    vec![
+        register(2),
+        register(3),
+        replace(2, 0xA1),
+        end_replacement(2, 6, true),
+        replace(3, 0xA2),
+        MetadataCommand::CancelReplacement { coordinator: coordinator_id(3) },
+        end_replacement(3, 7, false),
+        replace(2, 0xA3),
+    ]
+}
+
+fn replace(coordinator: u64, volume: u8) -> MetadataCommand {
+    MetadataCommand::ReplaceCoordinator { coordinator: coordinator_id(coordinator), volume: VolumeId([volume; 16]) }
+}
+
+fn end_replacement(coordinator: u64, id: u64, replaced: bool) -> MetadataCommand {
+    let coordinator = coordinator_id(coordinator);
+    MetadataCommand::EndReplacement { coordinator, replica: replica(id), replaced }
+}
+
 fn all_commands() -> Vec<MetadataCommand> {
-    [commands(), commands_2()].concat()
+    [commands(), commands_2(), commands_3()].concat()
 }
 
 #[test]
@@ -203,7 +237,7 @@ fn the_view_from_publications_is_the_view_from_the_rows() {
         assert_eq!(MetadataView::load(&group.state.0).expect("readable"), group.view, "{command:?}");
     }
     assert_eq!(group.view.galleries().count(), 1);
-    assert_eq!(group.view.coordinators().count(), 1);
+    assert_eq!(group.view.coordinators().count(), 3);
     assert_eq!(group.view.nodes().count(), 4);
     assert_eq!(group.view.shards_of(node_id(1)).count(), 3);
     assert_eq!(group.view.moves().count(), 2);
@@ -442,6 +476,69 @@ fn a_drain_takes_every_replica_to_the_emptiest_node_that_can_hold_it() {
 }
 
 #[test]
+fn a_lost_volume_of_a_coordinator_is_replaced_by_a_replica_with_an_id_never_used_before() {
+    let mut group = Group::new();
+    commands_3().iter().take(2).for_each(|register| assert_eq!(group.apply(register), MetadataReceipt::Done));
+    let second = coordinator_id(2);
+    assert_eq!(group.view.coordinator_replicas(second), CoordinatorReplicas::first(second));
+    assert_eq!(group.view.coordinator_of(replica(2)), Some(second));
+    let joining = Some(JoiningReplica { volume: VolumeId([1; 16]), cancelling: false });
+    let begun = CoordinatorReplicas { coordinator: second, voter: replica(2), newest: replica(6), joining };
+    for _ in 0..2 {
+        assert_eq!(group.apply(&replace(2, 1)), MetadataReceipt::CoordinatorReplicas(begun));
+    }
+    assert_eq!(group.view.replacement(), Some(&begun));
+    assert!(!begun.is_retired(replica(2)) && !begun.is_retired(replica(6)) && !begun.is_retired(replica(7)));
+    // One at a time: another volume, and another coordinator, wait.
+    let under_way = MetadataReceipt::Refused(MetadataRefusal::ReplacementUnderWay { coordinator: second });
+    assert_eq!(group.apply(&replace(2, 9)), under_way);
+    assert_eq!(group.apply(&replace(3, 1)), under_way);
+    // It is not given up, so it cannot have ended without the new replica.
+    assert_eq!(group.apply(&end_replacement(2, 6, false)), under_way);
+    // Of another replica, which is over.
+    assert_eq!(group.apply(&end_replacement(2, 5, true)), MetadataReceipt::Done);
+    assert_eq!(group.apply(&end_replacement(2, 6, true)), MetadataReceipt::Done);
+    let ended = group.view.coordinator_replicas(second);
+    assert_eq!((ended.voter, ended.joining), (replica(6), None));
+    assert!(ended.is_retired(replica(2)) && !ended.is_retired(replica(6)));
+    assert_eq!(group.view.coordinator_of(replica(6)), Some(second));
+    assert_eq!(group.view.coordinator_of(replica(2)), None);
+    // The next one has the next id, whichever coordinator it is for.
+    group.apply(&replace(3, 3));
+    assert_eq!(group.view.coordinator_replicas(coordinator_id(3)).newest, replica(7));
+}
+
+#[test]
+fn a_replacement_that_is_given_up_leaves_the_voter_and_its_id_is_never_used_again() {
+    let mut group = Group::new();
+    commands_3().iter().take(2).for_each(|register| assert_eq!(group.apply(register), MetadataReceipt::Done));
+    let (second, cancel) = (coordinator_id(2), MetadataCommand::CancelReplacement { coordinator: coordinator_id(2) });
+    assert_eq!(group.apply(&cancel), MetadataReceipt::Done);
+    assert_eq!(group.view.coordinator_replicas(second), CoordinatorReplicas::first(second));
+    group.apply(&replace(2, 1));
+    assert_eq!(group.apply(&cancel), MetadataReceipt::Done);
+    // The same volume again must wait until the group is rid of the replica.
+    assert!(matches!(group.apply(&replace(2, 1)), MetadataReceipt::Refused(_)));
+    assert_eq!(group.apply(&end_replacement(2, 6, false)), MetadataReceipt::Done);
+    let ended = group.view.coordinator_replicas(second);
+    assert_eq!((ended.voter, ended.newest, ended.joining), (replica(2), replica(6), None));
+    assert!(ended.is_retired(replica(6)) && !ended.is_retired(replica(2)));
+    group.apply(&replace(2, 1));
+    assert_eq!(group.view.coordinator_replicas(second).newest, replica(7));
+    // What was given up too late has happened.
+    group.apply(&cancel);
+    assert_eq!(group.apply(&end_replacement(2, 7, true)), MetadataReceipt::Done);
+    assert_eq!(group.view.coordinator_replicas(second).voter, replica(7));
+}
+
+#[test]
+fn nothing_of_a_coordinator_that_never_was_is_replaced() {
+    let mut group = Group::new();
+    let refusal = MetadataRefusal::NoSuchCoordinator { coordinator: coordinator_id(2) };
+    assert_eq!(group.apply(&replace(2, 1)), MetadataReceipt::Refused(refusal));
+}
+
+#[test]
 fn shards_are_placed_once_on_nodes_that_joined() {
     let mut group = Group::with_nodes(4);
     let refused = |refusal| MetadataReceipt::Refused(refusal);
@@ -514,6 +611,30 @@ fn bytes_of_version_2_still_decode_and_are_those_written() {
     assert_eq!(moves, ROWS_V2);
 }
 
+/// What version 3 added, on top of what the versions before left.
+#[test]
+fn bytes_of_version_3_still_decode_and_are_those_written() {
+    let mut group = Group::new();
+    let before = [commands(), commands_2()].concat();
+    before.iter().for_each(|command| drop(group.apply(command)));
+    let mut written = String::new();
+    for command in commands_3() {
+        let bytes = command.encode();
+        writeln!(written, "{}", hex_of(&bytes)).expect("strings take everything");
+        assert!(!matches!(group.apply_bytes(&bytes), MetadataReceipt::Refused(_)), "{command:?}");
+    }
+    let rows = group.state.0.rows(METADATA);
+    let replicas: String = rows
+        .iter()
+        .filter(|(key, _)| key.starts_with(b"q"))
+        .map(|(key, value)| format!("{} {}\n", hex_of(key), hex_of(value)))
+        .collect();
+    assert_eq!((written.as_str(), replicas.as_str()), (COMMANDS_V3, ROWS_V3));
+}
+
+const COMMANDS_V3: &str = include_str!("../../testdata/v3/commands.hex");
+const ROWS_V3: &str = include_str!("../../testdata/v3/rows.hex");
+
 const COMMANDS_V2: &str = include_str!("../../testdata/v2/commands.hex");
 const ROWS_V2: &str = include_str!("../../testdata/v2/rows.hex");
 
@@ -547,13 +668,22 @@ fn values_out_of_range_are_malformed() {
     };
     check(MetadataCommand::Initialise(Cluster { replicas_per_shard: 0, ..cluster(1) }), "replicas_per_shard");
     check(MetadataCommand::Initialise(Cluster { replicas_per_shard: 8, ..cluster(1) }), "replicas_per_shard");
-    let id = ReplicaId::new(6).expect("not zero");
-    check(MetadataCommand::RegisterCoordinator(Coordinator { id, address: "c:1".to_owned() }), "coordinator");
+    let id = coordinator_id(1);
+    check(MetadataCommand::RegisterCoordinator(Coordinator { id, address: String::new() }), "address");
+    for number in [0, 6] {
+        assert_eq!(CoordinatorId::new(number), None);
+        let kind = Some(crate::v1::Kind::RegisterCoordinator(crate::v1::RegisterCoordinatorBytes {
+            id: number,
+            address: "c:1".to_owned(),
+        }));
+        let bytes = crate::metadata::row::versioned(&crate::v1::CommandBytes { kind });
+        assert_eq!(MetadataCommand::decode(&bytes), Err(DecodeError::Invalid { field: "coordinator" }));
+    }
     check(join_at(1, "", 0), "address");
     check(join_at(1, &"a".repeat(257), 0), "address");
     check(MetadataCommand::PlaceShards { nodes: vec![node_id(1); NODES_MAX + 1] }, "nodes");
     assert_eq!(MetadataCommand::decode(&[]), Err(DecodeError::Version { found: 0 }));
-    assert_eq!(MetadataCommand::decode(&[3, 0]), Err(DecodeError::Version { found: 3 }));
+    assert_eq!(MetadataCommand::decode(&[4, 0]), Err(DecodeError::Version { found: 4 }));
     let bytes = COMMAND_BYTES_MAX + 1;
     assert_eq!(MetadataCommand::decode(&vec![1; bytes]), Err(DecodeError::TooLong { bytes }));
 }

@@ -12,7 +12,10 @@ use crate::digest::ContentDigestKey;
 use crate::gallery::VersionedPolicy;
 use crate::metadata::machine::{MetadataChanged, decode, for_each_row};
 use crate::metadata::row::MetadataRow;
-use crate::metadata::{Cluster, Coordinator, GalleryRecord, GalleryRow, NodeId, NodeRecord, ReplicaMove};
+use crate::metadata::{
+    Cluster, Coordinator, CoordinatorId, CoordinatorReplicas, GalleryRecord, GalleryRow, NodeId, NodeRecord,
+    ReplicaMove,
+};
 use crate::placement::ShardPlacement;
 use crate::rotation::GalleryKey;
 
@@ -20,7 +23,8 @@ use crate::rotation::GalleryKey;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MetadataView {
     cluster: Option<Cluster>,
-    coordinators: Arc<BTreeMap<ReplicaId, Coordinator>>,
+    coordinators: Arc<BTreeMap<CoordinatorId, Coordinator>>,
+    coordinator_replicas: Arc<BTreeMap<CoordinatorId, CoordinatorReplicas>>,
     galleries: Arc<BTreeMap<GalleryId, GalleryRow>>,
     policies: Arc<BTreeMap<(GalleryId, PolicyVersion), Arc<VersionedPolicy>>>,
     keys: Arc<BTreeMap<(GalleryId, KeyVersion), KeyRow>>,
@@ -91,6 +95,9 @@ impl MetadataView {
             MetadataRow::Move(moving) => {
                 Arc::make_mut(&mut self.moves).insert(moving.shard, moving);
             }
+            MetadataRow::CoordinatorReplicas(replicas) => {
+                Arc::make_mut(&mut self.coordinator_replicas).insert(replicas.coordinator, replicas);
+            }
             // Only placements read it, and those are made where it is recorded.
             MetadataRow::ReplicaNext(_) => (),
         }
@@ -104,6 +111,24 @@ impl MetadataView {
     /// The coordinators, by id.
     pub fn coordinators(&self) -> impl Iterator<Item = &Coordinator> {
         self.coordinators.values()
+    }
+
+    /// The replicas of the metadata group that a coordinator has had.
+    pub fn coordinator_replicas(&self, coordinator: CoordinatorId) -> CoordinatorReplicas {
+        self.coordinator_replicas.get(&coordinator).copied().unwrap_or(CoordinatorReplicas::first(coordinator))
+    }
+
+    /// The replacement of a coordinator's volume, if one is under way.
+    pub fn replacement(&self) -> Option<&CoordinatorReplicas> {
+        self.coordinator_replicas.values().find(|replicas| replicas.joining.is_some())
+    }
+
+    /// The coordinator that a replica of the metadata group belongs to: one that votes, or is about to.
+    pub fn coordinator_of(&self, replica: ReplicaId) -> Option<CoordinatorId> {
+        self.coordinators.keys().copied().find(|coordinator| {
+            let replicas = self.coordinator_replicas(*coordinator);
+            replicas.voter == replica || replicas.joining_replica() == Some(replica)
+        })
     }
 
     /// A gallery with the policy and key in force.

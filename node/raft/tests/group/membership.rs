@@ -121,6 +121,23 @@ fn a_learner_that_is_behind_or_silent_is_made_no_voter() {
     group.check_settled();
 }
 
+/// A log shorter than the lag that learners may have once made a voter of a learner that was never heard of.
+#[test]
+fn a_learner_that_was_never_heard_of_is_made_no_voter_however_short_the_log() {
+    let mut group = Simulation::new(48, 3);
+    let leader = group.elect();
+    let joined = group.join();
+    group.kill(joined);
+    let [add, remove] = [joined, (leader + 1) % 3].map(|member| group.members[member].id);
+    let added = group.change(leader, AddLearner(add));
+    group.run(10);
+    assert_eq!(group.memberships[&added], Ok(1));
+    let ticket = group.change(leader, Replace { add, remove });
+    group.settle();
+    let answer = &group.memberships[&ticket];
+    assert!(matches!(answer, Err(MembershipError::NotCaughtUp { learner, .. }) if *learner == add), "{answer:?}");
+}
+
 #[test]
 fn a_leader_hands_over_before_it_is_replaced() {
     let mut group = Simulation::new(44, 3);
@@ -134,6 +151,8 @@ fn a_leader_hands_over_before_it_is_replaced() {
     };
     let next = group.leader().expect("it moved");
     assert_eq!(group.members[next].id, to);
+    // The new leader has yet to hear of the learner.
+    group.run(5);
     let ticket = group.change(next, Replace { add, remove });
     group.run(5);
     assert_eq!(group.memberships[&ticket], Ok(3));

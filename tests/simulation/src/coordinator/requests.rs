@@ -205,6 +205,7 @@ impl Run {
                     MetadataReceipt::Gallery(record) => Some((record.name, record.policy.version.0)),
                     MetadataReceipt::Cluster(_)
                     | MetadataReceipt::Move(_)
+                    | MetadataReceipt::CoordinatorReplicas(_)
                     | MetadataReceipt::Done
                     | MetadataReceipt::Refused(_) => None,
                 };
