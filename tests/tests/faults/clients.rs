@@ -25,8 +25,8 @@ use crate::seen;
 
 /// The gallery of every scenario.
 pub(crate) const GALLERY: &str = "people";
-/// People there are; more than any scenario gets to.
-const PEOPLE: u32 = 100_000;
+/// People there are, one half for strangers: more than hours of enrolling get to.
+const PEOPLE: u32 = 1_000_000;
 /// Stations that enrol at once.
 const STATIONS: usize = 8;
 /// A station takes the next person this long after the one before, or once that one has a verdict.
