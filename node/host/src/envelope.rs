@@ -41,9 +41,8 @@ impl fmt::Debug for Envelope {
 
 /// Where messages leave the host.
 pub trait Transport: Send + Sync + 'static {
-    /// Sends messages, in order where they have the same addressee. Called from the host's thread, once per stage of a turn
-    /// with the messages of all groups, so it must not block: what cannot be queued is dropped, and
-    /// [`crate::HostHandle::unreachable`] may be told.
+    /// Sends messages, in order where they have the same addressee. Called from the host's thread, once per turn with the
+    /// messages of all groups, so it must not block: what cannot be queued is dropped.
     fn send(&self, envelopes: Vec<Envelope>);
 
     /// Sends a snapshot, outside the host's thread, and reports how that went. A transport that sends none drops it, which reports that
