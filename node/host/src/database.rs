@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rocksdb::{
     Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DEFAULT_COLUMN_FAMILY_NAME, ErrorKind,
-    IngestExternalFileOptions, Options, ReadOptions, WriteOptions,
+    IngestExternalFileOptions, Options, ReadOptions,
 };
 use semel_raft::{ReplicaId, StoreError, Table, Write, WriteBatch};
 
@@ -372,13 +372,12 @@ impl Database {
         if let Some(failure) = self.failure.get() {
             return Err(failure.clone());
         }
-        let mut options = WriteOptions::default();
-        options.set_sync(durability == Durability::Synced);
-        self.rows.write_opt(batch.rows, &options).map_err(|error| self.fail(error.into_string()))?;
-        if durability == Durability::Synced {
-            self.be_slow();
+        self.rows.write(batch.rows).map_err(|error| self.fail(error.into_string()))?;
+        match durability {
+            // Not by the write itself: others' writes would wait for it.
+            Durability::Synced => self.sync(),
+            Durability::Unsynced => Ok(()),
         }
-        Ok(())
     }
 
     /// Makes everything written before survive a power cut. Others may write and read meanwhile. A failure is as final as one of
@@ -388,15 +387,11 @@ impl Database {
             return Err(failure.clone());
         }
         self.rows.flush_wal(true).map_err(|error| self.fail(error.into_string()))?;
-        self.be_slow();
-        Ok(())
-    }
-
-    fn be_slow(&self) {
         let delay = self.sync_delay_micros.load(Ordering::Relaxed);
         if delay > 0 {
             std::thread::sleep(Duration::from_micros(delay));
         }
+        Ok(())
     }
 
     pub(crate) fn get(&self, table: Table, key: &[u8], options: &ReadOptions) -> Result<Option<Bytes>, StoreError> {

@@ -71,7 +71,8 @@ impl<M: StateMachine> Driver<M> {
             stirred: BTreeSet::new(),
             syncs,
             unsynced: BTreeSet::new(),
-            sync_longest: config.tick * u32::try_from(config.election_ticks).unwrap_or(u32::MAX),
+            // Half of what followers wait at least: a disk that is slow for long costs the lead too.
+            sync_longest: config.tick * u32::try_from(config.election_ticks).unwrap_or(u32::MAX) / 2,
         })
     }
 

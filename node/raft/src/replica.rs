@@ -410,12 +410,15 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         self.membership.is_member() || Mutant::RemovedReplicaAnswers.is_chosen()
     }
 
-    /// Tells whether raft-rs may be let campaign: a sole voter wins at once, and raft-rs relies on a winner's log being on disk.
-    /// Others ask for votes first, and those messages are held.
+    /// Tells whether raft-rs may be let campaign. Not while a vote or a term is being synced: whoever is slow to say that it votes would
+    /// otherwise campaign anew before anybody can have answered. And a sole voter wins at once, while raft-rs relies on a winner's
+    /// log being on disk; others ask for votes first, and those messages are held.
     fn may_campaign(&self) -> bool {
         let conf_state = self.membership.conf_state();
         let mut voters = conf_state.voters.iter().chain(&conf_state.voters_outgoing);
-        self.unsynced.is_empty() || voters.any(|voter| *voter != self.config.replica.get())
+        let log = &self.node.raft.raft_log;
+        !self.unsynced.binds()
+            && (log.persisted == log.last_index() || voters.any(|voter| *voter != self.config.replica.get()))
     }
 
     /// Rounds sent to a former leader are asked again at once, and snapshots of a former leadership are nobody's.

@@ -41,13 +41,20 @@ impl Unsynced {
         self.readies.push_back(Rows { number, binds, held: Vec::new() });
     }
 
+    /// Whether a term or a vote is among what a power cut may take back.
+    pub(crate) fn binds(&self) -> bool {
+        self.readies.iter().any(|rows| rows.binds)
+    }
+
     /// Takes messages, and holds those that rest on rows which a power cut may take back. Nothing leaves in a term or with a vote that
     /// may be forgotten, and nobody is told of entries that may be. What else a replica says rests on none of them: a leader's
     /// entries count where they are on disk, and its own copy is one of them.
     pub(crate) fn pass(&mut self, messages: Vec<Message>) {
-        let binds = self.readies.iter().any(|rows| rows.binds) && !Mutant::VoteBeforeSync.is_chosen();
+        let binds = self.binds() && !Mutant::VoteBeforeSync.is_chosen();
         for message in messages {
-            let rests = binds || message.get_msg_type() == MessageType::MsgAppendResponse;
+            // A refusal promises nothing.
+            let accepts = message.get_msg_type() == MessageType::MsgAppendResponse && !message.reject;
+            let rests = binds || accepts;
             match self.readies.back_mut().filter(|_| rests) {
                 Some(newest) => newest.held.push(message),
                 None => self.released.push(message),

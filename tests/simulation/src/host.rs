@@ -40,8 +40,10 @@ const WRITE_MICROS: (u64, u64) = (5, 60);
 const SYNC_MICROS: (u64, u64) = (100, 2_000);
 /// How long it takes on a slow disk.
 const SLOW_SYNC_MICROS: (u64, u64) = (20_000, 600_000);
+/// How long one in so many of those takes that hang.
+const HANGING_SYNC: (u64, u64) = (12, 3_000_000);
 /// A sync that takes longer silences the process, in microseconds.
-const SYNC_MICROS_LONGEST: u64 = 400_000;
+const SYNC_MICROS_LONGEST: u64 = 250_000;
 
 /// What a turn gave to the process.
 pub(crate) enum Out<M: StateMachine> {
@@ -443,7 +445,8 @@ impl<M: Digested> Host<M> {
         let batches = self.disk.borrow().batches();
         self.syncing = Some(Syncing { batches, begun: world.now });
         let (least, most) = if self.slow { SLOW_SYNC_MICROS } else { SYNC_MICROS };
-        let micros = world.chance.between(least..=most);
+        let hangs = self.slow && world.chance.one_in(HANGING_SYNC.0);
+        let micros = if hangs { HANGING_SYNC.1 } else { world.chance.between(least..=most) };
         let (at, boot) = (self.place, self.boot);
         world.after(micros, Event::Due { at, boot, what: Due::Sync });
         if world.has(Mutant::AdvanceBeforeSync) {

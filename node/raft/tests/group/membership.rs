@@ -10,14 +10,15 @@ fn ids(group: &Simulation, members: &[usize]) -> Vec<ReplicaId> {
     members.iter().map(|member| group.members[*member].id).collect()
 }
 
-/// Adds a learner to the group and waits until it has the log.
+/// Adds a learner to the group and waits until its leader knows that it has the log.
 fn add_learner(group: &mut Simulation) -> usize {
     let joined = group.join();
     let leader = group.leader().expect("a leader");
     let ticket = group.change(leader, AddLearner(group.members[joined].id));
     group.run_until("the learner is caught up", 100, |group| {
-        group.memberships.contains_key(&ticket)
-            && group.node(joined).status().last_index == group.node(leader).status().last_index
+        let status = group.node(leader).status();
+        let learner = status.followers.iter().find(|follower| follower.replica == group.members[joined].id);
+        group.memberships.contains_key(&ticket) && learner.is_some_and(|known| known.matched == status.last_index)
     });
     assert!(group.memberships[&ticket].is_ok(), "{:?}", group.memberships[&ticket]);
     joined

@@ -80,6 +80,8 @@ pub(crate) struct Simulation {
     syncs: Vec<Sync>,
     /// Ticks that a sync takes at most.
     pub(crate) sync_ticks_max: usize,
+    /// And at least.
+    pub(crate) sync_ticks_min: usize,
     /// The member whose syncs take so many ticks instead.
     pub(crate) slow_disk: Option<(usize, u64)>,
     transfers: Vec<Transfer>,
@@ -138,6 +140,7 @@ impl Simulation {
             memberships: BTreeMap::new(),
             syncs: Vec::new(),
             sync_ticks_max: 0,
+            sync_ticks_min: 0,
             slow_disk: None,
             transfers: Vec::new(),
             snapshot_ticks: 1,
@@ -390,7 +393,10 @@ impl Simulation {
         if let Some(number) = effects.sync {
             let ticks = match self.slow_disk {
                 Some((slow, ticks)) if slow == member => ticks,
-                Some(_) | None => self.chance.below(self.sync_ticks_max + 1) as u64,
+                Some(_) | None => {
+                    let least = self.sync_ticks_min;
+                    (least + self.chance.below(self.sync_ticks_max.max(least) + 1 - least)) as u64
+                }
             };
             let end = self.now + ticks;
             // One disk: no sync ends before one that was begun before it.
@@ -531,7 +537,7 @@ impl Simulation {
     /// Ends every fault, lets the group come to rest, and checks what must hold then.
     pub(crate) fn check_settled(&mut self) {
         (self.lost_one_in, self.death_one_in, self.death_at, self.delay_ticks_max) = (0, 0, None, 1);
-        (self.sync_ticks_max, self.slow_disk) = (0, None);
+        (self.sync_ticks_min, self.sync_ticks_max, self.slow_disk) = (0, 0, None);
         self.syncs.iter_mut().for_each(|sync| sync.end = self.now);
         (self.snapshot_lost_one_in, self.snapshot_ticks) = (0, 1);
         self.cut.clear();

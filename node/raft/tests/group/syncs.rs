@@ -62,3 +62,17 @@ fn a_candidate_asks_nobody_before_its_own_vote_is_on_disk() {
     assert!(others.map(|other| group.node(other).status().term).all(|other| other == term), "nobody heard of it");
     group.check_settled();
 }
+
+/// A candidate's timer once went on while its own vote and the others' were being written, and it began anew before they counted.
+#[test]
+fn a_leader_is_elected_though_every_disk_is_slow() {
+    for seed in 40..60 {
+        let mut group = Simulation::new(seed, 3);
+        // More than half of the shortest election timeout; a vote takes two syncs, and as much again behind a sync at hand.
+        (group.sync_ticks_min, group.sync_ticks_max) = (12, 14);
+        let leader = group.elect();
+        group.kill(leader);
+        group.elect();
+        group.check_settled();
+    }
+}
