@@ -68,8 +68,8 @@ fn a_candidate_asks_nobody_before_its_own_vote_is_on_disk() {
 fn a_leader_is_elected_though_every_disk_is_slow() {
     for seed in 40..60 {
         let mut group = Simulation::new(seed, 3);
-        // More than half of the shortest election timeout; a vote takes two syncs, and as much again behind a sync at hand.
-        (group.sync_ticks_min, group.sync_ticks_max) = (12, 14);
+        // The shortest election timeout is 20. A vote takes two syncs, one of who asks and one of who answers.
+        (group.sync_ticks_min, group.sync_ticks_max) = (17, 19);
         let leader = group.elect();
         group.kill(leader);
         group.elect();
