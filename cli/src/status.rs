@@ -132,6 +132,13 @@ fn state(status: &GetClusterStatusResponse) -> String {
         (true, _) if whole => "ready".to_owned(),
         (true, _) => "ready, with reduced redundancy".to_owned(),
         (false, true) => format!("not ready: waits for {} nodes", status.replicas_per_shard),
+        (false, false) if leaderless == 0 => {
+            let all = status.coordinators.len();
+            format!(
+                "not ready: the coordinators have no leader; {} of {all} must run and reach each other",
+                all / 2 + 1
+            )
+        }
         (false, false) => format!("not ready: {leaderless} of {} shards have no leader", status.shards.len()),
     }
 }

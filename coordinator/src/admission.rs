@@ -6,23 +6,28 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use futures::future::join_all;
 use semel_proto::internal::v1 as wire;
 use semel_proto::internal::v1::coordinator_service_client::CoordinatorServiceClient;
 use semel_raft::ReplicaId;
 use semel_raft_host::{ClusterId, FreshGroup, Opener};
+use semel_workflow::CoordinatorId;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
 use crate::config::Voter;
+use crate::metadata::Metadata;
 use crate::volume::Volume;
 
 /// How long another coordinator may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// The pause between two questions of a folder that waits.
 const ASK_EVERY: Duration = Duration::from_millis(250);
+
+/// The pause between two looks at whether a replica that does not vote is still wanted.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// The part of this coordinator in the metadata group.
 #[derive(Debug)]
@@ -59,24 +64,13 @@ pub(crate) async fn admit(
 ) -> anyhow::Result<Admitted> {
     let coordinator = volume.coordinator();
     let others: Vec<&Voter> = voters.iter().filter(|voter| voter.id != coordinator.get()).collect();
-    let request = wire::IntroduceRequest {
-        group_id: Bytes::copy_from_slice(&group.0),
-        coordinator: coordinator.get(),
-        volume_id: volume.id.map(|id| Bytes::copy_from_slice(&id.0)).unwrap_or_default(),
-        replica: volume.replica.map_or(0, ReplicaId::get),
-        cluster_id: volume.cluster.map(|cluster| Bytes::copy_from_slice(&cluster.0)).unwrap_or_default(),
-    };
+    let request = request(volume, group, volume.replica);
     let mut told = String::new();
     loop {
         let answers = ask(&others, &request).await?;
         let replicas = replicas(&answers);
         if let Some(replica) = volume.replica {
-            if answers.iter().any(|answer| answer.retired) {
-                bail!(
-                    "data: the folder holds replica {replica}, and the coordinators' group has given its place to another one of \
-                     coordinator {coordinator}: it never comes back; start on the folder that took its place, or on an empty one"
-                );
-            }
+            refuse_retired(coordinator, replica, &answers)?;
             return Ok(Admitted { replica, fresh: FreshGroup::Refuse, replicas });
         }
         let fate = fate(others.len(), &answers);
@@ -110,6 +104,51 @@ pub(crate) async fn admit(
             told = reason;
         }
         tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+fn refuse_retired(
+    coordinator: CoordinatorId,
+    replica: ReplicaId,
+    answers: &[wire::IntroduceResponse],
+) -> anyhow::Result<()> {
+    if answers.iter().any(|answer| answer.retired) {
+        bail!(
+            "data: the folder holds replica {replica} of coordinator {coordinator}, which the coordinators' group does without: another \
+             one has its place, or its own replacement was given up. It never comes back: start on the folder that has the place, or \
+             empty this one"
+        );
+    }
+    Ok(())
+}
+
+/// Asks now and then, for as long as the replica here does not vote, whether the group does without it; ends only then.
+///
+/// # Errors
+/// Always: what the operator is to do.
+pub(crate) async fn until_retired(
+    metadata: &Metadata,
+    request: wire::IntroduceRequest,
+    voters: &[Voter],
+) -> anyhow::Result<()> {
+    let coordinator = CoordinatorId::new(request.coordinator).context("a coordinator has a number")?;
+    let others: Vec<&Voter> = voters.iter().filter(|voter| voter.id != coordinator.get()).collect();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if !metadata.votes() {
+            refuse_retired(coordinator, metadata.replica(), &ask(&others, &request).await?)?;
+        }
+    }
+}
+
+/// What a coordinator says of itself that holds this replica.
+pub(crate) fn request(volume: &Volume, group: ClusterId, replica: Option<ReplicaId>) -> wire::IntroduceRequest {
+    wire::IntroduceRequest {
+        group_id: Bytes::copy_from_slice(&group.0),
+        coordinator: volume.coordinator().get(),
+        volume_id: volume.id.map(|id| Bytes::copy_from_slice(&id.0)).unwrap_or_default(),
+        replica: replica.map_or(0, ReplicaId::get),
+        cluster_id: volume.cluster.map(|cluster| Bytes::copy_from_slice(&cluster.0)).unwrap_or_default(),
     }
 }
 

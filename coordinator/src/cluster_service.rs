@@ -17,7 +17,7 @@ use semel_workflow::{
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use crate::front::Front;
+use crate::front::{Front, NOT_A_VOTER};
 use crate::metadata::refused;
 use crate::moves;
 use crate::routes::{LIVE_WITHIN, LastReport};
@@ -55,7 +55,7 @@ pub(crate) fn status(front: &Front) -> public::GetClusterStatusResponse {
     });
     let shards: Vec<public::ShardStatus> =
         view.shard_map().values().map(|placement| shard(&view, placement, &reports)).collect();
-    let ready = !shards.is_empty() && shards.iter().all(is_led);
+    let ready = !shards.is_empty() && shards.iter().all(is_led) && front.ready().is_ok();
     public::GetClusterStatusResponse {
         cluster_id: view.cluster().map(|cluster| cluster.cluster_id.to_string()).unwrap_or_default(),
         shards_count: view.cluster().map_or(0, |cluster| cluster.shards.get()),
@@ -286,6 +286,10 @@ impl ClusterService for ClusterServer {
         &self,
         _request: Request<public::GetClusterStatusRequest>,
     ) -> Result<Response<public::GetClusterStatusResponse>, Status> {
+        if !self.front.metadata.votes() {
+            // What it has of the metadata may be nothing yet.
+            return Err(ClientError::NotReady(NOT_A_VOTER).into());
+        }
         Ok(Response::new(status(&self.front)))
     }
 

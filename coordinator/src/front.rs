@@ -24,6 +24,10 @@ const STOPPING_WITHIN: Duration = semel_raft_host::server::DRAIN_WITHIN.saturati
 /// sends its clients to them.
 const METADATA_WITHIN: Duration = Duration::from_secs(4);
 
+/// Why a coordinator whose replica does not vote has nothing to tell.
+pub(crate) const NOT_A_VOTER: &str =
+    "this coordinator is being brought up to date, or the others do without it; ask another";
+
 /// What a gallery's key gives: the rotations of its embeddings, and the key of its content digests.
 pub(crate) struct GalleryKeys {
     pub(crate) rotations: Rotations,
@@ -113,6 +117,9 @@ impl Front {
     /// Whether the cluster is founded, and this coordinator's view of it current as far as it knows.
     pub(crate) fn ready(&self) -> Result<(), String> {
         // Not whether shards are placed: nodes that cannot reach a coordinator before it is ready would never join.
+        if !self.metadata.votes() {
+            return Err(NOT_A_VOTER.to_owned());
+        }
         self.metadata.view().cluster().ok_or("the cluster is not founded yet")?;
         self.metadata.ready()
     }

@@ -227,6 +227,17 @@ impl Metadata {
         status.wait_for(|status| is_led(status) == led).await.is_ok()
     }
 
+    /// The replica here.
+    pub(crate) fn replica(&self) -> ReplicaId {
+        self.replica
+    }
+
+    /// Whether the replica here votes, as far as it knows.
+    pub(crate) fn votes(&self) -> bool {
+        let status = self.status.borrow();
+        status.running().is_some_and(|status| status.voters.contains(&self.replica))
+    }
+
     /// Whether the group has a leader and the view is caught up with what is known to be committed.
     pub(crate) fn ready(&self) -> Result<(), String> {
         let status = self.status.borrow();

@@ -30,7 +30,7 @@ use tonic::service::Routes as Services;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::admission::admit;
+use crate::admission::{self, admit};
 use crate::case_service::CaseServer;
 use crate::cluster_service::ClusterServer;
 use crate::config::{CoordinatorConfig, Voter};
@@ -153,7 +153,12 @@ impl Starting {
     /// Opens the volume, takes part in the metadata group and serves clients and nodes until `ends` resolves.
     async fn run(self, monitor: &Monitor, mut ends: oneshot::Receiver<()>) -> anyhow::Result<()> {
         let transport = GrpcTransport::new(tokio::runtime::Handle::current());
-        let (host, metadata) = {
+        let front = Arc::new(OnceLock::<Arc<Front>>::new());
+        monitor.ready_when({
+            let (front, opener) = (Arc::clone(&front), self.opener.clone());
+            move || front.get().map_or_else(|| Err(opener.reason()), |front| front.ready())
+        });
+        let (host, metadata, asks) = {
             let data = self.config.data.clone();
             let database =
                 tokio::task::spawn_blocking(move || Database::open(&data, MetadataMachine::TABLES)).await??;
@@ -168,7 +173,9 @@ impl Starting {
                 _ = &mut ends => return Ok(()),
             };
             self.opener.tell("the coordinator is starting");
-            Metadata::open(&self.config, &volume, &self.voters, admitted, &transport).await?
+            let asks = admission::request(&volume, group, Some(admitted.replica));
+            let (host, metadata) = Metadata::open(&self.config, &volume, &self.voters, admitted, &transport).await?;
+            (host, metadata, asks)
         };
         metrics::show(monitor, host.handle(), transport);
         self.introductions.opened(Arc::clone(&metadata));
@@ -178,7 +185,8 @@ impl Starting {
             .max_decoding_message_size(SNAPSHOT_MESSAGE_BYTES_MAX);
         let group = Services::new(raft).add_service(snapshots);
         let ended = tokio::select! {
-            ended = self.work(group, metadata, monitor) => ended,
+            ended = self.work(group, Arc::clone(&metadata), monitor, &front) => ended,
+            ended = admission::until_retired(&metadata, asks, &self.voters) => ended,
             _ = &mut ends => Ok(()),
         };
         host.shutdown().await;
@@ -187,7 +195,13 @@ impl Starting {
 
     /// Opens every service and works in the background. The metadata group needs its own services to come to life, so the others answer
     /// UNAVAILABLE until the cluster is founded.
-    async fn work(&self, group: Services, metadata: Arc<Metadata>, monitor: &Monitor) -> anyhow::Result<()> {
+    async fn work(
+        &self,
+        group: Services,
+        metadata: Arc<Metadata>,
+        monitor: &Monitor,
+        opened: &OnceLock<Arc<Front>>,
+    ) -> anyhow::Result<()> {
         let config = &self.config;
         let nodes = Nodes::new(Arc::new(Routes::default()), Duration::from_millis(config.search_attempt_ms));
         let (inbox, outbox) = obligations::queue();
@@ -195,10 +209,7 @@ impl Starting {
         let stops = self.stops.clone();
         let front = Front::new(Arc::clone(&metadata), introductions, nodes, inbox, config.enrolments_max, stops);
         front.metrics.show(monitor, &front);
-        monitor.ready_when({
-            let front = Arc::clone(&front);
-            move || front.ready()
-        });
+        assert!(opened.set(Arc::clone(&front)).is_ok(), "a front is opened once");
         self.opener.open(services(group, &front, config));
         let wanted = Cluster {
             cluster_id: semel_workflow::ClusterId(rand::random()),

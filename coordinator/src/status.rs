@@ -113,7 +113,7 @@ fn next(refusal: &MetadataRefusal) -> &'static str {
         MetadataRefusal::TooManyMoves { .. } => "; wait until one is done: `semel cluster moves`",
         MetadataRefusal::MoveUnderWay { .. } => "; wait until it is done, or give it up: `semel cluster move --cancel`",
         MetadataRefusal::ReplacementUnderWay { .. } => {
-            "; wait until it is done, or give it up: `semel cluster replace-coordinator --cancel`"
+            "; wait until it is done, or give it up: the same with `--cancel`"
         }
         MetadataRefusal::NoReplicaThere { .. } | MetadataRefusal::ReplicaThereAlready { .. } => {
             "; `semel status --shards` shows where they are"

@@ -43,6 +43,11 @@ impl Behind {
 }
 
 impl Opener {
+    /// What callers are told now.
+    pub fn reason(&self) -> String {
+        self.0.reason()
+    }
+
     /// What callers are told from now on.
     pub fn tell(&self, reason: &str) {
         reason.clone_into(&mut self.0.reason.write().unwrap_or_else(PoisonError::into_inner));

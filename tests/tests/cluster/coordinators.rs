@@ -60,6 +60,22 @@ async fn with_one_coordinator_of_three_dead_the_others_create_galleries_and_enro
     }
 }
 
+#[tokio::test]
+async fn with_two_coordinators_of_three_dead_the_third_does_not_say_that_the_cluster_is_ready() {
+    let sandbox = cluster(3).await;
+    assert!(sandbox.status_of(2).await.expect("it answers").ready);
+    sandbox.kill_coordinator(0).await.expect("it runs");
+    sandbox.kill_coordinator(1).await.expect("it runs");
+    let told = wait_until("the third to know that nobody leads", FINISHED_WITHIN, || async {
+        let status = sandbox.status_of(2).await.map_err(|error| error.to_string())?;
+        if status.ready { Err("it says ready".to_owned()) } else { Ok(status) }
+    });
+    let status = told.await.unwrap_or_else(|error| panic!("{error}"));
+    assert!(status.coordinators.iter().all(|coordinator| !coordinator.leader), "{:?}", status.coordinators);
+    sandbox.restart_coordinator(0).await.expect("it starts again");
+    sandbox.wait_ready().await.expect("two of three are a majority");
+}
+
 fn pending(status: &GetClusterStatusResponse) -> u64 {
     status.galleries.iter().map(|counts| counts.pending).sum::<u64>()
         + status.shards.iter().map(|shard| shard.obligations).sum::<u64>()

@@ -150,6 +150,8 @@ async fn change(nodes: &[&Node], group: u64, change: MembershipChange) {
                             | MembershipError::NotCaughtUp { .. }
                             | MembershipError::LeadershipMoves { .. }
                             | MembershipError::Unknown
+                            // For as long as it installs a snapshot.
+                            | MembershipError::Stopped
                     ),
                     "{change:?}: {error}"
                 ),
