@@ -211,7 +211,7 @@ async fn a_volume_that_was_replaced_and_one_of_another_coordinator_are_refused()
     fs::rename(&old, &folder).expect("moved back");
     sandbox.restart_coordinator(LOST).await.expect("the process starts and listens");
     let said = ended(&sandbox, LOST).await;
-    assert!(said.contains("it never comes back"), "{said}");
+    assert!(said.contains("It never comes back"), "{said}");
 
     sandbox.kill_coordinator(LOST).await.expect("it is there");
     fs::remove_dir_all(&folder).expect("removed");
