@@ -449,6 +449,8 @@ impl<S: Store, M: StateMachine> Replica<S, M> {
         self.receipts.extend(waiting.map(|(ticket, handed_over)| {
             (ticket, Err(if handed_over { ProposeError::Unknown } else { ProposeError::Stopped }))
         }));
+        // A view that would have to reach them goes no further.
+        self.answers.iter_mut().for_each(|(_, answer)| *answer = Err(BarrierError::Stopped));
         let waiting = self.barriers.take_all().into_iter();
         self.answers.extend(waiting.map(|ticket| (ticket, Err(BarrierError::Stopped))));
         for (_, answer) in &mut self.memberships {

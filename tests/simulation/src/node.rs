@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use semel_index::{CatalogueConfig, SealJob, SearchProbe, ShardCount, ShardId};
-use semel_raft::{Event as RaftEvent, LogIndex, MembershipChange, ProposeError, ReplicaId, Ticket};
+use semel_raft::{Event as RaftEvent, LogIndex, MembershipChange, ProposeError, ReplicaId, Store as _, Table, Ticket};
 use semel_shard::{Publication, ScanQueue, SearchMoment, SearchView, ShardMachine};
 use semel_workflow::NodeId;
 
@@ -50,6 +50,8 @@ pub(crate) struct Assigned {
     replica: ReplicaId,
     /// Those that its group was founded with, if it was there then.
     founders: Vec<ReplicaId>,
+    /// Its rows are to go. Whether they have gone, the disk may not have been able to say.
+    leaving: bool,
 }
 
 /// One run of a node's process.
@@ -129,7 +131,7 @@ impl Node {
     /// Gives the node one of a new group's replicas, on new rows.
     pub(crate) fn found_group(&mut self, shard: ShardId, replica: ReplicaId, founders: Vec<ReplicaId>) {
         host::found(&self.disk, u64::from(shard.0), &founders);
-        self.assigned.push(Assigned { shard, replica, founders });
+        self.assigned.push(Assigned { shard, replica, founders, leaving: false });
     }
 
     /// Gives the node the replicas that it had, each on new rows as if its group were new.
@@ -146,7 +148,7 @@ impl Node {
             return false;
         }
         let shard = ShardId(u32::try_from(group).expect("a shard"));
-        let assigned = Assigned { shard, replica, founders: Vec::new() };
+        let assigned = Assigned { shard, replica, founders: Vec::new(), leaving: false };
         if let Some(run) = &mut self.run {
             run.seat_or_alarm(world, &assigned, shards);
         }
@@ -163,6 +165,7 @@ impl Node {
         if let Some(run) = &mut self.run {
             run.unseat(group);
         }
+        self.assigned.iter_mut().filter(|one| is_it(one)).for_each(|one| one.leaving = true);
         self.disk.borrow_mut().remove_files(group, |_| true);
         let left = host::leave::<ShardMachine>(&self.disk, group);
         if left {
@@ -186,6 +189,12 @@ impl Node {
     pub(crate) fn start(&mut self, world: &mut World, shards: ShardCount) {
         assert!(self.run.is_none(), "a process runs once");
         self.boots += 1;
+        // On a volume, a replica and its rows go in one write.
+        let disk = self.disk.clone();
+        self.assigned.retain(|one| {
+            let rows = GroupDisk { disk: disk.clone(), group: u64::from(one.shard.0) };
+            !one.leaving || !matches!(rows.get(Table::RAFT, semel_raft::rows::CONF_STATE), Ok(None))
+        });
         let mut run = Run {
             place: self.place,
             boot: self.boots,
