@@ -92,20 +92,20 @@ fn slow_links_that_lose_packets_cost_time_and_nothing_else() {
     run(&scenario, async |cluster| {
         for server in Server::all() {
             cluster.network.lose(server.place(), 5);
-            cluster.network.slow_down(server.place(), 3_000);
+            cluster.network.slow_down(server.place(), 1_500);
         }
         cluster.verdicts(60).await;
         cluster.network.heal();
         // One follower or leader with a very bad line.
         let node = Server::Node(cluster.chance.random_range(0..NODES));
         cluster.network.lose(node.place(), 30);
-        cluster.network.slow_down(node.place(), 500);
+        cluster.network.slow_down(node.place(), 250);
         cluster.verdicts(30).await;
         cluster.network.heal();
         let (dropped, held_back) = (cluster.network.dropped(), cluster.network.held_back());
         assert!(dropped > 0 && held_back > 0, "{dropped} packets lost, {held_back} held back");
         format!(
-            "5 % loss at 3 Mbit/s everywhere, 30 % at 0.5 Mbit/s at {node}, {dropped} packets lost, {held_back} held back"
+            "5 % loss at 1.5 Mbit/s everywhere, 30 % at 0.25 Mbit/s at {node}, {dropped} packets lost, {held_back} held back"
         )
     });
 }
