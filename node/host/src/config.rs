@@ -15,7 +15,8 @@ pub struct HostConfig {
     pub seed: u64,
     /// How long a tick of the replicas' clock is. Default 50 ms.
     pub tick: Duration,
-    /// Ticks without a word from the leader until a replica campaigns, see [`ReplicaConfig`]. Default 20.
+    /// Ticks without a word from the leader until a replica campaigns, see [`ReplicaConfig`]. A sync that takes more than half of them
+    /// silences the host until it ends. Default 20.
     pub election_ticks: usize,
     /// Ticks between two heartbeats of a leader. Default 4.
     pub heartbeat_ticks: usize,

@@ -1,5 +1,5 @@
 //! The shell that every raft group of a process runs in: rows in RocksDB, one thread that drives all replicas with one
-//! synced write per turn, envelopes to and from other processes, and the clock.
+//! write per turn, another that syncs, envelopes to and from other processes, and the clock.
 //!
 //! Lives here: [`Database`] and [`GroupStore`] (rows), [`Host`] (the thread and its owner), [`HostHandle`] (what servers
 //! call), [`SnapshotServer`] (rows of a replica from another process), [`Transport`] (where messages leave; [`GrpcTransport`] between processes), and what every process with a host also
