@@ -329,6 +329,12 @@ async fn wait_until_replaced(client: &Client, coordinator: u64, to: u64) -> anyh
         if let Some(status) = patience.bear(client.status().await)? {
             let found = status.coordinators.into_iter().find(|found| found.coordinator == coordinator);
             let found = found.with_context(|| format!("the status names no coordinator {coordinator}"))?;
+            if found.waits && found.joining_replica == to && !found.cancelling {
+                anyhow::bail!(
+                    "the folder that was let in as replica {to} is lost too, and another empty one waits. Give the replacement up with \
+                     --cancel, and begin it anew once `semel status` says that the folder waits"
+                );
+            }
             seen |= found.joining_replica == to || began.elapsed() > SILENT_MAX;
             if found.replica == to || (seen && found.joining_replica != to) {
                 return Ok(found);

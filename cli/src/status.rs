@@ -100,9 +100,13 @@ fn replaced_line(coordinator: &CoordinatorStatus) -> Option<String> {
         (0, _, true) => Some(format!(
             "coordinator {number} waits on an empty folder; restore its volume, or replace it: semel cluster replace-coordinator {number}"
         )),
-        (replica, false, _) => {
+        (replica, false, false) => {
             Some(format!("coordinator {number}: its volume is being replaced, replica {replica} is brought up to date"))
         }
+        (replica, false, true) => Some(format!(
+            "coordinator {number}: the folder that was let in as replica {replica} is lost too, and another empty one waits; give the \
+             replacement up and begin it anew: semel cluster replace-coordinator {number} --cancel"
+        )),
         (replica, true, _) => Some(format!(
             "coordinator {number}: the replacement of its volume was given up, replica {replica} is removed"
         )),

@@ -50,7 +50,7 @@ pub(crate) fn status(front: &Front) -> public::GetClusterStatusResponse {
             replica: replicas.voter.get(),
             joining_replica: replicas.joining_replica().map_or(0, ReplicaId::get),
             cancelling: replicas.joining.is_some_and(|joining| joining.cancelling),
-            waits: front.introductions.waiting(coordinator.id).is_some(),
+            waits: front.introductions.waiting(&view, coordinator.id).is_some(),
         }
     });
     let shards: Vec<public::ShardStatus> =
@@ -168,7 +168,7 @@ impl ClusterServer {
         }
         // What is under way needs no folder that still waits: it may have been let in already.
         let under_way = view.coordinator_replicas(coordinator).joining.map(|joining| joining.volume);
-        let volume = self.front.introductions.waiting(coordinator).or(under_way);
+        let volume = self.front.introductions.waiting(&view, coordinator).or(under_way);
         let volume = volume.ok_or(ClientError::NoEmptyFolder(coordinator))?;
         match self.record(&MetadataCommand::ReplaceCoordinator { coordinator, volume }).await? {
             MetadataReceipt::CoordinatorReplicas(replicas) => {

@@ -27,8 +27,32 @@ pub(crate) struct Introductions {
     empty: OnceLock<()>,
     /// Set once the replica is open.
     metadata: OnceLock<Arc<Metadata>>,
-    /// Empty folders, and when they last asked: one for each voter at most.
-    waiting: Mutex<BTreeMap<CoordinatorId, (VolumeId, Instant)>>,
+    waiting: Mutex<Waiting>,
+}
+
+/// Empty folders of coordinators that have lost a volume: one for each coordinator at most.
+#[derive(Debug, Default)]
+struct Waiting(BTreeMap<CoordinatorId, Asked>);
+
+#[derive(Debug)]
+struct Asked {
+    volume: VolumeId,
+    at: Instant,
+    /// The newest replica of its coordinator that was known then. Since a newer one was given out, nobody waits any more until asked anew.
+    newest: ReplicaId,
+}
+
+impl Waiting {
+    fn heard(&mut self, view: &MetadataView, coordinator: CoordinatorId, volume: VolumeId, at: Instant) {
+        let newest = view.coordinator_replicas(coordinator).newest;
+        self.0.insert(coordinator, Asked { volume, at, newest });
+    }
+
+    fn of(&self, view: &MetadataView, coordinator: CoordinatorId, now: Instant) -> Option<VolumeId> {
+        let asked = self.0.get(&coordinator)?;
+        let is_lately = now.saturating_duration_since(asked.at) < WAITS_WITHIN;
+        (is_lately && asked.newest == view.coordinator_replicas(coordinator).newest).then_some(asked.volume)
+    }
 }
 
 impl Introductions {
@@ -49,10 +73,10 @@ impl Introductions {
         assert!(self.metadata.set(metadata).is_ok(), "a replica is opened once");
     }
 
-    /// The empty folder of a coordinator that waits to be let in.
-    pub(crate) fn waiting(&self, coordinator: CoordinatorId) -> Option<VolumeId> {
+    /// The empty folder of a coordinator that waits to be let in, by what `view` knows.
+    pub(crate) fn waiting(&self, view: &MetadataView, coordinator: CoordinatorId) -> Option<VolumeId> {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.get(&coordinator).filter(|(_, asked)| asked.elapsed() < WAITS_WITHIN).map(|(volume, _)| *volume)
+        waiting.of(view, coordinator, Instant::now())
     }
 
     fn answer(&self, request: &wire::IntroduceRequest) -> Result<wire::IntroduceResponse, Status> {
@@ -82,11 +106,13 @@ impl Introductions {
             )));
         }
         let volume = request.volume_id.as_ref().try_into().ok().map(VolumeId);
-        if let (0, Some(volume)) = (request.replica, volume) {
+        let answer = known(&view, coordinator, ReplicaId::new(request.replica), volume);
+        // A founder asks too, whom nobody knows, and who has lost nothing.
+        if let (0, Some(volume), true, 0) = (request.replica, volume, answer.known, answer.admitted_replica) {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.insert(coordinator, (volume, Instant::now()));
+            waiting.heard(&view, coordinator, volume, Instant::now());
         }
-        Ok(known(&view, coordinator, ReplicaId::new(request.replica), volume))
+        Ok(answer)
     }
 }
 
@@ -172,6 +198,23 @@ mod tests {
         check(&idle, 2, 8, 4, (true, 0, false));
         check(&idle, 1, 1, 4, (true, 0, false));
         check(&idle, 3, 0, 4, (false, 0, false));
+    }
+
+    /// A founder's question, seconds old, was once taken for one of the folder that came in its place; that one was never let in.
+    #[test]
+    fn a_folder_waits_from_its_last_question_until_a_replica_is_given_out() {
+        let (idle, second) = (view(None), coordinator(2));
+        let next = CoordinatorReplicas { newest: replica(8), ..idle.coordinator_replicas(second) };
+        let let_in = idle.with(&[MetadataChanged::Set(MetadataRow::CoordinatorReplicas(next))]);
+        let (volume, at) = (VolumeId([9; 16]), Instant::now());
+        let mut waiting = Waiting::default();
+        waiting.heard(&idle, second, volume, at);
+        assert_eq!(waiting.of(&idle, second, at), Some(volume));
+        assert_eq!(waiting.of(&idle, coordinator(1), at), None);
+        assert_eq!(waiting.of(&idle, second, at + WAITS_WITHIN), None);
+        assert_eq!(waiting.of(&let_in, second, at), None);
+        waiting.heard(&let_in, second, volume, at);
+        assert_eq!(waiting.of(&let_in, second, at), Some(volume));
     }
 
     #[test]

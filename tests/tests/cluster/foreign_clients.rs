@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 
 use semel_sandbox::{Sandbox, requests};
 
+use crate::command::run;
 use crate::registry::recorded;
 
 /// The address that the README's examples call.
@@ -35,10 +36,6 @@ fn readme_block(language: &str, sign: &str) -> String {
     let mut blocks =
         text.split(opening.as_str()).skip(1).map(|rest| rest.split("```").next().expect("split gives one"));
     blocks.find(|block| block.contains(sign)).unwrap_or_else(|| panic!("no {language} block with {sign}")).to_owned()
-}
-
-async fn run(mut command: Command) -> Output {
-    tokio::task::spawn_blocking(move || command.output()).await.expect("it does not panic").expect("the program runs")
 }
 
 fn assert_success(output: &Output) -> String {

@@ -3,6 +3,7 @@
 //! One binary, because each would link RocksDB anew. What one crate promises by itself is tested there.
 
 mod binary;
+mod command;
 mod exposition;
 mod people;
 mod registry;

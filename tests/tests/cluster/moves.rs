@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -15,11 +14,12 @@ use semel_proto::v1::{
     CancelMoveRequest, EnrolRequest, Enrolment, GetClusterStatusResponse, ListMovesRequest, MoveReplicaRequest,
     MoveState, RemoveNodeRequest, ReplicaRole,
 };
-use semel_sandbox::{Mode, Sandbox, SandboxError, requests, wait_until};
+use semel_sandbox::{Sandbox, SandboxError, requests, wait_until};
 use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::binary::child_processes;
+use crate::command::semel;
 use crate::people::{self, DIMENSION, THRESHOLD, capture};
 use crate::registry::{assert_one_case_per_pair, assert_replicas_agree, assert_sound, candidates, enrol, wait_quiet};
 
@@ -264,14 +264,9 @@ async fn a_move_that_cannot_finish_can_be_given_up_and_leaves_everything_as_it_w
     assert_replicas_agree(&wait_quiet(&sandbox, GALLERY).await);
 }
 
-/// Runs `semel cluster …` as an operator does.
-async fn semel(sandbox: &Sandbox, arguments: &[&str]) -> (bool, String) {
-    let Mode::ChildProcesses { binary } = child_processes() else { unreachable!("made of a binary") };
-    let mut command = Command::new(binary);
-    command.arg("cluster").args(arguments).env("SEMEL_ADDRESS", sandbox.endpoint());
-    let ended = tokio::task::spawn_blocking(move || command.output().expect("the binary runs")).await.expect("it ends");
-    let said = [ended.stdout, ended.stderr].concat();
-    (ended.status.success(), String::from_utf8_lossy(&said).into_owned())
+/// Runs `semel cluster …`.
+async fn semel_cluster(sandbox: &Sandbox, arguments: &[&str]) -> (bool, String) {
+    semel(&sandbox.endpoint(), &[&["cluster"], arguments].concat()).await
 }
 
 #[tokio::test]
@@ -281,7 +276,7 @@ async fn a_node_whose_volume_is_lost_comes_back_as_another_and_the_old_one_is_dr
     let client = sandbox.enrolments();
     let mut told = enrol_all(&client, (0..40).map(|person| request(&people, person, 0))).await;
     let lost = node_id(&sandbox, 2).await;
-    let (removed, said) = semel(&sandbox, &["remove-node", &lost]).await;
+    let (removed, said) = semel_cluster(&sandbox, &["remove-node", &lost]).await;
     assert!(!removed && said.contains("is live"), "{said}");
     sandbox.kill_node(2).await.expect("the node runs");
     fs::remove_dir_all(sandbox.node_folder(2).await.expect("there is such a node")).expect("the folder is removed");
@@ -295,9 +290,9 @@ async fn a_node_whose_volume_is_lost_comes_back_as_another_and_the_old_one_is_dr
         if refused.message().contains("drain") { Ok(()) } else { Err(refused.to_string()) }
     });
     gone.await.unwrap_or_else(|error| panic!("{error}"));
-    let (drained, said) = semel(&sandbox, &["drain", &lost[..8]]).await;
+    let (drained, said) = semel_cluster(&sandbox, &["drain", &lost[..8]]).await;
     assert!(drained && said.contains("holds nothing any more"), "{said}");
-    let (removed, said) = semel(&sandbox, &["remove-node", &lost[..8]]).await;
+    let (removed, said) = semel_cluster(&sandbox, &["remove-node", &lost[..8]]).await;
     assert!(removed, "{said}");
     wait_settled(&sandbox).await;
     let after = wait_quiet(&sandbox, GALLERY).await;
@@ -310,7 +305,7 @@ async fn a_node_whose_volume_is_lost_comes_back_as_another_and_the_old_one_is_dr
     for person in (0..60).step_by(2) {
         assert!(candidates(&told[&format!("{person:04}-1")]).contains(&format!("{person:04}-0")), "person {person}");
     }
-    let (moves, said) = semel(&sandbox, &["moves"]).await;
+    let (moves, said) = semel_cluster(&sandbox, &["moves"]).await;
     assert!(moves && said.contains("no replica is being moved"), "{said}");
 }
 

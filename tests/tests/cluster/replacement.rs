@@ -2,7 +2,6 @@
 //! the new one counts.
 
 use std::fs;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -15,10 +14,11 @@ use semel_proto::v1::gallery_service_client::GalleryServiceClient;
 use semel_proto::v1::{
     CancelReplacementRequest, CoordinatorStatus, EnrolRequest, Enrolment, ReplaceCoordinatorRequest,
 };
-use semel_sandbox::{Mode, Sandbox, SandboxError, requests, wait_until};
+use semel_sandbox::{Sandbox, SandboxError, requests, wait_until};
 use tonic::Code;
 
 use crate::binary::child_processes;
+use crate::command::semel;
 use crate::exposition::scrape;
 use crate::people::{self, DIMENSION, THRESHOLD, capture};
 use crate::registry::{assert_sound, candidates, enrol};
@@ -79,14 +79,16 @@ async fn refusal(sandbox: &Sandbox) -> String {
     }
 }
 
-/// Runs `semel` as an operator does, who knows of every coordinator.
-async fn semel(sandbox: &Sandbox, arguments: &[&str]) -> (bool, String) {
-    let Mode::ChildProcesses { binary } = child_processes() else { unreachable!("made of a binary") };
-    let mut command = Command::new(binary);
-    command.args(arguments).env("SEMEL_ADDRESS", sandbox.endpoints().join(","));
-    let ended = tokio::task::spawn_blocking(move || command.output().expect("the binary runs")).await.expect("it ends");
-    let said = [ended.stdout, ended.stderr].concat();
-    (ended.status.success(), String::from_utf8_lossy(&said).into_owned())
+/// Both others have heard the empty folder: whichever is asked can let it in.
+async fn wait_heard(sandbox: &Sandbox) {
+    for by in [0, 2] {
+        wait_said(sandbox, by, "the empty folder to be heard", |said| said.waits).await;
+    }
+}
+
+/// Runs `semel cluster replace-coordinator` for the one that loses its volume, as an operator does, who knows of every coordinator.
+async fn replace(sandbox: &Sandbox, flags: &[&str]) -> (bool, String) {
+    semel(&sandbox.endpoints().join(","), &[&["cluster", "replace-coordinator", "2"], flags].concat()).await
 }
 
 fn request(people: &Population, person: u32, side: u32) -> EnrolRequest {
@@ -153,13 +155,12 @@ async fn a_lost_volume_of_a_coordinator_is_replaced_under_load_and_the_new_one_v
         create_gallery(&sandbox, 0, &format!("other-{number}")).await;
     }
     lose_volume(&sandbox).await;
-    wait_said(&sandbox, 0, "the empty folder to be heard", |said| said.waits && said.joining_replica == 0).await;
-    wait_said(&sandbox, 2, "the empty folder to be heard", |said| said.waits).await;
+    wait_heard(&sandbox).await;
     assert!(refusal(&sandbox).await.contains("semel cluster replace-coordinator 2"));
-    let (_, said) = semel(&sandbox, &["status"]).await;
+    let (_, said) = semel(&sandbox.endpoints().join(","), &["status"]).await;
     assert!(said.contains("coordinator 2 waits on an empty folder"), "{said}");
 
-    let (replaced, said) = semel(&sandbox, &["cluster", "replace-coordinator", "2"]).await;
+    let (replaced, said) = replace(&sandbox, &[]).await;
     assert!(replaced && said.contains("replica 6 votes in the place of 2"), "{said}");
     let said = wait_said(&sandbox, LOST, "the new one to serve", |said| said.replica == 6).await;
     assert!(!said.waits && said.joining_replica == 0, "{said:?}");
@@ -202,8 +203,8 @@ async fn a_volume_that_was_replaced_and_one_of_another_coordinator_are_refused()
     sandbox.kill_coordinator(LOST).await.expect("it runs");
     fs::rename(&folder, &old).expect("moved away");
     sandbox.restart_coordinator(LOST).await.expect("the process starts and listens");
-    wait_said(&sandbox, 0, "the empty folder to be heard", |said| said.waits).await;
-    let (replaced, said) = semel(&sandbox, &["cluster", "replace-coordinator", "2"]).await;
+    wait_heard(&sandbox).await;
+    let (replaced, said) = replace(&sandbox, &[]).await;
     assert!(replaced, "{said}");
 
     sandbox.kill_coordinator(LOST).await.expect("it runs");
@@ -266,14 +267,19 @@ async fn an_emptied_folder_founds_nothing_alone_and_a_replacement_can_be_given_u
     let again = cluster.replace_coordinator(request).await.expect("it is under way").into_inner();
     assert_eq!(again, begun);
     wait_said(&sandbox, 2, "the replacement to be known", |said| said.joining_replica == 6).await;
-    let (given_up, said) = semel(&sandbox, &["cluster", "replace-coordinator", "2", "--cancel"]).await;
+    // And that folder is lost as well.
+    sandbox.kill_coordinator(LOST).await.expect("it is there");
+    lose_volume(&sandbox).await;
+    wait_heard(&sandbox).await;
+    let (replaced, said) = replace(&sandbox, &[]).await;
+    assert!(!replaced && said.contains("--cancel"), "{said}");
+    let (given_up, said) = replace(&sandbox, &["--cancel"]).await;
     assert!(given_up, "{said}");
     cluster.cancel_replacement(CancelReplacementRequest { coordinator: LOST_NUMBER }).await.expect("again");
     let said = wait_said(&sandbox, 0, "the replacement to be over", |said| said.joining_replica == 0).await;
     assert_eq!(said.replica, 2);
-    sandbox.resume_coordinator(LOST).await.expect("it is there");
-    wait_said(&sandbox, 0, "the empty folder to be heard", |said| said.waits).await;
-    let (replaced, said) = semel(&sandbox, &["cluster", "replace-coordinator", "2"]).await;
+    wait_heard(&sandbox).await;
+    let (replaced, said) = replace(&sandbox, &[]).await;
     assert!(replaced && said.contains("replica 7 votes in the place of 2"), "{said}");
     sandbox.wait_ready().await.expect("all three serve");
     sandbox.kill_coordinator(2).await.expect("it runs");

@@ -16,6 +16,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
 use crate::binary::child_processes;
+use crate::command::run;
 use crate::exposition::scrape;
 use crate::people::{self, DIMENSION, THRESHOLD, capture};
 use crate::registry::enrol;
@@ -190,7 +191,7 @@ async fn a_command_with_trace_tells_the_id_under_which_servers_export() {
     let mut command = Command::new(binary);
     command.args(["--trace", "get", "--gallery", GALLERY, "known", "--address", &sandbox.endpoint()]);
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint);
-    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it runs");
+    let output = run(command).await;
     assert!(output.status.success(), "{output:?}");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     let trace = told.lines().find_map(|line| line.strip_prefix("trace ")).expect("the id is told");
