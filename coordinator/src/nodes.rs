@@ -17,7 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
 use crate::routes::Routes;
-use searches::SearchQueue;
+use searches::Searched;
 pub(crate) use searches::ShardReply;
 
 /// How long a connection attempt may take.
@@ -58,7 +58,7 @@ pub(crate) struct Nodes {
     cluster: OnceLock<ClusterId>,
     pub(crate) routes: Arc<Routes>,
     channels: Mutex<HashMap<String, Channel>>,
-    searches: Mutex<HashMap<String, SearchQueue>>,
+    searched: Searched,
     search_attempt: Duration,
 }
 
@@ -69,7 +69,7 @@ impl Nodes {
             cluster: OnceLock::new(),
             routes,
             channels: Mutex::default(),
-            searches: Mutex::default(),
+            searched: Searched::default(),
             search_attempt,
         })
     }

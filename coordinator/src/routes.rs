@@ -123,14 +123,14 @@ impl Routes {
     }
 
     /// Shares shards out over nodes so that each node is asked once: every shard goes to one of its replicas, spread evenly,
-    /// suspects avoided, and nodes that are behind: of whom `load` says that more whole batches wait for them. `attempt` turns the
+    /// suspects avoided, and nodes that `burden` says are to be asked less gladly than others: 0 = as any other. `attempt` turns the
     /// choice, so that a retry asks somebody else. Equal arguments give equal shares while no suspicion changes, which lets probes
     /// that travel together share a request.
     pub(crate) fn for_search(
         &self,
         shards: &[u32],
         attempt: usize,
-        load: impl Fn(&str) -> usize,
+        burden: impl Fn(&str) -> usize,
     ) -> Vec<(String, Vec<u32>)> {
         let map = self.map();
         let silent = self.silent();
@@ -143,7 +143,7 @@ impl Routes {
             let count = in_turn.len().max(1);
             in_turn.rotate_left(shard as usize % count);
             // Stable: of equal ones first whose turn it is.
-            in_turn.sort_by_key(|seat| load(&seat.address));
+            in_turn.sort_by_key(|seat| burden(&seat.address));
             let Some(seat) = in_turn.get(attempt % count) else { continue };
             match shares.iter_mut().find(|(address, _)| *address == seat.address) {
                 Some((_, shards)) => shards.push(shard),

@@ -51,7 +51,7 @@ pub(crate) struct ClusterArguments {
     #[arg(long, value_name = "N", default_value_t = 4_000, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
     probes: u32,
     /// Callers at once, each with one probe at a time, 1 to 1024.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=1_024))]
     callers: u16,
     /// Turns of each kind, 1 to 100.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]

@@ -1,11 +1,14 @@
 //! Searches of nodes: probes that wait for one node travel in requests that they share.
 
+mod pace;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
+use pace::Paces;
 use semel_coordinator_wire::ProbeReply;
 use semel_index::ShardId;
 use semel_proto::internal::v1 as wire;
@@ -25,6 +28,11 @@ const PROBES_QUEUED_MAX: usize = 16_384;
 /// Search requests on their way to one node at once; the second follows only once a full one waits. A scan reads every row, and a
 /// request asks every shard for a barrier, whatever the number of probes, so two half-full requests cost much more than a full one.
 const REQUESTS_PER_NODE_MAX: usize = 2;
+/// So many more full requests must wait for a node than for another before the other is asked for its shards. Probes share a request
+/// only if they are for the same shards: moving some at every wave splits the requests up.
+const REQUESTS_AHEAD_MAX: usize = 4;
+/// How a node that is much slower than the others compares with any queue: it is asked last.
+const SLOW: usize = usize::MAX;
 /// A request that is not full waits for those whose probes the node has just answered, as they may come back: at most this part of
 /// the time that the answer took.
 const COMPANY_WAIT_DIVISOR: u32 = 2;
@@ -44,9 +52,16 @@ struct Job {
     _outstanding: Outstanding,
 }
 
+/// What is known of the nodes that are searched.
+#[derive(Default)]
+pub(super) struct Searched {
+    queues: Mutex<HashMap<String, SearchQueue>>,
+    paces: Mutex<Paces>,
+}
+
 /// The probes that wait for one node.
 #[derive(Clone)]
-pub(super) struct SearchQueue {
+struct SearchQueue {
     jobs: mpsc::Sender<Job>,
     outstanding: Arc<AtomicUsize>,
 }
@@ -91,9 +106,9 @@ impl Nodes {
         attempt: usize,
         deadline: Instant,
     ) -> Vec<impl Future<Output = Vec<ShardReply>> + Send + use<>> {
-        let batches = self.batches_waiting();
+        let burdens = self.burdens();
         let mut shares =
-            self.routes.for_search(shards, attempt, |address| batches.get(address).copied().unwrap_or_default());
+            self.routes.for_search(shards, attempt, |address| burdens.get(address).copied().unwrap_or_default());
         let routed: HashSet<u32> = shares.iter().flat_map(|(_, shards)| shards.iter().copied()).collect();
         let unplaced: Vec<u32> = shards.iter().copied().filter(|shard| !routed.contains(shard)).collect();
         if !unplaced.is_empty() {
@@ -128,7 +143,7 @@ impl Nodes {
     }
 
     fn search_queue(self: &Arc<Self>, address: &str) -> SearchQueue {
-        let mut searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut searches = self.searched.queues.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(queue) = searches.get(address) {
             return queue.clone();
         }
@@ -139,11 +154,17 @@ impl Nodes {
         queue
     }
 
-    /// How many full requests wait for each node, or are on their way to it.
-    fn batches_waiting(&self) -> HashMap<String, usize> {
-        let searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
-        let batches = |queue: &SearchQueue| queue.outstanding.load(Ordering::Relaxed) / PROBES_PER_REQUEST_MAX;
-        searches.iter().map(|(address, queue)| (address.clone(), batches(queue))).collect()
+    /// How reluctantly each node is asked, of those that are not asked as any other.
+    fn burdens(&self) -> HashMap<String, usize> {
+        let now = Instant::now();
+        let paces = self.searched.paces.lock().unwrap_or_else(PoisonError::into_inner);
+        let searches = self.searched.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let burden = |(address, queue): (&String, &SearchQueue)| {
+            let waiting = queue.outstanding.load(Ordering::Relaxed) / (REQUESTS_AHEAD_MAX * PROBES_PER_REQUEST_MAX);
+            let burden = if paces.is_slow(address, now) { SLOW } else { waiting };
+            (burden > 0).then(|| (address.clone(), burden))
+        };
+        searches.iter().filter_map(burden).collect()
     }
 
     /// Sends the probes that wait for one node: as they come while the node is idle, together while it is busy.
@@ -183,7 +204,8 @@ impl Nodes {
         batch.retain(|job| !job.reply.is_closed());
         let Some(deadline) = batch.iter().map(|job| job.deadline).max() else { return };
         // The node hears how long somebody waits for it, and stops with the last of them.
-        let limit = self.search_attempt.min(deadline.saturating_duration_since(Instant::now()));
+        let begun = Instant::now();
+        let limit = self.search_attempt.min(deadline.saturating_duration_since(begun));
         let shards = batch[0].shards.clone();
         let request = wire::SearchRequest {
             cluster_id: self.cluster_id(),
@@ -206,7 +228,12 @@ impl Nodes {
             Err(status) => Err(status),
         };
         match answered {
-            Ok(response) => hand_out(batch, response),
+            Ok(response) => {
+                let mut paces = self.searched.paces.lock().unwrap_or_else(PoisonError::into_inner);
+                paces.answered(address, begun.elapsed(), Instant::now());
+                drop(paces);
+                hand_out(batch, response);
+            }
             Err(status) => {
                 // A call cut short by its callers says nothing of the node.
                 let telling = limit >= ATTEMPT_TELLING || status.code() == Code::Unavailable;
