@@ -1,8 +1,10 @@
-//! Processor-specific inner loops: dot products of rows and probes, counts of differing bits under masks, and the product of a
-//! matrix and a vector.
+//! Processor-specific inner loops: dot products of rows and probes, counts of differing bits under masks, the product of a matrix
+//! and a vector, and, in `sketch`, sums over short codes.
 //!
 //! The only module of this crate with `unsafe`. Every path computes the same integers as its portable twin, whatever
 //! the processor, and the tests hold them to it. What the numbers mean lives in `compare`.
+
+pub(crate) mod sketch;
 
 use crate::compare::MaskedDifference;
 
@@ -61,6 +63,7 @@ impl Path {
             let avx512 = avx2
                 && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vbmi")
                 && is_x86_feature_detected!("avx512vnni")
                 && is_x86_feature_detected!("avx512vpopcntdq");
             match (avx2, avx512) {

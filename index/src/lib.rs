@@ -28,6 +28,7 @@ mod rows;
 mod ordinals;
 mod sealed_rows;
 mod segment;
+mod sketch;
 
 // What is kept of a catalogue outside memory: the form of the files, not the files.
 mod stored;
@@ -54,9 +55,10 @@ pub use score::ComparisonScore;
 pub use sealed_rows::{TemplateSource, Templates, TemplatesUnreadable};
 pub use search::{Cancelled, Candidate, ProbeReference, SearchProbe, ShardSearch, Unanswered};
 pub use segment::{
-    BuildError, Calibration, CollectionKey, Engine, ExactEngine, MISS_BUDGET_PPB_DEFAULT, MISS_BUDGET_PPB_MAX,
-    Proposal, Segment,
+    BuildError, Calibration, CollectionKey, Engine, EngineProbe, ExactEngine, MISS_BUDGET_PPB_DEFAULT,
+    MISS_BUDGET_PPB_MAX, Proposal, Segment,
 };
+pub use sketch::SketchEngine;
 pub use slot::{Modality, Position, SLOTS, SLOTS_MAX, Slot, SlotMask};
 pub use stored::{
     Checkpoint, CheckpointHeader, CheckpointOf, RowReader, SegmentFile, SegmentHeader, SegmentParts, StoreKey,

@@ -4,12 +4,13 @@
 //! engine lives here; engines over other libraries live in crates of their own.
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::embedding::CanonicalEmbedding;
 use crate::embedding_rows::EmbeddingRows;
 use crate::ids::{GalleryId, KeyVersion};
 use crate::score::ComparisonScore;
+use crate::sketch::SketchProbe;
 use crate::slot::Slot;
 
 /// The default of [`Calibration::miss_budget_ppb`]: 3e-5 of mates.
@@ -39,6 +40,29 @@ pub enum Proposal {
     ScanExactly,
 }
 
+/// A probe, and what engines make of it once for all segments of a search.
+#[derive(Debug)]
+pub struct EngineProbe {
+    embedding: CanonicalEmbedding,
+    sketch: OnceLock<SketchProbe>,
+}
+
+impl EngineProbe {
+    /// A probe of which nothing is made yet.
+    pub fn new(embedding: &CanonicalEmbedding) -> Self {
+        Self { embedding: embedding.clone(), sketch: OnceLock::new() }
+    }
+
+    /// The probe itself.
+    pub fn embedding(&self) -> &CanonicalEmbedding {
+        &self.embedding
+    }
+
+    pub(crate) fn sketch(&self) -> &SketchProbe {
+        self.sketch.get_or_init(|| SketchProbe::new(&self.embedding))
+    }
+}
+
 /// An immutable search structure over the rows of one sealed segment. Derived data: it can be dropped and rebuilt.
 pub trait Segment: Send + Sync + Debug {
     /// The name of the engine that built it.
@@ -52,12 +76,7 @@ pub trait Segment: Send + Sync + Debug {
     ///
     /// A cut measured for a larger budget must not be used, whatever the segment was last calibrated for: it answers
     /// [`Proposal::ScanExactly`] then. One measured for a smaller budget keeps this one too.
-    fn propose(
-        &self,
-        probes: &[&CanonicalEmbedding],
-        threshold: ComparisonScore,
-        miss_budget_ppb: u32,
-    ) -> Vec<Proposal>;
+    fn propose(&self, probes: &[&EngineProbe], threshold: ComparisonScore, miss_budget_ppb: u32) -> Vec<Proposal>;
 
     /// Prepares to propose for thresholds or a miss budget it was not built with, after a policy change. A segment
     /// that has no cuts to measure has nothing to do. `rows` are those it was built from.
@@ -182,12 +201,7 @@ impl Segment for ExactSegment {
         0
     }
 
-    fn propose(
-        &self,
-        probes: &[&CanonicalEmbedding],
-        _threshold: ComparisonScore,
-        _miss_budget_ppb: u32,
-    ) -> Vec<Proposal> {
+    fn propose(&self, probes: &[&EngineProbe], _threshold: ComparisonScore, _miss_budget_ppb: u32) -> Vec<Proposal> {
         probes.iter().map(|_| Proposal::ScanExactly).collect()
     }
 

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use semel_index::{
-    BuildError, Calibration, CanonicalEmbedding, Catalogue, CatalogueConfig, Checkpoint, CheckpointHeader,
-    CheckpointOf, ComparisonScore, EmbeddingRows, Engine, EnrolmentId, FoundSegment, GalleryId, KeyVersion,
-    MISS_BUDGET_PPB_DEFAULT, ProbeReference, Proposal, ResumeError, RowReader, SearchProbe, Segment, SegmentFile,
-    SegmentHeader, StagedEnrolment, StagedReference, StoreKey, StoredId, StoredParts, TemplateSource, Templates,
-    TemplatesUnreadable, Unanswered, UnusableFile, WantedSegment,
+    BuildError, Calibration, Catalogue, CatalogueConfig, Checkpoint, CheckpointHeader, CheckpointOf, ComparisonScore,
+    EmbeddingRows, Engine, EngineProbe, EnrolmentId, FoundSegment, GalleryId, KeyVersion, MISS_BUDGET_PPB_DEFAULT,
+    ProbeReference, Proposal, ResumeError, RowReader, SearchProbe, Segment, SegmentFile, SegmentHeader,
+    StagedEnrolment, StagedReference, StoreKey, StoredId, StoredParts, TemplateSource, Templates, TemplatesUnreadable,
+    Unanswered, UnusableFile, WantedSegment,
 };
 use support::{FACE_SPEC, IRIS_SPEC, Model, enrolment, face, face_slot, gallery, iris, iris_slot, score};
 
@@ -56,7 +56,7 @@ impl Segment for KeptSegment {
         4
     }
 
-    fn propose(&self, probes: &[&CanonicalEmbedding], threshold: ComparisonScore, _budget: u32) -> Vec<Proposal> {
+    fn propose(&self, probes: &[&EngineProbe], threshold: ComparisonScore, _budget: u32) -> Vec<Proposal> {
         // Some thresholds have no cut: the exact scan reads templates too, wherever they are.
         let proposal =
             if threshold.micros() % 2 == 0 { Proposal::ScanExactly } else { Proposal::Rows((0..self.0).collect()) };

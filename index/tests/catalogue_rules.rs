@@ -6,12 +6,12 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use semel_index::ComparisonScore;
 use semel_index::{
-    BuildError, Calibration, Cancelled, Catalogue, CatalogueConfig, EmbeddingRows, Engine, ExactEngine, KeyVersion,
-    MISS_BUDGET_PPB_DEFAULT, ProbeReference, Proposal, SearchProbe, Segment, ShardSearch, StagedEnrolment,
+    BuildError, Calibration, Cancelled, Catalogue, CatalogueConfig, EmbeddingRows, Engine, EngineProbe, ExactEngine,
+    KeyVersion, MISS_BUDGET_PPB_DEFAULT, ProbeReference, Proposal, SearchProbe, Segment, ShardSearch, StagedEnrolment,
     StagedReference,
 };
-use semel_index::{CanonicalEmbedding, ComparisonScore};
 use support::{
     BEHAVIOURS, Behaviour, FACE_SPEC, IRIS_SPEC, Model, TestEngine, enrolment, face, face_slot, gallery, iris,
     iris_slot, score,
@@ -293,12 +293,7 @@ impl Segment for Recording {
     fn memory_bytes(&self) -> usize {
         0
     }
-    fn propose(
-        &self,
-        probes: &[&CanonicalEmbedding],
-        _threshold: ComparisonScore,
-        _miss_budget_ppb: u32,
-    ) -> Vec<Proposal> {
+    fn propose(&self, probes: &[&EngineProbe], _threshold: ComparisonScore, _miss_budget_ppb: u32) -> Vec<Proposal> {
         probes.iter().map(|_| Proposal::ScanExactly).collect()
     }
     fn calibrate(&self, _rows: &EmbeddingRows, calibration: &Calibration) -> Result<(), BuildError> {

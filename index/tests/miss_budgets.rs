@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use proptest::prelude::*;
 use semel_index::{
-    BuildError, Calibration, CanonicalEmbedding, Catalogue, CatalogueConfig, ComparisonScore, EmbeddingRows, Engine,
+    BuildError, Calibration, Catalogue, CatalogueConfig, ComparisonScore, EmbeddingRows, Engine, EngineProbe,
     KeyVersion, ProbeReference, Proposal, SearchProbe, Segment, StagedEnrolment, StagedReference,
 };
 use support::{FACE_SPEC, enrolment, face, face_slot, gallery, score};
@@ -43,12 +43,7 @@ impl Segment for MissingSegment {
     fn memory_bytes(&self) -> usize {
         0
     }
-    fn propose(
-        &self,
-        probes: &[&CanonicalEmbedding],
-        threshold: ComparisonScore,
-        miss_budget_ppb: u32,
-    ) -> Vec<Proposal> {
+    fn propose(&self, probes: &[&EngineProbe], threshold: ComparisonScore, miss_budget_ppb: u32) -> Vec<Proposal> {
         let calibration = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let proposal = match permits_a_miss(&calibration, threshold, miss_budget_ppb) {
             true => Proposal::Rows(Vec::new()),

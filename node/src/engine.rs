@@ -1,15 +1,17 @@
-//! Chooses the engine of sealed segments by name. The only place that knows which engines exist.
+//! Chooses the engine of sealed segments by name.
 
 use std::sync::Arc;
 
-use semel_index::{Engine, ExactEngine};
+use semel_index::{Engine, ExactEngine, SketchEngine};
 
 use semel_raft_host::settings::SettingError;
 
-/// Makes the engine called `name`: `exact`, `faiss`, or `faiss:<factory string>`.
+/// Makes the engine called `name`: `exact`, `sketch`, `faiss`, or `faiss:<factory string>`.
 pub(crate) fn parse(name: &str) -> Result<Arc<dyn Engine>, SettingError> {
-    if name == "exact" {
-        return Ok(Arc::new(ExactEngine));
+    match name {
+        "exact" => return Ok(Arc::new(ExactEngine)),
+        "sketch" => return Ok(Arc::new(SketchEngine)),
+        _ => {}
     }
     #[cfg(feature = "faiss")]
     if name == "faiss" || name.starts_with("faiss:") {
@@ -18,9 +20,9 @@ pub(crate) fn parse(name: &str) -> Result<Arc<dyn Engine>, SettingError> {
         return Ok(Arc::new(engine));
     }
     let known = if cfg!(feature = "faiss") {
-        "`exact`, `faiss` or `faiss:<factory string>`"
+        "`exact`, `sketch`, `faiss` or `faiss:<factory string>`"
     } else {
-        "`exact`: this build has no FAISS"
+        "`exact` or `sketch`: this build has no FAISS"
     };
     Err(SettingError::new("engine", format!("`{name}` is not {known}")))
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::sys::resource::{UsageWho, getrusage};
 use people::{Population, threshold};
 use semel_index::{
-    Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, ExactEngine, MISS_BUDGET_PPB_DEFAULT, Proposal,
+    Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, EngineProbe, MISS_BUDGET_PPB_DEFAULT, Proposal,
     ScanProbe, Segment,
 };
 use semel_index_faiss::engine_by_name;
@@ -35,7 +35,7 @@ fn main() {
     let (references, dimension) = (number(0, 100_000), number(1, 512));
     let mut engines: Vec<&str> = arguments.iter().skip(2).map(String::as_str).collect();
     if engines.is_empty() {
-        engines = vec!["exact", "faiss", "faiss:SQ8", "faiss:Flat"];
+        engines = vec!["exact", "sketch", "faiss", "faiss:SQ8", "faiss:Flat"];
     }
 
     let mut population = Population::faces(dimension as usize, IMPOSTOR_DEVIATION, 1);
@@ -68,11 +68,17 @@ fn main() {
 }
 
 fn build(engine: &str, rows: &Arc<EmbeddingRows>, at: ComparisonScore) -> (Box<dyn Segment>, f64) {
-    let engine = if engine == "exact" { Arc::new(ExactEngine) } else { engine_by_name(engine).expect("known") };
+    let engine = engine_by_name(engine).expect("known");
     let calibration = Calibration { thresholds: vec![at], ..Calibration::default() };
     let start = processor_time();
     let segment = engine.build(Arc::clone(rows), &calibration).expect("built");
     (segment, (processor_time() - start).as_secs_f64())
+}
+
+fn propose(segment: &dyn Segment, probes: &[CanonicalEmbedding], at: ComparisonScore) -> Vec<Proposal> {
+    let probes: Vec<EngineProbe> = probes.iter().map(EngineProbe::new).collect();
+    let probes: Vec<&EngineProbe> = probes.iter().collect();
+    segment.propose(&probes, at, MISS_BUDGET_PPB_DEFAULT)
 }
 
 /// The mates found by each probe, proposals re-scored as the catalogue does.
@@ -82,19 +88,18 @@ fn search(
     probes: &[CanonicalEmbedding],
     at: ComparisonScore,
 ) -> Vec<BTreeSet<usize>> {
-    let probes: Vec<&CanonicalEmbedding> = probes.iter().collect();
     let mut found = vec![BTreeSet::new(); probes.len()];
     let mut exactly = Vec::new();
-    for (place, proposal) in segment.propose(&probes, at, MISS_BUDGET_PPB_DEFAULT).into_iter().enumerate() {
+    for (place, proposal) in propose(segment, probes, at).into_iter().enumerate() {
         match proposal {
             Proposal::ScanExactly => exactly.push(place),
             Proposal::Rows(proposed) => {
                 let proposed = proposed.into_iter().map(|row| row as usize);
-                found[place].extend(proposed.filter(|row| rows.score(*row, probes[place]) >= at));
+                found[place].extend(proposed.filter(|row| rows.score(*row, &probes[place]) >= at));
             }
         }
     }
-    let scan_probes: Vec<ScanProbe> = exactly.iter().map(|place| ScanProbe::new(probes[*place], at)).collect();
+    let scan_probes: Vec<ScanProbe> = exactly.iter().map(|place| ScanProbe::new(&probes[*place], at)).collect();
     let scan_probes: Vec<&ScanProbe> = scan_probes.iter().collect();
     if !scan_probes.is_empty() {
         rows.scan(0..rows.len(), &scan_probes, &mut |probe, row, _| {
@@ -136,8 +141,7 @@ fn processor_time() -> Duration {
 
 /// The mean number of rows proposed, or what is done instead.
 fn proposed(segment: &dyn Segment, probes: &[CanonicalEmbedding], at: ComparisonScore) -> String {
-    let probes: Vec<&CanonicalEmbedding> = probes.iter().collect();
-    let proposals = segment.propose(&probes, at, MISS_BUDGET_PPB_DEFAULT);
+    let proposals = propose(segment, probes, at);
     let counts: Vec<usize> = proposals
         .iter()
         .filter_map(|proposal| match proposal {

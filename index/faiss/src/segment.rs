@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{PoisonError, RwLock};
 
-use semel_index::{BuildError, Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, Proposal, Segment};
+use semel_index::{
+    BuildError, Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, EngineProbe, Proposal, Segment,
+};
 
 use crate::cut::{Observation, count_cut, normal_cut, observations_needed};
 use crate::engine::{append_scaled, append_unit, spread};
@@ -275,13 +277,9 @@ impl Segment for FaissSegment {
         self.filled.memory_bytes
     }
 
-    fn propose(
-        &self,
-        probes: &[&CanonicalEmbedding],
-        threshold: ComparisonScore,
-        miss_budget_ppb: u32,
-    ) -> Vec<Proposal> {
+    fn propose(&self, probes: &[&EngineProbe], threshold: ComparisonScore, miss_budget_ppb: u32) -> Vec<Proposal> {
         let dimension = self.filled.dimension;
+        let probes: Vec<&CanonicalEmbedding> = probes.iter().map(|probe| probe.embedding()).collect();
         assert!(probes.iter().all(|probe| probe.dimension() == dimension), "probes have the rows' dimension");
         match self.rule(threshold, miss_budget_ppb) {
             Rule::ScanExactly => vec![Proposal::ScanExactly; probes.len()],

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use people::{Population, canonical, rows_of, threshold};
 use semel_index::{
-    Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, Engine, MISS_BUDGET_PPB_DEFAULT, Proposal,
-    ScanProbe, Segment,
+    Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, Engine, EngineProbe, MISS_BUDGET_PPB_DEFAULT,
+    Proposal, ScanProbe, Segment,
 };
 use semel_index_faiss::{FaissEngine, FaissSegment, engine_by_name};
 
@@ -52,7 +52,8 @@ fn compare_within(
     rows.scan(0..rows.len(), &scan_probes, &mut |probe, row, _| {
         mates[probe].insert(row);
     });
-    let probes: Vec<&CanonicalEmbedding> = probes.iter().collect();
+    let probes: Vec<EngineProbe> = probes.iter().map(EngineProbe::new).collect();
+    let probes: Vec<&EngineProbe> = probes.iter().collect();
     let proposals: Vec<Proposal> =
         probes.chunks(64).flat_map(|probes| segment.propose(probes, at, miss_budget_ppb)).collect();
     assert_eq!(proposals.len(), probes.len());
@@ -197,7 +198,7 @@ fn a_graph_proposes_once_the_budget_is_one_it_can_show_to_keep() {
 fn a_threshold_without_a_cut_scans_exactly_until_it_is_calibrated() {
     let mut population = Population::faces(128, 0.1, 8);
     let rows = Arc::new(population.rows(5_000));
-    let probe = canonical(&population.person());
+    let probe = EngineProbe::new(&canonical(&population.person()));
     let segment = build("faiss", &rows, &Calibration::default());
     let proposes =
         |at: f64| segment.propose(&[&probe], threshold(at), MISS_BUDGET_PPB_DEFAULT) != [Proposal::ScanExactly];
@@ -227,7 +228,7 @@ fn a_stricter_probe_is_scanned_exactly_until_the_segment_is_recalibrated() {
     let mut population = Population::faces(128, 0.1, 15);
     let rows = Arc::new(population.rows(5_000));
     let at = threshold(0.6);
-    let probe = canonical(&population.person());
+    let probe = EngineProbe::new(&canonical(&population.person()));
     let (strict, loose) = (1_000, 1_000_000);
     let segment = build("faiss", &rows, &Calibration { thresholds: vec![at], miss_budget_ppb: loose });
     let proposes = |at: f64, budget: u32| segment.propose(&[&probe], threshold(at), budget) != [Proposal::ScanExactly];
@@ -257,7 +258,8 @@ fn building_again_gives_the_same_cut_and_proposals() {
     let rows = Arc::new(population.rows(4_000));
     let at = threshold(0.6);
     let probes = mates(&mut population, &rows, 50, at);
-    let probes: Vec<&CanonicalEmbedding> = probes.iter().collect();
+    let probes: Vec<EngineProbe> = probes.iter().map(EngineProbe::new).collect();
+    let probes: Vec<&EngineProbe> = probes.iter().collect();
     let build = || build("faiss", &rows, &calibration(&[0.6]));
     let (one, other) = (build(), build());
     assert_eq!(one.estimate_min(at, MISS_BUDGET_PPB_DEFAULT), other.estimate_min(at, MISS_BUDGET_PPB_DEFAULT));
@@ -270,7 +272,8 @@ fn searches_from_four_threads_answer_as_one_does() {
     let rows = Arc::new(population.rows(10_000));
     let at = threshold(0.6);
     let probes = mates(&mut population, &rows, 200, at);
-    let probes: Vec<&CanonicalEmbedding> = probes.iter().collect();
+    let probes: Vec<EngineProbe> = probes.iter().map(EngineProbe::new).collect();
+    let probes: Vec<&EngineProbe> = probes.iter().collect();
     for engine in ["faiss", "faiss:SQ8", "faiss:PQ16x8np"] {
         let segment = build(engine, &rows, &calibration(&[0.6]));
         let serial = segment.propose(&probes, at, MISS_BUDGET_PPB_DEFAULT);

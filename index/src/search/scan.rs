@@ -16,7 +16,7 @@ use crate::score::ComparisonScore;
 use crate::sealed_rows::{SealedRows, TemplatesUnreadable};
 use crate::search::tally::Tally;
 use crate::search::{Cancelled, ProbeReference, Unanswered, Window};
-use crate::segment::Proposal;
+use crate::segment::{EngineProbe, Proposal};
 use crate::template::Template;
 
 /// Rows compared between two questions whether the search is still wanted.
@@ -77,6 +77,8 @@ struct EmbeddingLane<'a> {
     threshold: ComparisonScore,
     miss_budget_ppb: u32,
     ready: ScanProbe,
+    /// For the engines of sealed segments.
+    engine_probe: EngineProbe,
 }
 
 impl<'a> EmbeddingScan<'a> {
@@ -85,7 +87,8 @@ impl<'a> EmbeddingScan<'a> {
             Template::Embedding(embedding) => {
                 let ProbeReference { threshold, miss_budget_ppb, .. } = *lane.reference;
                 let ready = ScanProbe::new(embedding, threshold);
-                EmbeddingLane { probe: lane.probe, embedding, threshold, miss_budget_ppb, ready }
+                let engine_probe = EngineProbe::new(embedding);
+                EmbeddingLane { probe: lane.probe, embedding, threshold, miss_budget_ppb, ready, engine_probe }
             }
             Template::BinaryCode(_) => unreachable!("a comparable reference conforms to its collection's spec"),
         };
@@ -162,7 +165,7 @@ fn propose(sealed: &SealedSegment, lanes: &[EmbeddingLane]) -> Vec<Proposal> {
         groups.entry((lane.threshold, lane.miss_budget_ppb)).or_default().push(number);
     }
     for ((threshold, miss_budget_ppb), asked) in groups {
-        let probes: Vec<&CanonicalEmbedding> = asked.iter().map(|lane| lanes[*lane].embedding).collect();
+        let probes: Vec<&EngineProbe> = asked.iter().map(|lane| &lanes[*lane].engine_probe).collect();
         let answered = segment.propose(&probes, threshold, miss_budget_ppb);
         for (lane, proposal) in asked.into_iter().zip(checked(answered, probes.len(), sealed.rows.len())) {
             proposals[lane] = proposal;

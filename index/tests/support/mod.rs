@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use semel_index::{
     BinaryCode, BinaryCodeSpec, BuildError, Calibration, Candidate, CanonicalEmbedding, Comparison, ComparisonScore,
-    EmbeddingRows, Engine, EnrolmentId, GalleryId, Modality, Position, Proposal, ScanProbe, SearchProbe, Segment,
-    ShardSearch, Slot, StagedEnrolment, Template, TemplateSpec, compare,
+    EmbeddingRows, Engine, EngineProbe, EnrolmentId, GalleryId, Modality, Position, Proposal, ScanProbe, SearchProbe,
+    Segment, ShardSearch, Slot, StagedEnrolment, Template, TemplateSpec, compare,
 };
 
 pub(crate) const FACE_SPEC: TemplateSpec = TemplateSpec::Embedding { dimension: 4 };
@@ -180,15 +180,10 @@ impl Segment for TestSegment {
         0
     }
 
-    fn propose(
-        &self,
-        probes: &[&CanonicalEmbedding],
-        threshold: ComparisonScore,
-        _miss_budget_ppb: u32,
-    ) -> Vec<Proposal> {
-        let needed = |probe: &&CanonicalEmbedding| {
+    fn propose(&self, probes: &[&EngineProbe], threshold: ComparisonScore, _miss_budget_ppb: u32) -> Vec<Proposal> {
+        let needed = |probe: &&EngineProbe| {
             let mut rows = Vec::new();
-            let ready = ScanProbe::new(probe, threshold);
+            let ready = ScanProbe::new(probe.embedding(), threshold);
             self.rows.scan(0..self.rows.len(), &[&ready], &mut |_, row, _| rows.push(row as u32));
             rows
         };

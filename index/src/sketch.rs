@@ -1,0 +1,345 @@
+//! The `sketch` engine: one bit for each component of a template, an estimate of the cosine with a known error, and an exhaustive scan.
+//!
+//! # The estimate
+//!
+//! RaBitQ (Gao & Long, *RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error Bound for Approximate Nearest Neighbor
+//! Search*, SIGMOD 2024), for unit vectors that a random rotation has turned, as every template here. Of a reference x the code keeps the
+//! signs s ∈ {−1, 1}ᵈ/√d and the *alignment* f = ⟨x, s⟩, about √(2/π). Write a probe as q = c·x + √(1 − c²)·u with u ⊥ x, both of
+//! length one. Then
+//!
+//! ⟨q, s⟩ = c·f + √(1 − c²)·√(1 − f²)·t,
+//!
+//! where t is the component of u along a direction that is orthogonal to x. Under a random rotation, t is a component of a uniformly random
+//! direction in d − 1 dimensions: its mean is 0, its deviation 1/√(d − 1), and it leaves any k deviations less often than a
+//! normal number does. So ⟨q, s⟩/f estimates the cosine without bias, and a mate at the threshold T falls below
+//!
+//! g(f) = T·f − k·√((1 − T²)(1 − f²)/(d − 1) + ρ²)
+//!
+//! with a probability of at most the miss budget, where k is the normal quantile of the budget; mates above T do so less often. ρ² is the
+//! variance that the rounding of lookup tables adds. g is convex in f, so its tangent at √(2/π) lies below it everywhere: rows are judged by
+//! that line. Nothing is measured at sealing, and a change of policy recomputes nothing.
+//!
+//! # The guard
+//!
+//! All of this rests on templates that a random rotation has turned. Every segment therefore looks at pairs of its own rows when it is built:
+//! where their t spreads wider than it must, k grows in proportion, and the segment proposes more.
+//!
+//! How probes are compared with codes is in `probe`, which kernels add up in `kernel::sketch`.
+
+mod probe;
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::embedding_rows::EmbeddingRows;
+use crate::kernel::Path;
+use crate::kernel::sketch::{
+    CODES_PER_BLOCK, Layout, NO_STEP, PROBES_PER_PASS, Reached, Step, StepTables, TABLES_MAX, TABLES_PER_STEP, reach,
+};
+use crate::score::ComparisonScore;
+use crate::segment::{BuildError, Calibration, Engine, EngineProbe, Proposal, Segment};
+use probe::Line;
+pub(crate) use probe::SketchProbe;
+
+/// Components that one field of a code has the signs of.
+const SIGNS_PER_FIELD: usize = 4;
+/// The fewest components: below, a normal number is no good bound of t, and an exact scan is cheap.
+const DIMENSION_MIN: u32 = 64;
+/// The fewest rows of a segment; fewer are scanned exactly as fast.
+const REFERENCES_MIN: usize = 256;
+/// Blocks that all probes of a search pass over before the next ones: 256 KiB at 512 components, which a second-level cache holds.
+const BLOCKS_PER_TILE: usize = 64;
+/// A segment is scanned exactly for a probe of which it would propose more than one row in so many: re-scoring scattered rows costs several
+/// times what the exact scan of a batch does for each.
+const PROPOSALS_SHARE: usize = 16;
+/// Pairs of rows that a segment is guarded by.
+const GUARD_PAIRS: usize = 4096;
+/// Of as many normal numbers, the largest is beyond this once in ten times.
+const GUARD_LARGEST: f64 = 4.2;
+
+const FORMAT: u8 = 1;
+
+/// Builds segments of sign codes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SketchEngine;
+
+const NAME: &str = "sketch";
+
+/// Sign codes of a segment's rows.
+pub(crate) struct SketchSegment {
+    dimension: u32,
+    rows: usize,
+    path: Path,
+    /// `steps_per_block` of each block; the fields of rows beyond the last are 0.
+    steps: Vec<Step>,
+    /// Of each row, rounded down.
+    alignments: Vec<f32>,
+    /// The least of each block.
+    alignments_min: Vec<f32>,
+    /// How much wider t spreads among the rows than a random rotation would have it; at least 1.
+    spread: f64,
+}
+
+/// Tables of a probe, padded to whole steps.
+fn tables_of(dimension: u32) -> usize {
+    (dimension as usize).div_ceil(SIGNS_PER_FIELD).next_multiple_of(TABLES_PER_STEP)
+}
+
+/// The signs of a row as fields, 0 for −1 and 1 for the others, the first component lowest.
+fn fields_of(components: &[i16]) -> impl Iterator<Item = u8> + '_ {
+    components.chunks(SIGNS_PER_FIELD).map(|four| {
+        four.iter().enumerate().fold(0, |field, (place, component)| field | u8::from(*component >= 0) << place)
+    })
+}
+
+/// ⟨x, s⟩ of a row, rounded down.
+fn alignment_of(components: &[i16], norm: u32) -> f32 {
+    let sum: u64 = components.iter().map(|component| u64::from(component.unsigned_abs())).sum();
+    let length = f64::from(norm) / 1024.0;
+    ((sum as f64 / (length * (components.len() as f64).sqrt())) as f32).next_down()
+}
+
+impl SketchSegment {
+    fn empty(dimension: u32, rows: usize, path: Path) -> Self {
+        let blocks = rows.div_ceil(CODES_PER_BLOCK);
+        let steps = vec![NO_STEP; blocks * tables_of(dimension) / TABLES_PER_STEP];
+        let (alignments, alignments_min) = (Vec::with_capacity(rows), vec![f32::INFINITY; blocks]);
+        Self { dimension, rows, path, steps, alignments, alignments_min, spread: 1.0 }
+    }
+
+    fn steps_per_block(&self) -> usize {
+        tables_of(self.dimension) / TABLES_PER_STEP
+    }
+
+    /// Appends a row, of which there is still one missing.
+    fn push(&mut self, fields: impl Iterator<Item = u8>, alignment: f32) {
+        let row = self.alignments.len();
+        let (block, code) = (row / CODES_PER_BLOCK, row % CODES_PER_BLOCK);
+        let (first, layout) = (block * self.steps_per_block(), Layout::of(self.path));
+        for (table, field) in fields.enumerate() {
+            layout.write(&mut self.steps[first + table / TABLES_PER_STEP], code, table % TABLES_PER_STEP, field);
+        }
+        self.alignments_min[block] = self.alignments_min[block].min(alignment);
+        self.alignments.push(alignment);
+    }
+
+    fn build(rows: &EmbeddingRows, path: Path) -> Self {
+        let mut segment = Self::empty(rows.dimension(), rows.len(), path);
+        for row in 0..rows.len() {
+            let (components, norm) = rows.row(row);
+            segment.push(fields_of(components), alignment_of(components, norm));
+        }
+        segment.spread = spread(rows);
+        segment
+    }
+
+    /// Rows that reach the line of each probe, ascending; `None` once they are more than a share of all rows.
+    fn scan(&self, probes: &[(&SketchProbe, Line)]) -> Vec<Option<Vec<u32>>> {
+        let rows_max = self.rows / PROPOSALS_SHARE;
+        let mut found: Vec<Option<Vec<u32>>> = probes.iter().map(|_| Some(Vec::new())).collect();
+        let mut reached = Reached::new();
+        let tile_steps = BLOCKS_PER_TILE * self.steps_per_block();
+        for (tile, steps) in self.steps.chunks(tile_steps).enumerate() {
+            let open: Vec<usize> = (0..probes.len()).filter(|probe| found[*probe].is_some()).collect();
+            for pass in open.chunks(PROBES_PER_PASS) {
+                let tables: Vec<&[StepTables]> = pass.iter().map(|probe| probes[*probe].0.tables()).collect();
+                let mut least = [0; PROBES_PER_PASS];
+                for (number, block) in steps.chunks_exact(self.steps_per_block()).enumerate() {
+                    let number = tile * BLOCKS_PER_TILE + number;
+                    for (least, probe) in least.iter_mut().zip(pass) {
+                        *least = probes[*probe].1.least(self.alignments_min[number]);
+                    }
+                    reach(self.path, block, &tables, &least[..pass.len()], &mut reached);
+                    for (place, probe) in pass.iter().enumerate().filter(|(place, _)| reached.codes[*place] != 0) {
+                        let (codes, sums) = (reached.codes[place], &reached.sums[place]);
+                        if let Some(rows) = &mut found[*probe] {
+                            self.judge(number, codes, sums, probes[*probe].1, rows);
+                        }
+                    }
+                }
+                for probe in pass {
+                    found[*probe].take_if(|rows| rows.len() > rows_max);
+                }
+            }
+        }
+        found
+    }
+
+    /// Adds the rows of a block that reach the line with their own alignment.
+    fn judge(&self, block: usize, mut codes: u64, sums: &[u16; CODES_PER_BLOCK], line: Line, rows: &mut Vec<u32>) {
+        while codes != 0 {
+            let code = codes.trailing_zeros() as usize;
+            codes &= codes - 1;
+            let row = block * CODES_PER_BLOCK + code;
+            // The last block may have fewer rows than codes.
+            if let Some(alignment) = self.alignments.get(row)
+                && sums[code] >= line.least(*alignment)
+            {
+                rows.push(row as u32);
+            }
+        }
+    }
+
+    /// Format, spread, and of each row: its fields, two to a byte, and its alignment; numbers little-endian.
+    fn row_bytes(dimension: u32) -> usize {
+        (dimension as usize).div_ceil(2 * SIGNS_PER_FIELD) + size_of::<f32>()
+    }
+}
+
+/// How much wider t spreads among pairs of rows than under a random rotation; at least 1.
+fn spread(rows: &EmbeddingRows) -> f64 {
+    let pairs = GUARD_PAIRS.min(rows.len().saturating_sub(1));
+    let (mut squares, mut counted, mut largest) = (0.0, 0, 0.0_f64);
+    for pair in 0..pairs {
+        let row = pair * rows.len() / pairs;
+        // Neighbours were enrolled together, and may be alike.
+        let other = (row + rows.len() / 2 + pair % 7) % rows.len();
+        if let Some(t) = deviation(rows.row(row), rows.row(other)) {
+            squares += t * t;
+            largest = largest.max(t.abs());
+            counted += 1;
+        }
+    }
+    if counted == 0 { 1.0 } else { (squares / f64::from(counted)).sqrt().max(largest / GUARD_LARGEST).max(1.0) }
+}
+
+/// t·√(d − 1) of a row and another one for a probe; `None` where one of them points along the other, or all along the signs.
+fn deviation(row: (&[i16], u32), other: (&[i16], u32)) -> Option<f64> {
+    const ASIDE_MIN: f64 = 1e-3;
+    let ((x, x_norm), (q, q_norm)) = (row, other);
+    let dimension = x.len() as f64;
+    let (x_length, q_length) = (f64::from(x_norm) / 1024.0, f64::from(q_norm) / 1024.0);
+    let (mut cosine, mut along_signs, mut alignment) = (0.0, 0.0, 0.0);
+    for (x, q) in x.iter().zip(q) {
+        let sign = if *x >= 0 { 1.0 } else { -1.0 };
+        cosine += f64::from(*x) * f64::from(*q);
+        along_signs += sign * f64::from(*q);
+        alignment += f64::from(x.unsigned_abs());
+    }
+    cosine /= x_length * q_length;
+    along_signs /= q_length * dimension.sqrt();
+    alignment /= x_length * dimension.sqrt();
+    let aside = ((1.0 - cosine * cosine).max(0.0) * (1.0 - alignment * alignment).max(0.0)).sqrt();
+    (aside > ASIDE_MIN).then(|| (along_signs - cosine * alignment) / aside * (dimension - 1.0).sqrt())
+}
+
+impl Engine for SketchEngine {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn references_min(&self, dimension: u32) -> usize {
+        if dimension >= DIMENSION_MIN && tables_of(dimension) <= TABLES_MAX { REFERENCES_MIN } else { usize::MAX }
+    }
+
+    fn build(&self, rows: Arc<EmbeddingRows>, _calibration: &Calibration) -> Result<Box<dyn Segment>, BuildError> {
+        let references = rows.len();
+        if references < self.references_min(rows.dimension()) {
+            let reason = format!(
+                "needs {REFERENCES_MIN} references or more of {DIMENSION_MIN} to {} components",
+                TABLES_MAX * SIGNS_PER_FIELD
+            );
+            return Err(BuildError { engine: NAME.to_owned(), references, reason });
+        }
+        Ok(Box::new(SketchSegment::build(&rows, Path::detect())))
+    }
+
+    fn fingerprint(&self, _dimension: u32) -> String {
+        format!("{NAME} {FORMAT}")
+    }
+
+    fn restore(&self, dimension: u32, rows: usize, bytes: &[u8]) -> Result<Box<dyn Segment>, BuildError> {
+        restore(dimension, rows, bytes, Path::detect()).map_or_else(
+            || {
+                let reason = "the codes are not understood".to_owned();
+                Err(BuildError { engine: NAME.to_owned(), references: rows, reason })
+            },
+            |segment| Ok(Box::new(segment) as Box<dyn Segment>),
+        )
+    }
+}
+
+fn restore(dimension: u32, rows: usize, bytes: &[u8], path: Path) -> Option<SketchSegment> {
+    let (FORMAT, rest) = bytes.split_first().map(|(format, rest)| (*format, rest))? else { return None };
+    let (spread, rest) = rest.split_first_chunk()?;
+    let spread = f64::from_le_bytes(*spread);
+    let row_bytes = SketchSegment::row_bytes(dimension);
+    let fields = (dimension as usize).div_ceil(SIGNS_PER_FIELD);
+    if rest.len() != row_bytes.checked_mul(rows)? || !spread.is_finite() || spread < 1.0 {
+        return None;
+    }
+    let mut segment = SketchSegment { spread, ..SketchSegment::empty(dimension, rows, path) };
+    for row in rest.chunks_exact(row_bytes) {
+        let (code, alignment) = row.split_last_chunk()?;
+        let alignment = f32::from_le_bytes(*alignment);
+        if !(0.0..=1.0).contains(&alignment) {
+            return None;
+        }
+        segment.push(code.iter().flat_map(|byte| [byte & 15, byte >> 4]).take(fields), alignment);
+    }
+    Some(segment)
+}
+
+impl Segment for SketchSegment {
+    fn engine(&self) -> &str {
+        NAME
+    }
+
+    fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.steps) + size_of_val(&*self.alignments) + size_of_val(&*self.alignments_min)
+    }
+
+    fn propose(&self, probes: &[&EngineProbe], threshold: ComparisonScore, miss_budget_ppb: u32) -> Vec<Proposal> {
+        assert!(
+            probes.iter().all(|probe| probe.embedding().dimension() == self.dimension),
+            "probes have the rows' dimension"
+        );
+        if miss_budget_ppb == 0 || threshold <= ComparisonScore::ZERO {
+            return vec![Proposal::ScanExactly; probes.len()];
+        }
+        let deviations = probe::quantile(f64::from(miss_budget_ppb) * 1e-9) * self.spread;
+        let ready: Vec<(&SketchProbe, Line)> = probes
+            .iter()
+            .map(|probe| {
+                let sketch = probe.sketch();
+                (sketch, sketch.line(threshold, deviations))
+            })
+            .collect();
+        let rows = self.scan(&ready).into_iter();
+        rows.map(|rows| rows.map_or(Proposal::ScanExactly, Proposal::Rows)).collect()
+    }
+
+    /// The line follows from the threshold and the budget alone.
+    fn is_calibrated(&self, _calibration: &Calibration) -> bool {
+        true
+    }
+
+    fn to_bytes(&self) -> Result<Option<Vec<u8>>, BuildError> {
+        let mut bytes = Vec::with_capacity(9 + self.rows * SketchSegment::row_bytes(self.dimension));
+        bytes.push(FORMAT);
+        bytes.extend_from_slice(&self.spread.to_le_bytes());
+        let (layout, fields) = (Layout::of(self.path), (self.dimension as usize).div_ceil(SIGNS_PER_FIELD));
+        for (row, alignment) in self.alignments.iter().enumerate() {
+            let first = row / CODES_PER_BLOCK * self.steps_per_block();
+            let field = |table: usize| {
+                let step = &self.steps[first + table / TABLES_PER_STEP];
+                layout.read(step, row % CODES_PER_BLOCK, table % TABLES_PER_STEP)
+            };
+            let byte = |table: usize| field(table) | if table + 1 < fields { field(table + 1) << 4 } else { 0 };
+            bytes.extend((0..fields).step_by(2).map(byte));
+            bytes.extend_from_slice(&alignment.to_le_bytes());
+        }
+        Ok(Some(bytes))
+    }
+}
+
+impl fmt::Debug for SketchSegment {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("SketchSegment")
+            .field("references", &self.rows)
+            .field("dimension", &self.dimension)
+            .field("spread", &self.spread)
+            .finish_non_exhaustive()
+    }
+}
