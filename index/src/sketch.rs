@@ -33,22 +33,18 @@ use std::sync::Arc;
 
 use crate::embedding_rows::EmbeddingRows;
 use crate::kernel::Path;
-use crate::kernel::sketch::{
-    CODES_PER_BLOCK, Layout, NO_STEP, PROBES_PER_PASS, Reached, Step, StepTables, TABLES_MAX, TABLES_PER_STEP, reach,
-};
+use crate::kernel::sketch::{Bytes, CODES_PER_BLOCK, COMPONENTS_MAX, Layout, PROBES_PER_PASS, Reached, reach};
 use crate::score::ComparisonScore;
 use crate::segment::{BuildError, Calibration, Engine, EngineProbe, Proposal, Segment};
-use probe::Line;
 pub(crate) use probe::SketchProbe;
+use probe::{Alignment, Line};
 
-/// Components that one field of a code has the signs of.
-const SIGNS_PER_FIELD: usize = 4;
 /// The fewest components: below, a normal number is no good bound of t, and an exact scan is cheap.
 const DIMENSION_MIN: u32 = 64;
 /// The fewest rows of a segment; fewer are scanned exactly as fast.
 const REFERENCES_MIN: usize = 256;
 /// Blocks that all probes of a search pass over before the next ones: 256 KiB at 512 components, which a second-level cache holds.
-const BLOCKS_PER_TILE: usize = 64;
+const BLOCKS_PER_TILE: usize = 32;
 /// A segment is scanned exactly for a probe of which it would propose more than one row in so many: re-scoring scattered rows costs several
 /// times what the exact scan of a batch does for each.
 const PROPOSALS_SHARE: usize = 16;
@@ -70,56 +66,37 @@ pub(crate) struct SketchSegment {
     dimension: u32,
     rows: usize,
     path: Path,
-    /// `steps_per_block` of each block; the fields of rows beyond the last are 0.
-    steps: Vec<Step>,
-    /// Of each row, rounded down.
-    alignments: Vec<f32>,
+    /// `block_lines` of each block of rows. A bit is 1 where the component is not negative; those of rows beyond the last are 0.
+    codes: Vec<Bytes>,
+    /// ⟨x, s⟩ of each row.
+    alignments: Vec<Alignment>,
     /// The least of each block.
-    alignments_min: Vec<f32>,
+    alignments_min: Vec<Alignment>,
     /// How much wider t spreads among the rows than a random rotation would have it; at least 1.
     spread: f64,
-}
-
-/// Tables of a probe, padded to whole steps.
-fn tables_of(dimension: u32) -> usize {
-    (dimension as usize).div_ceil(SIGNS_PER_FIELD).next_multiple_of(TABLES_PER_STEP)
-}
-
-/// The signs of a row as fields, 0 for −1 and 1 for the others, the first component lowest.
-fn fields_of(components: &[i16]) -> impl Iterator<Item = u8> + '_ {
-    components.chunks(SIGNS_PER_FIELD).map(|four| {
-        four.iter().enumerate().fold(0, |field, (place, component)| field | u8::from(*component >= 0) << place)
-    })
-}
-
-/// ⟨x, s⟩ of a row, rounded down.
-fn alignment_of(components: &[i16], norm: u32) -> f32 {
-    let sum: u64 = components.iter().map(|component| u64::from(component.unsigned_abs())).sum();
-    let length = f64::from(norm) / 1024.0;
-    ((sum as f64 / (length * (components.len() as f64).sqrt())) as f32).next_down()
 }
 
 impl SketchSegment {
     fn empty(dimension: u32, rows: usize, path: Path) -> Self {
         let blocks = rows.div_ceil(CODES_PER_BLOCK);
-        let steps = vec![NO_STEP; blocks * tables_of(dimension) / TABLES_PER_STEP];
-        let (alignments, alignments_min) = (Vec::with_capacity(rows), vec![f32::INFINITY; blocks]);
-        Self { dimension, rows, path, steps, alignments, alignments_min, spread: 1.0 }
+        let codes = vec![Bytes::ZERO; blocks * Layout::of(path).block_lines(dimension as usize)];
+        let (alignments, alignments_min) = (Vec::with_capacity(rows), vec![Alignment::MAX; blocks]);
+        Self { dimension, rows, path, codes, alignments, alignments_min, spread: 1.0 }
     }
 
-    fn steps_per_block(&self) -> usize {
-        tables_of(self.dimension) / TABLES_PER_STEP
+    fn block_lines(&self) -> usize {
+        Layout::of(self.path).block_lines(self.dimension as usize)
     }
 
     /// Appends a row, of which there is still one missing.
-    fn push(&mut self, fields: impl Iterator<Item = u8>, alignment: f32) {
+    fn push(&mut self, signs: impl Iterator<Item = bool>, alignment: Alignment) {
         let row = self.alignments.len();
-        let (block, code) = (row / CODES_PER_BLOCK, row % CODES_PER_BLOCK);
-        let (first, layout) = (block * self.steps_per_block(), Layout::of(self.path));
-        for (table, field) in fields.enumerate() {
-            layout.write(&mut self.steps[first + table / TABLES_PER_STEP], code, table % TABLES_PER_STEP, field);
+        let (number, code, lines) = (row / CODES_PER_BLOCK, row % CODES_PER_BLOCK, self.block_lines());
+        let block = &mut self.codes[number * lines..(number + 1) * lines];
+        for (component, _) in signs.enumerate().filter(|(_, is_set)| *is_set) {
+            Layout::of(self.path).set(block, code, component);
         }
-        self.alignments_min[block] = self.alignments_min[block].min(alignment);
+        self.alignments_min[number] = self.alignments_min[number].min(alignment);
         self.alignments.push(alignment);
     }
 
@@ -127,7 +104,7 @@ impl SketchSegment {
         let mut segment = Self::empty(rows.dimension(), rows.len(), path);
         for row in 0..rows.len() {
             let (components, norm) = rows.row(row);
-            segment.push(fields_of(components), alignment_of(components, norm));
+            segment.push(components.iter().map(|component| *component >= 0), Alignment::of(components, norm));
         }
         segment.spread = spread(rows);
         segment
@@ -138,13 +115,13 @@ impl SketchSegment {
         let rows_max = self.rows / PROPOSALS_SHARE;
         let mut found: Vec<Option<Vec<u32>>> = probes.iter().map(|_| Some(Vec::new())).collect();
         let mut reached = Reached::new();
-        let tile_steps = BLOCKS_PER_TILE * self.steps_per_block();
-        for (tile, steps) in self.steps.chunks(tile_steps).enumerate() {
+        let tile_lines = BLOCKS_PER_TILE * self.block_lines();
+        for (tile, lines) in self.codes.chunks(tile_lines).enumerate() {
             let open: Vec<usize> = (0..probes.len()).filter(|probe| found[*probe].is_some()).collect();
             for pass in open.chunks(PROBES_PER_PASS) {
-                let tables: Vec<&[StepTables]> = pass.iter().map(|probe| probes[*probe].0.tables()).collect();
+                let tables: Vec<&[Bytes]> = pass.iter().map(|probe| probes[*probe].0.tables()).collect();
                 let mut least = [0; PROBES_PER_PASS];
-                for (number, block) in steps.chunks_exact(self.steps_per_block()).enumerate() {
+                for (number, block) in lines.chunks_exact(self.block_lines()).enumerate() {
                     let number = tile * BLOCKS_PER_TILE + number;
                     for (least, probe) in least.iter_mut().zip(pass) {
                         *least = probes[*probe].1.least(self.alignments_min[number]);
@@ -166,7 +143,7 @@ impl SketchSegment {
     }
 
     /// Adds the rows of a block that reach the line with their own alignment.
-    fn judge(&self, block: usize, mut codes: u64, sums: &[u16; CODES_PER_BLOCK], line: Line, rows: &mut Vec<u32>) {
+    fn judge(&self, block: usize, mut codes: u128, sums: &[u16; CODES_PER_BLOCK], line: Line, rows: &mut Vec<u32>) {
         while codes != 0 {
             let code = codes.trailing_zeros() as usize;
             codes &= codes - 1;
@@ -180,9 +157,9 @@ impl SketchSegment {
         }
     }
 
-    /// Format, spread, and of each row: its fields, two to a byte, and its alignment; numbers little-endian.
+    /// Bytes that a row takes in a file: its bits, the first component lowest, and its alignment.
     fn row_bytes(dimension: u32) -> usize {
-        (dimension as usize).div_ceil(2 * SIGNS_PER_FIELD) + size_of::<f32>()
+        (dimension as usize).div_ceil(8) + size_of::<Alignment>()
     }
 }
 
@@ -229,16 +206,14 @@ impl Engine for SketchEngine {
     }
 
     fn references_min(&self, dimension: u32) -> usize {
-        if dimension >= DIMENSION_MIN && tables_of(dimension) <= TABLES_MAX { REFERENCES_MIN } else { usize::MAX }
+        if dimension >= DIMENSION_MIN && dimension as usize <= COMPONENTS_MAX { REFERENCES_MIN } else { usize::MAX }
     }
 
     fn build(&self, rows: Arc<EmbeddingRows>, _calibration: &Calibration) -> Result<Box<dyn Segment>, BuildError> {
         let references = rows.len();
         if references < self.references_min(rows.dimension()) {
-            let reason = format!(
-                "needs {REFERENCES_MIN} references or more of {DIMENSION_MIN} to {} components",
-                TABLES_MAX * SIGNS_PER_FIELD
-            );
+            let reason =
+                format!("needs {REFERENCES_MIN} references or more of {DIMENSION_MIN} to {COMPONENTS_MAX} components");
             return Err(BuildError { engine: NAME.to_owned(), references, reason });
         }
         Ok(Box::new(SketchSegment::build(&rows, Path::detect())))
@@ -264,18 +239,15 @@ fn restore(dimension: u32, rows: usize, bytes: &[u8], path: Path) -> Option<Sket
     let (spread, rest) = rest.split_first_chunk()?;
     let spread = f64::from_le_bytes(*spread);
     let row_bytes = SketchSegment::row_bytes(dimension);
-    let fields = (dimension as usize).div_ceil(SIGNS_PER_FIELD);
     if rest.len() != row_bytes.checked_mul(rows)? || !spread.is_finite() || spread < 1.0 {
         return None;
     }
     let mut segment = SketchSegment { spread, ..SketchSegment::empty(dimension, rows, path) };
     for row in rest.chunks_exact(row_bytes) {
         let (code, alignment) = row.split_last_chunk()?;
-        let alignment = f32::from_le_bytes(*alignment);
-        if !(0.0..=1.0).contains(&alignment) {
-            return None;
-        }
-        segment.push(code.iter().flat_map(|byte| [byte & 15, byte >> 4]).take(fields), alignment);
+        let alignment = Alignment(u16::from_le_bytes(*alignment));
+        let signs = code.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
+        segment.push(signs.take(dimension as usize), alignment);
     }
     Some(segment)
 }
@@ -286,7 +258,7 @@ impl Segment for SketchSegment {
     }
 
     fn memory_bytes(&self) -> usize {
-        size_of_val(&*self.steps) + size_of_val(&*self.alignments) + size_of_val(&*self.alignments_min)
+        size_of_val(&*self.codes) + size_of_val(&*self.alignments) + size_of_val(&*self.alignments_min)
     }
 
     fn propose(&self, probes: &[&EngineProbe], threshold: ComparisonScore, miss_budget_ppb: u32) -> Vec<Proposal> {
@@ -314,20 +286,19 @@ impl Segment for SketchSegment {
         true
     }
 
+    /// Format, spread, and the rows, numbers little-endian: the same on every processor.
     fn to_bytes(&self) -> Result<Option<Vec<u8>>, BuildError> {
         let mut bytes = Vec::with_capacity(9 + self.rows * SketchSegment::row_bytes(self.dimension));
         bytes.push(FORMAT);
         bytes.extend_from_slice(&self.spread.to_le_bytes());
-        let (layout, fields) = (Layout::of(self.path), (self.dimension as usize).div_ceil(SIGNS_PER_FIELD));
+        let (layout, lines, dimension) = (Layout::of(self.path), self.block_lines(), self.dimension as usize);
         for (row, alignment) in self.alignments.iter().enumerate() {
-            let first = row / CODES_PER_BLOCK * self.steps_per_block();
-            let field = |table: usize| {
-                let step = &self.steps[first + table / TABLES_PER_STEP];
-                layout.read(step, row % CODES_PER_BLOCK, table % TABLES_PER_STEP)
-            };
-            let byte = |table: usize| field(table) | if table + 1 < fields { field(table + 1) << 4 } else { 0 };
-            bytes.extend((0..fields).step_by(2).map(byte));
-            bytes.extend_from_slice(&alignment.to_le_bytes());
+            let block = &self.codes[row / CODES_PER_BLOCK * lines..][..lines];
+            let bit = |component| u8::from(layout.is_set(block, row % CODES_PER_BLOCK, component)) << (component % 8);
+            let byte =
+                |first: usize| (first..dimension.min(first + 8)).fold(0, |byte, component| byte | bit(component));
+            bytes.extend((0..dimension).step_by(8).map(byte));
+            bytes.extend_from_slice(&alignment.0.to_le_bytes());
         }
         Ok(Some(bytes))
     }
@@ -341,5 +312,87 @@ impl fmt::Debug for SketchSegment {
             .field("dimension", &self.dimension)
             .field("spread", &self.spread)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt as _, SeedableRng as _};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::embedding::CanonicalEmbedding;
+    use crate::rows::EnrolmentOrdinal;
+
+    fn rows(count: u32, dimension: usize) -> EmbeddingRows {
+        let mut random = ChaCha8Rng::seed_from_u64(5);
+        let mut rows = EmbeddingRows::new(dimension as u32);
+        for ordinal in 0..count {
+            let values: Vec<f32> = (0..dimension).map(|_| random.random_range(-1.0..1.0)).collect();
+            rows.push(EnrolmentOrdinal(ordinal), &CanonicalEmbedding::from_f32(&values).expect("valid"));
+        }
+        rows
+    }
+
+    /// Segments are copied between machines, and replicas on different processors must propose alike.
+    #[test]
+    fn every_path_writes_the_same_bytes_and_proposes_the_same_rows() {
+        for (count, dimension) in [(300, 64), (517, 190), (256, 512)] {
+            let rows = rows(count, dimension);
+            let probes: Vec<CanonicalEmbedding> = (0..7)
+                .map(|row| CanonicalEmbedding::from_components(rows.row(row * 30).0).expect("canonical"))
+                .collect();
+            let threshold = ComparisonScore::from_micros(350_000).expect("in range");
+            let mut seen = Vec::new();
+            for path in Path::available() {
+                let built = SketchSegment::build(&rows, *path);
+                let bytes = built.to_bytes().expect("kept").expect("kept");
+                for segment in
+                    [&built, &restore(dimension as u32, count as usize, &bytes, *path).expect("its own bytes")]
+                {
+                    let sketches: Vec<SketchProbe> = probes.iter().map(|probe| SketchProbe::by(*path, probe)).collect();
+                    let lines = sketches.iter().map(|sketch| (sketch, sketch.line(threshold, 4.0))).collect::<Vec<_>>();
+                    seen.push((bytes.clone(), segment.scan(&lines)));
+                }
+            }
+            assert!(
+                seen[0]
+                    .1
+                    .iter()
+                    .enumerate()
+                    .all(|(probe, rows)| rows.as_ref().is_none_or(|rows| rows.contains(&(probe as u32 * 30))))
+            );
+            assert!(seen.iter().all(|other| *other == seen[0]), "{count} x {dimension}");
+        }
+    }
+
+    #[test]
+    fn rows_that_nothing_has_turned_are_found_to_spread_wider() {
+        assert!(spread(&rows(2_000, 256)) < 1.1);
+        // Every component is of one sign: the signs tell nothing, and probes lie along them.
+        let mut one_sided = EmbeddingRows::new(256);
+        let mut random = ChaCha8Rng::seed_from_u64(6);
+        for ordinal in 0..2_000 {
+            let values: Vec<f32> = (0..256).map(|_| random.random_range(0.0..1.0)).collect();
+            one_sided.push(EnrolmentOrdinal(ordinal), &CanonicalEmbedding::from_f32(&values).expect("valid"));
+        }
+        assert!(spread(&one_sided) > 2.0);
+    }
+
+    #[test]
+    fn bytes_of_another_form_are_refused() {
+        let rows = rows(256, 64);
+        let bytes = SketchSegment::build(&rows, Path::Portable).to_bytes().expect("kept").expect("kept");
+        let refused = |dimension: u32, rows: usize, bytes: &[u8]| {
+            assert!(SketchEngine.restore(dimension, rows, bytes).is_err(), "{dimension}, {rows}");
+        };
+        refused(64, 256, &[]);
+        refused(64, 256, &bytes[1..]);
+        refused(64, 255, &bytes);
+        refused(72, 256, &bytes);
+        refused(64, usize::MAX, &bytes);
+        refused(64, 256, &[&[FORMAT + 1], &bytes[1..]].concat());
+        refused(64, 256, &[&bytes[..1], &f64::NAN.to_le_bytes(), &bytes[9..]].concat());
+        assert!(SketchEngine.restore(64, 256, &bytes).is_ok());
     }
 }

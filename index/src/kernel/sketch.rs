@@ -1,84 +1,165 @@
-//! Sums of table entries chosen by 4-bit fields of short codes, for blocks of 64 codes and several probes at once: the inner loop of the
-//! `sketch` engine.
+//! Sums of weights chosen by the bits of short codes, for blocks of 128 codes and several probes at once: the inner loop of the `sketch`
+//! engine.
 //!
-//! A block holds one 4-bit field per code and table. How the fields lie is up to the path (see [`Layout`]); the sums are not. A sum is
-//! at most [`TABLES_MAX`] × [`ENTRY_MAX`] < 2¹⁶, so 16 bits hold it on every path.
+//! A code has one bit per component. A probe has a weight for each component and the bit that earns it; a code's sum is that of the weights
+//! that its bits earn. Paths look the sums of a few bits at a time up in tables; how many bits, and how they lie in a block, is up to the
+//! path (see [`Layout`]), the sums are not.
 
 use super::Path;
 
-/// Codes in a block.
-pub(crate) const CODES_PER_BLOCK: usize = 64;
-/// Entries of a table: one for each value of a field.
-pub(crate) const TABLE_ENTRIES: usize = 16;
-/// The largest entry. Four of them fit a byte, which halves the work of paths that add up bytes.
-pub(crate) const ENTRY_MAX: u8 = 63;
-/// Tables come in steps: each path takes the fields of so many at a time.
-pub(crate) const TABLES_PER_STEP: usize = 8;
-/// The most tables of a probe.
-pub(crate) const TABLES_MAX: usize = 1024;
+/// Codes in a block: two halves, so that what is loaded of a probe's tables is used twice.
+pub(crate) const CODES_PER_BLOCK: usize = 2 * HALF;
+/// Codes that lie side by side.
+const HALF: usize = 64;
+/// The most components of a code.
+pub(crate) const COMPONENTS_MAX: usize = 4096;
+/// The largest sum of the weights of any [`FIELD_COMPONENTS`] neighbours. Four of these fit a byte, which halves the work of paths that add
+/// up bytes.
+pub(crate) const FIELD_SUM_MAX: u8 = 63;
+/// Neighbouring components whose weights are bounded together: as many as any path looks up at once.
+pub(crate) const FIELD_COMPONENTS: usize = 6;
 /// Probes that share one pass over a block at most.
 pub(crate) const PROBES_PER_PASS: usize = 4;
 
-const _: () = assert!(TABLES_MAX * ENTRY_MAX as usize <= u16::MAX as usize);
+// A sum fits 16 bits.
+const _: () = assert!(COMPONENTS_MAX.div_ceil(FIELD_COMPONENTS) * FIELD_SUM_MAX as usize <= u16::MAX as usize);
 
-/// Bytes of one step of a block: eight 4-bit fields of each code.
-const STEP_BYTES: usize = CODES_PER_BLOCK * TABLES_PER_STEP / 2;
-
-/// One cache line of fields.
+/// 64 bytes of a block or of a probe's tables: a cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(64))]
-pub(crate) struct Fields(pub(crate) [u8; 64]);
+pub(crate) struct Bytes(pub(crate) [u8; 64]);
 
-/// One step of a block.
-pub(crate) type Step = [Fields; STEP_BYTES / 64];
+impl Bytes {
+    pub(crate) const ZERO: Self = Self([0; 64]);
+}
 
-/// One step of a probe's tables: of table t, the entry of field value v is at 16 t + v.
-pub(crate) type StepTables = [Fields; TABLES_PER_STEP * TABLE_ENTRIES / 64];
+/// A component of a probe: its weight, and whether a bit of 1 earns it, or one of 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Weight {
+    pub(crate) weight: u8,
+    pub(crate) earned_by: bool,
+}
 
-const NO_FIELDS: Fields = Fields([0; 64]);
-pub(crate) const NO_STEP: Step = [NO_FIELDS; STEP_BYTES / 64];
-pub(crate) const NO_TABLES: StepTables = [NO_FIELDS; TABLES_PER_STEP * TABLE_ENTRIES / 64];
-
-/// How the fields of a step lie, which is what a path's instructions want.
+/// How each half of a block lies, which is what a path's instructions want. A block has one step after another, and of each step the
+/// lines of its first half, then those of the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
-    /// Of each table, 32 bytes: code c has the low half of byte c, code c + 32 the high half.
-    ByTable,
-    /// Of each 16 codes, 64 bytes: byte 4 c + t has the fields of code c in table t, low, and t + 4, high.
-    ByCode,
+    /// Fields of 4 bits. Of each field, 32 bytes: code c has the low half of byte c, code c + 32 the high half. Tables of 16 entries.
+    Fours,
+    /// Fields of 6 bits, four of them in three lines of 64 bytes, a byte for each code: line l has field l in the low six bits and, above,
+    /// the bits 2 l and 2 l + 1 of the fourth field. Tables of 64 entries.
+    Sixes,
 }
 
 impl Layout {
     /// What a path reads.
     pub(crate) fn of(path: Path) -> Self {
         match path {
-            Path::Portable => Self::ByTable,
+            Path::Portable => Self::Fours,
             #[cfg(target_arch = "x86_64")]
-            Path::Avx2 => Self::ByTable,
+            Path::Avx2 => Self::Fours,
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => Self::ByCode,
+            Path::Avx512 => Self::Sixes,
         }
     }
 
-    /// Writes one field, 0 to 15, into a step where it is still 0.
-    pub(crate) fn write(self, step: &mut Step, code: usize, table: usize, field: u8) {
-        let (byte, high) = self.place(code, table);
-        step[byte / 64].0[byte % 64] |= if high { field << 4 } else { field & 15 };
-    }
-
-    /// Reads one field.
-    pub(crate) fn read(self, step: &Step, code: usize, table: usize) -> u8 {
-        let (byte, high) = self.place(code, table);
-        let both = step[byte / 64].0[byte % 64];
-        if high { both >> 4 } else { both & 15 }
-    }
-
-    /// The byte of a field, and whether it is the high half.
-    fn place(self, code: usize, table: usize) -> (usize, bool) {
+    /// Components that a path takes in one step.
+    fn components_per_step(self) -> usize {
         match self {
-            Self::ByTable => (table * 32 + code % 32, code >= 32),
-            Self::ByCode => (code * 4 + table % 4, table >= 4),
+            Self::Fours => 32,
+            Self::Sixes => 24,
         }
+    }
+
+    /// Lines of a block in each step.
+    fn block_lines_per_step(self) -> usize {
+        match self {
+            Self::Fours => 8,
+            Self::Sixes => 6,
+        }
+    }
+
+    /// Lines of a probe's tables in each step.
+    fn table_lines_per_step(self) -> usize {
+        match self {
+            Self::Fours => 2,
+            Self::Sixes => 4,
+        }
+    }
+
+    /// Lines of a block whose codes have so many components, at least 1.
+    pub(crate) fn block_lines(self, components: usize) -> usize {
+        components.div_ceil(self.components_per_step()) * self.block_lines_per_step()
+    }
+
+    /// Sets a bit of a code in a block.
+    pub(crate) fn set(self, block: &mut [Bytes], code: usize, component: usize) {
+        let (line, byte, bit) = self.place(code, component);
+        block[line].0[byte] |= 1 << bit;
+    }
+
+    /// A bit of a code in a block.
+    pub(crate) fn is_set(self, block: &[Bytes], code: usize, component: usize) -> bool {
+        let (line, byte, bit) = self.place(code, component);
+        block[line].0[byte] >> bit & 1 == 1
+    }
+
+    /// The line, the byte in it and the bit in that.
+    fn place(self, code: usize, component: usize) -> (usize, usize, usize) {
+        let step = component / self.components_per_step() * self.block_lines_per_step();
+        let first = step + code / HALF * self.block_lines_per_step() / 2;
+        let (code, component) = (code % HALF, component % self.components_per_step());
+        match self {
+            Self::Fours => {
+                let field = component / 4;
+                (first + field / 2, field % 2 * 32 + code % 32, component % 4 + if code < 32 { 0 } else { 4 })
+            }
+            Self::Sixes => match (component / 6, component % 6) {
+                (3, bit) => (first + bit / 2, code, 6 + bit % 2),
+                (field, bit) => (first + field, code, bit),
+            },
+        }
+    }
+
+    /// The tables of a probe: of each field, what every value of it earns.
+    pub(crate) fn tables(self, weights: &[Weight]) -> Vec<Bytes> {
+        let lines = weights.len().div_ceil(self.components_per_step()) * self.table_lines_per_step();
+        let mut tables = vec![Bytes::ZERO; lines];
+        match self {
+            Self::Fours => {
+                for (field, weights) in weights.chunks(4).enumerate() {
+                    earned(weights, &mut tables[field / 4].0[field % 4 * 16..][..16]);
+                }
+            }
+            Self::Sixes => {
+                for (table, weights) in tables.iter_mut().zip(weights.chunks(6)) {
+                    earned(weights, &mut table.0);
+                }
+            }
+        }
+        tables
+    }
+}
+
+/// What every value of a field earns; components that are missing earn nothing.
+fn earned(weights: &[Weight], entries: &mut [u8]) {
+    let by_zeros =
+        weights.iter().filter(|weight| !weight.earned_by).map(|weight| u32::from(weight.weight)).sum::<u32>();
+    let all = weights.iter().map(|weight| u32::from(weight.weight)).sum::<u32>();
+    assert!(all <= FIELD_SUM_MAX.into(), "the weights of a field are bounded");
+    entries[0] = by_zeros as u8;
+    let mut known = 1;
+    while known < entries.len() {
+        let (from, into) = entries.split_at_mut(known);
+        let weight = weights.get(known.trailing_zeros() as usize);
+        for (from, into) in from.iter().zip(into) {
+            *into = match weight {
+                Some(Weight { weight, earned_by: true }) => from + weight,
+                Some(Weight { weight, earned_by: false }) => from - weight,
+                None => *from,
+            };
+        }
+        known *= 2;
     }
 }
 
@@ -86,8 +167,8 @@ impl Layout {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reached {
     /// Bit c: the sum of code c is at least what was asked for.
-    pub(crate) codes: [u64; PROBES_PER_PASS],
-    /// The sums of each probe for which some bit is set; the others are not written.
+    pub(crate) codes: [u128; PROBES_PER_PASS],
+    /// The sums of the codes whose bit is set; the others mean nothing.
     pub(crate) sums: [[u16; CODES_PER_BLOCK]; PROBES_PER_PASS],
 }
 
@@ -97,19 +178,20 @@ impl Reached {
     }
 }
 
-/// Adds up, for each probe, the entries that the fields of each code choose, and tells which sums reach the probe's `least`.
+/// Adds up, for each probe, what the bits of each code earn, and tells which sums reach the probe's `least`.
 ///
-/// `block` lies as [`Layout::of`] the path says; every probe has as many steps of tables, with entries of at most [`ENTRY_MAX`].
-pub(crate) fn reach(path: Path, block: &[Step], probes: &[&[StepTables]], least: &[u16], reached: &mut Reached) {
+/// `block` and the probes' tables are as [`Layout::of`] the path has them, for equally many components.
+pub(crate) fn reach(path: Path, block: &[Bytes], probes: &[&[Bytes]], least: &[u16], reached: &mut Reached) {
+    let layout = Layout::of(path);
+    let steps = block.len() / layout.block_lines_per_step();
     assert!((1..=PROBES_PER_PASS).contains(&probes.len()), "a pass is for 1 to 4 probes");
     assert_eq!(probes.len(), least.len(), "one bound per probe");
-    assert!(probes.iter().all(|tables| tables.len() == block.len()), "a field per table");
-    assert!(block.len() * TABLES_PER_STEP <= TABLES_MAX, "sums fit 16 bits");
+    assert!(steps * layout.components_per_step() < COMPONENTS_MAX + layout.components_per_step(), "sums fit 16 bits");
+    assert!(probes.iter().all(|tables| tables.len() == steps * layout.table_lines_per_step()), "a table per field");
     reached.codes = [0; PROBES_PER_PASS];
     match path {
         Path::Portable => portable(block, probes, least, reached),
-        // SAFETY: `Path::detect` and `Path::available` give this path only where the processor has its features. Lengths are checked
-        // above.
+        // SAFETY: `Path::detect` and `Path::available` give this path only where the processor has its features.
         #[cfg(target_arch = "x86_64")]
         Path::Avx2 => unsafe { x86::reach_avx2(block, probes, least, reached) },
         // SAFETY: as above.
@@ -118,21 +200,24 @@ pub(crate) fn reach(path: Path, block: &[Step], probes: &[&[StepTables]], least:
     }
 }
 
-fn portable(block: &[Step], probes: &[&[StepTables]], least: &[u16], reached: &mut Reached) {
+fn portable(block: &[Bytes], probes: &[&[Bytes]], least: &[u16], reached: &mut Reached) {
     for (probe, (tables, least)) in probes.iter().zip(least).enumerate() {
         let mut sums = [0_u16; CODES_PER_BLOCK];
-        for (step, tables) in block.iter().zip(*tables) {
-            let (fields, entries) = (step.as_flattened_bytes(), tables.as_flattened_bytes());
-            for (fields, entries) in fields.chunks_exact(32).zip(entries.chunks_exact(TABLE_ENTRIES)) {
-                let (low, high) = sums.split_at_mut(32);
-                for ((byte, low), high) in fields.iter().zip(low).zip(high) {
-                    // Sums stay below 2¹⁶, as there are at most TABLES_MAX entries.
-                    *low = low.wrapping_add(u16::from(entries[usize::from(byte & 15)]));
-                    *high = high.wrapping_add(u16::from(entries[usize::from(byte >> 4)]));
+        for (lines, tables) in block.as_chunks::<8>().0.iter().zip(tables.as_chunks::<2>().0) {
+            for (lines, sums) in lines.as_chunks::<4>().0.iter().zip(sums.as_chunks_mut::<HALF>().0) {
+                let fields = lines.iter().flat_map(|line| line.0.as_chunks::<32>().0);
+                let tables = tables.iter().flat_map(|line| line.0.as_chunks::<16>().0);
+                for (fields, entries) in fields.zip(tables) {
+                    let (low, high) = sums.split_at_mut(32);
+                    for ((byte, low), high) in fields.iter().zip(low).zip(high) {
+                        // Sums stay below 2¹⁶.
+                        *low = low.wrapping_add(u16::from(entries[usize::from(byte & 15)]));
+                        *high = high.wrapping_add(u16::from(entries[usize::from(byte >> 4)]));
+                    }
                 }
             }
         }
-        let codes = sums.iter().enumerate().fold(0, |codes, (code, sum)| codes | u64::from(sum >= least) << code);
+        let codes = sums.iter().enumerate().fold(0, |codes, (code, sum)| codes | u128::from(sum >= least) << code);
         reached.codes[probe] = codes;
         if codes != 0 {
             reached.sums[probe] = sums;
@@ -140,36 +225,23 @@ fn portable(block: &[Step], probes: &[&[StepTables]], least: &[u16], reached: &m
     }
 }
 
-/// Lines of fields as their bytes.
-trait Bytes {
-    fn as_flattened_bytes(&self) -> &[u8];
-}
-
-impl<const LINES: usize> Bytes for [Fields; LINES] {
-    fn as_flattened_bytes(&self) -> &[u8] {
-        // SAFETY: a line is exactly its 64 bytes (repr(C), size 64, no padding), so the same memory holds 64 initialised bytes per
-        // line, borrowed for as long.
-        unsafe { std::slice::from_raw_parts(self.as_ptr().cast::<u8>(), LINES * 64) }
-    }
-}
-
-const _: () = assert!(size_of::<Fields>() == 64);
-
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{CODES_PER_BLOCK, Fields, Reached, Step, StepTables};
+    use super::{Bytes, HALF, Reached};
 
     /// Two probes at once: their sums, what is read of a block and a table fill the sixteen registers.
     #[target_feature(enable = "avx2")]
-    pub(super) fn reach_avx2(block: &[Step], probes: &[&[StepTables]], least: &[u16], reached: &mut Reached) {
+    pub(super) fn reach_avx2(block: &[Bytes], probes: &[&[Bytes]], least: &[u16], reached: &mut Reached) {
         let (pairs, rest) = probes.as_chunks::<2>();
-        for (number, pair) in pairs.iter().enumerate() {
-            tile_avx2(block, *pair, &least[2 * number..], 2 * number, reached);
-        }
-        if let &[tables] = rest {
-            tile_avx2(block, [tables], &least[2 * pairs.len()..], 2 * pairs.len(), reached);
+        for half in 0..2 {
+            for (number, pair) in pairs.iter().enumerate() {
+                tile_avx2(block, half, *pair, &least[2 * number..], 2 * number, reached);
+            }
+            if let &[tables] = rest {
+                tile_avx2(block, half, [tables], &least[2 * pairs.len()..], 2 * pairs.len(), reached);
+            }
         }
     }
 
@@ -178,33 +250,36 @@ mod x86 {
     #[target_feature(enable = "avx2")]
     #[inline]
     fn tile_avx2<const PROBES: usize>(
-        block: &[Step],
-        probes: [&[StepTables]; PROBES],
+        block: &[Bytes],
+        half: usize,
+        probes: [&[Bytes]; PROBES],
         least: &[u16],
-        first: usize,
+        first_probe: usize,
         reached: &mut Reached,
     ) {
         let low_half = _mm256_set1_epi8(15);
         let mut all = [[_mm256_setzero_si256(); 2]; PROBES];
         let mut second = [[_mm256_setzero_si256(); 2]; PROBES];
-        for (step, fields) in block.iter().enumerate() {
+        let probes = probes.map(|tables| tables.as_chunks::<2>().0);
+        for (step, lines) in block.as_chunks::<8>().0.iter().enumerate() {
+            let fields = &lines.as_chunks::<4>().0[half];
             for four in 0..2 {
                 let mut bytes = [[_mm256_setzero_si256(); 2]; PROBES];
-                for table in 4 * four..4 * four + 4 {
-                    let fields = load_256(&fields[table / 2], table % 2);
+                for field in 4 * four..4 * four + 4 {
+                    let fields = load_256(&fields[field / 2], field % 2);
                     let low = _mm256_and_si256(fields, low_half);
                     let high = _mm256_and_si256(_mm256_srli_epi16::<4>(fields), low_half);
                     for probe in 0..PROBES {
-                        let entries = twice_128(&probes[probe][step][table / 4], table % 4);
+                        let entries = twice_128(&probes[probe][step][field / 4], field % 4);
                         bytes[probe][0] = _mm256_add_epi8(bytes[probe][0], _mm256_shuffle_epi8(entries, low));
                         bytes[probe][1] = _mm256_add_epi8(bytes[probe][1], _mm256_shuffle_epi8(entries, high));
                     }
                 }
                 for probe in 0..PROBES {
-                    for half in 0..2 {
-                        all[probe][half] = _mm256_add_epi16(all[probe][half], bytes[probe][half]);
-                        let seconds = _mm256_srli_epi16::<8>(bytes[probe][half]);
-                        second[probe][half] = _mm256_add_epi16(second[probe][half], seconds);
+                    for side in 0..2 {
+                        all[probe][side] = _mm256_add_epi16(all[probe][side], bytes[probe][side]);
+                        let seconds = _mm256_srli_epi16::<8>(bytes[probe][side]);
+                        second[probe][side] = _mm256_add_epi16(second[probe][side], seconds);
                     }
                 }
             }
@@ -212,22 +287,22 @@ mod x86 {
         for probe in 0..PROBES {
             let least = _mm256_set1_epi16(least[probe].cast_signed());
             let mut sums = [_mm256_setzero_si256(); 4];
-            let mut codes = 0;
-            for half in 0..2 {
-                let odd = second[probe][half];
-                let even = _mm256_sub_epi16(all[probe][half], _mm256_slli_epi16::<8>(odd));
+            let mut codes = 0_u64;
+            for side in 0..2 {
+                let odd = second[probe][side];
+                let even = _mm256_sub_epi16(all[probe][side], _mm256_slli_epi16::<8>(odd));
                 let (low, high) = (_mm256_unpacklo_epi16(even, odd), _mm256_unpackhi_epi16(even, odd));
-                sums[2 * half] = _mm256_permute2x128_si256::<0x20>(low, high);
-                sums[2 * half + 1] = _mm256_permute2x128_si256::<0x31>(low, high);
+                sums[2 * side] = _mm256_permute2x128_si256::<0x20>(low, high);
+                sums[2 * side + 1] = _mm256_permute2x128_si256::<0x31>(low, high);
                 // There is no unsigned comparison: the larger of the two is the sum itself where it reaches the least.
                 let reach = |sums| _mm256_cmpeq_epi16(_mm256_max_epu16(sums, least), sums);
-                let both = _mm256_packs_epi16(reach(sums[2 * half]), reach(sums[2 * half + 1]));
+                let both = _mm256_packs_epi16(reach(sums[2 * side]), reach(sums[2 * side + 1]));
                 let in_order = _mm256_permute4x64_epi64::<0b11_01_10_00>(both);
-                codes |= u64::from(_mm256_movemask_epi8(in_order).cast_unsigned()) << (32 * half);
+                codes |= u64::from(_mm256_movemask_epi8(in_order).cast_unsigned()) << (32 * side);
             }
-            reached.codes[first + probe] = codes;
+            reached.codes[first_probe + probe] |= u128::from(codes) << (HALF * half);
             if codes != 0 {
-                let into: &mut [u16; CODES_PER_BLOCK] = &mut reached.sums[first + probe];
+                let into = &mut reached.sums[first_probe + probe][HALF * half..];
                 for (sums, into) in sums.into_iter().zip(into.as_chunks_mut::<16>().0) {
                     // SAFETY: the destination has 32 bytes, and need not be aligned.
                     unsafe { _mm256_storeu_si256(into.as_mut_ptr().cast::<__m256i>(), sums) };
@@ -238,8 +313,8 @@ mod x86 {
 
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn load_256(fields: &Fields, half: usize) -> __m256i {
-        let halves = fields.0.as_chunks::<32>().0;
+    fn load_256(line: &Bytes, half: usize) -> __m256i {
+        let halves = line.0.as_chunks::<32>().0;
         // SAFETY: half a line is 32 bytes, and at 0 or 32 bytes of a 64-byte aligned line it is 32-byte aligned.
         unsafe { _mm256_load_si256(halves[half].as_ptr().cast::<__m256i>()) }
     }
@@ -247,15 +322,15 @@ mod x86 {
     /// A quarter of a line, in both halves of the register.
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn twice_128(entries: &Fields, quarter: usize) -> __m256i {
-        let quarters = entries.0.as_chunks::<16>().0;
+    fn twice_128(line: &Bytes, quarter: usize) -> __m256i {
+        let quarters = line.0.as_chunks::<16>().0;
         // SAFETY: a quarter of a line is 16 bytes, and at a multiple of 16 bytes of a 64-byte aligned line it is 16-byte aligned.
         _mm256_broadcastsi128_si256(unsafe { _mm_load_si128(quarters[quarter].as_ptr().cast::<__m128i>()) })
     }
 
     /// Four probes at once where there are four, so that what is read of a block is used four times; the rest one by one.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2")]
-    pub(super) fn reach_avx512(block: &[Step], probes: &[&[StepTables]], least: &[u16], reached: &mut Reached) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi2")]
+    pub(super) fn reach_avx512(block: &[Bytes], probes: &[&[Bytes]], least: &[u16], reached: &mut Reached) {
         match probes {
             &[a, b, c, d] => tile_avx512(block, [a, b, c, d], least, 0, reached),
             _ => {
@@ -266,65 +341,85 @@ mod x86 {
         }
     }
 
-    /// One lookup chooses among four tables at once, 16 entries of each, for 16 codes; two of them are added up in bytes, and a dot product
-    /// with ones adds up the four bytes of each code. Lookups are the bound where two 512-bit ones are done in two cycles (Zen 4).
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni,avx2")]
+    /// One lookup chooses among the 64 entries of one table, for 64 codes; it does not look at the two bits above the field. Four entries
+    /// are added up in a byte; then bytes are added up in pairs of 16 bits: `all` as they are, in which an odd code's byte counts 256 times,
+    /// and `odd` those alone.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi2")]
     #[inline]
     fn tile_avx512<const PROBES: usize>(
-        block: &[Step],
-        probes: [&[StepTables]; PROBES],
+        block: &[Bytes],
+        probes: [&[Bytes]; PROBES],
         least: &[u16],
-        first: usize,
+        first_probe: usize,
         reached: &mut Reached,
     ) {
-        let low_half = _mm512_set1_epi8(15);
-        // Byte t of four looks into table t.
-        let table_of = _mm512_set1_epi32(0x3020_1000);
-        let ones = _mm512_set1_epi8(1);
-        let mut sums = [[_mm512_setzero_si512(); 4]; PROBES];
-        for (step, fields) in block.iter().enumerate() {
-            let mut low = [_mm512_setzero_si512(); 4];
-            let mut high = [_mm512_setzero_si512(); 4];
-            for group in 0..4 {
-                let fields = load_512(&fields[group]);
-                // (fields & 15) | table_of, and the same of the high halves.
-                low[group] = _mm512_ternarylogic_epi32::<0xEA>(fields, low_half, table_of);
-                high[group] = _mm512_ternarylogic_epi32::<0xEA>(_mm512_srli_epi16::<4>(fields), low_half, table_of);
-            }
+        let mut all = [[_mm512_setzero_si512(); 2]; PROBES];
+        let mut odd = [[_mm512_setzero_si512(); 2]; PROBES];
+        let probes = probes.map(|tables| tables.as_chunks::<4>().0);
+        for (step, [a, b, c, d, e, f]) in block.as_chunks::<6>().0.iter().enumerate() {
+            let fields = [fields_512([a, b, c]), fields_512([d, e, f])];
             for probe in 0..PROBES {
-                let [first, second] = &probes[probe][step];
-                let (first, second) = (load_512(first), load_512(second));
-                for group in 0..4 {
-                    let four = _mm512_permutexvar_epi8(low[group], first);
-                    let other_four = _mm512_permutexvar_epi8(high[group], second);
-                    sums[probe][group] =
-                        _mm512_dpbusd_epi32(sums[probe][group], _mm512_add_epi8(four, other_four), ones);
+                let tables = &probes[probe][step];
+                let tables = [load_512(&tables[0]), load_512(&tables[1]), load_512(&tables[2]), load_512(&tables[3])];
+                for half in 0..2 {
+                    let one = _mm512_permutexvar_epi8(fields[half][0], tables[0]);
+                    let two = _mm512_permutexvar_epi8(fields[half][1], tables[1]);
+                    let three = _mm512_permutexvar_epi8(fields[half][2], tables[2]);
+                    let four = _mm512_permutexvar_epi8(fields[half][3], tables[3]);
+                    let bytes = _mm512_add_epi8(_mm512_add_epi8(one, two), _mm512_add_epi8(three, four));
+                    all[probe][half] = _mm512_add_epi16(all[probe][half], bytes);
+                    odd[probe][half] = _mm512_add_epi16(odd[probe][half], _mm512_srli_epi16::<8>(bytes));
                 }
             }
         }
         for probe in 0..PROBES {
-            let least = _mm512_set1_epi32(i32::from(least[probe]));
-            let mut codes = 0;
-            for group in 0..4 {
-                codes |= u64::from(_mm512_cmpge_epi32_mask(sums[probe][group], least)) << (16 * group);
+            let least = _mm512_set1_epi16(least[probe].cast_signed());
+            let mut sums = [[_mm512_setzero_si512(); 2]; 2];
+            let mut reach = [[0; 2]; 2];
+            for half in 0..2 {
+                let odd = odd[probe][half];
+                let even = _mm512_sub_epi16(all[probe][half], _mm512_slli_epi16::<8>(odd));
+                sums[half] = [even, odd];
+                reach[half] = sums[half].map(|sums| _mm512_cmpge_epu16_mask(sums, least));
             }
-            reached.codes[first + probe] = codes;
-            if codes != 0 {
-                let into: &mut [u16; CODES_PER_BLOCK] = &mut reached.sums[first + probe];
-                for (group, into) in into.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-                    let narrow = _mm512_cvtepi32_epi16(sums[probe][group]);
-                    // SAFETY: the destination has 32 bytes, and need not be aligned.
-                    unsafe { _mm256_storeu_si256(into.as_mut_ptr().cast::<__m256i>(), narrow) };
+            if reach == [[0; 2]; 2] {
+                continue;
+            }
+            for half in 0..2 {
+                let [even, odd] = reach[half].map(u64::from);
+                let codes = _pdep_u64(even, 0x5555_5555_5555_5555) | _pdep_u64(odd, 0xAAAA_AAAA_AAAA_AAAA);
+                reached.codes[first_probe + probe] |= u128::from(codes) << (HALF * half);
+                let mut apart = [[0_u16; HALF / 2]; 2];
+                for (apart, sums) in apart.iter_mut().zip(sums[half]) {
+                    // SAFETY: the destination has 64 bytes, and need not be aligned.
+                    unsafe { _mm512_storeu_si512(apart.as_mut_ptr().cast::<__m512i>(), sums) };
+                }
+                let into = &mut reached.sums[first_probe + probe][HALF * half..];
+                for (pair, (even, odd)) in into.as_chunks_mut::<2>().0.iter_mut().zip(apart[0].iter().zip(&apart[1])) {
+                    *pair = [*even, *odd];
                 }
             }
         }
     }
 
+    /// The four fields of the codes of half a block, each with two bits of no meaning above it.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    fn fields_512(lines: [&Bytes; 3]) -> [__m512i; 4] {
+        let [first, second, third] = [load_512(lines[0]), load_512(lines[1]), load_512(lines[2])];
+        // Where the mask has ones the one, else the other: 0xCA. Shifts are by words, which spoils only bits that are not chosen.
+        let (lowest_two, middle_two) = (_mm512_set1_epi8(0x03), _mm512_set1_epi8(0x0C));
+        let (second_up, third_up) = (_mm512_srli_epi16::<4>(second), _mm512_srli_epi16::<2>(third));
+        let upper = _mm512_ternarylogic_epi32::<0xCA>(middle_two, second_up, third_up);
+        let fourth = _mm512_ternarylogic_epi32::<0xCA>(lowest_two, _mm512_srli_epi16::<6>(first), upper);
+        [first, second, third, fourth]
+    }
+
     #[target_feature(enable = "avx512f")]
     #[inline]
-    fn load_512(fields: &Fields) -> __m512i {
-        // SAFETY: a line of fields is 64 bytes, 64-byte aligned.
-        unsafe { _mm512_load_si512(fields.0.as_ptr().cast::<__m512i>()) }
+    fn load_512(line: &Bytes) -> __m512i {
+        // SAFETY: a line is 64 bytes, 64-byte aligned.
+        unsafe { _mm512_load_si512(line.0.as_ptr().cast::<__m512i>()) }
     }
 }
 
@@ -335,78 +430,88 @@ mod tests {
     use super::*;
 
     /// What the sums are by their definition.
-    fn sums(fields: &[[u8; CODES_PER_BLOCK]], tables: &[StepTables]) -> [u16; CODES_PER_BLOCK] {
+    fn sums(codes: &[Vec<bool>], weights: &[Weight]) -> [u16; CODES_PER_BLOCK] {
         std::array::from_fn(|code| {
-            let entry = |(table, fields): (usize, &[u8; CODES_PER_BLOCK])| {
-                let entries = tables[table / TABLES_PER_STEP].as_flattened_bytes();
-                u16::from(entries[table % TABLES_PER_STEP * TABLE_ENTRIES + usize::from(fields[code])])
-            };
-            fields.iter().enumerate().map(entry).sum()
+            let earned = codes[code].iter().zip(weights).filter(|(bit, weight)| **bit == weight.earned_by);
+            earned.map(|(_, weight)| u16::from(weight.weight)).sum()
         })
     }
 
-    fn block(layout: Layout, fields: &[[u8; CODES_PER_BLOCK]]) -> Vec<Step> {
-        let mut block = vec![NO_STEP; fields.len() / TABLES_PER_STEP];
-        for (table, fields) in fields.iter().enumerate() {
-            for (code, field) in fields.iter().enumerate() {
-                layout.write(&mut block[table / TABLES_PER_STEP], code, table % TABLES_PER_STEP, *field);
-            }
-        }
-        block
-    }
-
-    fn check(fields: &[[u8; CODES_PER_BLOCK]], probes: &[Vec<StepTables>], least: &[u16]) -> Result<(), TestCaseError> {
-        let tables: Vec<&[StepTables]> = probes.iter().map(Vec::as_slice).collect();
+    fn check(codes: &[Vec<bool>], probes: &[Vec<Weight>], least: &[u16]) -> Result<(), TestCaseError> {
+        let components = probes[0].len();
         for path in Path::available() {
-            let block = block(Layout::of(*path), fields);
+            let layout = Layout::of(*path);
+            let mut block = vec![Bytes::ZERO; layout.block_lines(components)];
+            for (code, bits) in codes.iter().enumerate() {
+                (0..components)
+                    .filter(|component| bits[*component])
+                    .for_each(|component| layout.set(&mut block, code, component));
+                prop_assert!(
+                    (0..components).all(|component| layout.is_set(&block, code, component) == bits[component])
+                );
+            }
+            let tables: Vec<Vec<Bytes>> = probes.iter().map(|weights| layout.tables(weights)).collect();
+            let tables: Vec<&[Bytes]> = tables.iter().map(Vec::as_slice).collect();
             let mut reached = Reached::new();
             reach(*path, &block, &tables, least, &mut reached);
-            for (probe, tables) in probes.iter().enumerate() {
-                let expected = sums(fields, tables);
-                let codes =
-                    (0..64).filter(|code| expected[*code] >= least[probe]).fold(0, |codes, code| codes | 1 << code);
+            for (probe, weights) in probes.iter().enumerate() {
+                let expected = sums(codes, weights);
+                let codes = (0..CODES_PER_BLOCK)
+                    .filter(|code| expected[*code] >= least[probe])
+                    .fold(0, |codes, code| codes | 1_u128 << code);
                 prop_assert_eq!(reached.codes[probe], codes, "{:?}, probe {}", path, probe);
-                prop_assert!(codes == 0 || reached.sums[probe] == expected, "{:?}, probe {}", path, probe);
+                let told = |code: &usize| codes >> code & 1 == 1;
+                prop_assert!(
+                    (0..CODES_PER_BLOCK).filter(told).all(|code| reached.sums[probe][code] == expected[code]),
+                    "{:?}, probe {}",
+                    path,
+                    probe
+                );
             }
         }
         Ok(())
-    }
-
-    fn tables(entries: &[u8], steps: usize, turn: usize) -> Vec<StepTables> {
-        let mut entries = entries.iter().cycle().skip(turn).map(|entry| entry % (ENTRY_MAX + 1));
-        let mut line = || Fields(std::array::from_fn(|_| entries.next().expect("cycles")));
-        (0..steps).map(|_| [line(), line()]).collect()
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn every_path_adds_up_the_entries_that_the_fields_choose(
-            steps in 1_usize..20,
+        fn every_path_adds_up_what_the_bits_earn(
+            components in 1_usize..200,
             probe_count in 1_usize..=PROBES_PER_PASS,
             seed in prop::collection::vec(any::<u8>(), 1021),
-            share in 0_u16..=300,
+            aim in 0_u16..=10,
         ) {
-            let mut nibbles = seed.iter().cycle().map(|byte| byte & 15);
-            let fields: Vec<[u8; CODES_PER_BLOCK]> =
-                (0..steps * TABLES_PER_STEP).map(|_| std::array::from_fn(|_| nibbles.next().expect("cycles"))).collect();
-            let probes: Vec<_> = (0..probe_count).map(|probe| tables(&seed, steps, 31 * probe)).collect();
-            // About the mean of the sums, a little less or more, and far above.
-            let least: Vec<u16> = (0..probe_count as u16).map(|probe| (steps * TABLES_PER_STEP) as u16 * (20 + (share + probe) / 20)).collect();
-            check(&fields, &probes, &least)?;
+            let mut bytes = seed.iter().cycle();
+            let codes: Vec<Vec<bool>> = (0..CODES_PER_BLOCK)
+                .map(|_| (0..components).map(|_| bytes.next().is_some_and(|byte| byte & 1 == 1)).collect())
+                .collect();
+            let weight = |byte: &u8| Weight { weight: byte >> 1 & 15, earned_by: byte & 1 == 1 };
+            // Of six neighbours, one may be heavy.
+            let heavy = |(place, weight): (usize, Weight)| {
+                Weight { weight: if place % 6 == 3 { weight.weight } else { weight.weight * 3 / 5 }, ..weight }
+            };
+            let mut weights = || bytes.by_ref().take(components).map(weight).enumerate().map(heavy).collect::<Vec<_>>();
+            let probes: Vec<Vec<Weight>> = (0..probe_count).map(|_| weights()).collect();
+            let most = |weights: &Vec<Weight>| weights.iter().map(|weight| u16::from(weight.weight)).sum::<u16>();
+            // From nothing, which all reach, over about what half of them reach, to what few or none do.
+            let least: Vec<u16> = probes.iter().map(|weights| most(weights) * aim / 10).collect();
+            check(&codes, &probes, &least)?;
         }
     }
 
     #[test]
     fn the_largest_sums_fit_and_the_bounds_are_met_exactly() {
-        let steps = TABLES_MAX / TABLES_PER_STEP;
-        let largest = vec![[Fields([ENTRY_MAX; 64]); 2]; steps];
-        let top = (TABLES_MAX * usize::from(ENTRY_MAX)) as u16;
-        for field in [0, 15] {
-            let fields = vec![[field; CODES_PER_BLOCK]; TABLES_MAX];
-            let probes = vec![largest.clone(); 4];
-            check(&fields, &probes, &[0, top, top + 1, u16::MAX]).expect("equal on every path");
+        // Of each field of four or six, all the weight lies on one component.
+        let heaviest = |component: usize, earned_by: bool| Weight {
+            weight: if component % 12 == 3 || component % 12 == 8 { FIELD_SUM_MAX } else { 0 },
+            earned_by,
+        };
+        let top = (0..COMPONENTS_MAX).map(|component| u16::from(heaviest(component, true).weight)).sum::<u16>();
+        for bit in [false, true] {
+            let codes = vec![vec![bit; COMPONENTS_MAX]; CODES_PER_BLOCK];
+            let weights: Vec<Weight> = (0..COMPONENTS_MAX).map(|component| heaviest(component, bit)).collect();
+            check(&codes, &vec![weights; 4], &[0, top, top + 1, u16::MAX]).expect("equal on every path");
         }
     }
 }

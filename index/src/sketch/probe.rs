@@ -3,71 +3,92 @@
 use std::f64::consts::{FRAC_2_PI, SQRT_2};
 use std::fmt;
 
-use super::{SIGNS_PER_FIELD, tables_of};
 use crate::embedding::CanonicalEmbedding;
-use crate::kernel::sketch::{ENTRY_MAX, NO_TABLES, StepTables, TABLE_ENTRIES, TABLES_PER_STEP};
+use crate::kernel::Path;
+use crate::kernel::sketch::{Bytes, FIELD_COMPONENTS, FIELD_SUM_MAX, Layout, Weight};
 use crate::score::ComparisonScore;
 
 /// What sums of table entries leave out of account at the edge of a threshold: rounding of the canonical templates and of `f64`.
 const COSINE_NOISE: f64 = 4e-6;
 
-/// The tables of a probe.
+/// A probe as weights of a code's bits, in the tables that the path at hand looks them up in.
 ///
-/// The entry of a field is the sum of the probe's components under the field's signs, less the least such sum, in units that let the largest
-/// be [`ENTRY_MAX`]. So ⟨q, s⟩·√d ≈ unit · (sum of entries) − Σ|qᵢ|.
+/// A bit that agrees with the sign of its component earns 2|qᵢ|, in units that let neighbouring weights fit a byte together. So
+/// ⟨q, s⟩·√d ≈ unit · (sum of weights earned − half the sum of all).
 pub(crate) struct SketchProbe {
-    tables: Vec<StepTables>,
+    tables: Vec<Bytes>,
     dimension: f64,
     unit: f64,
-    /// Σ|qᵢ| of the unit probe.
-    components_sum: f64,
+    weights_sum: f64,
 }
 
-/// The least sum of entries as a function of a row's alignment: `at` + `per_alignment` · f.
+/// The alignment of a row, in units of 2⁻¹⁶, rounded down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Alignment(pub(super) u16);
+
+impl Alignment {
+    pub(super) const MAX: Self = Self(u16::MAX);
+
+    /// Of the components of a row and their length times 2¹⁰.
+    pub(super) fn of(components: &[i16], norm: u32) -> Self {
+        let sum: u64 = components.iter().map(|component| u64::from(component.unsigned_abs())).sum();
+        let length = f64::from(norm) / 1024.0;
+        // Casts saturate.
+        Self((sum as f64 / (length * (components.len() as f64).sqrt()) * 65536.0) as u16)
+    }
+}
+
+/// The least sum of weights as a function of a row's alignment: `at` + `per_alignment` · f, in units of 2⁻¹⁶ and 2⁻³².
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Line {
-    at: f64,
-    per_alignment: f64,
+    at: i64,
+    per_alignment: i64,
 }
 
 impl Line {
-    /// The least sum that reaches the line; 0 if all do, and more than any where none does.
-    pub(super) fn least(self, alignment: f32) -> u16 {
-        // Casts saturate.
-        (self.at + self.per_alignment * f64::from(alignment)).ceil() as u16
+    fn new(at: f64, per_alignment: f64) -> Self {
+        // Rounded down; casts saturate, far from where the sum below would overflow.
+        let fixed = |value: f64| (value * 65536.0).floor().clamp(-1e12, 1e12) as i64;
+        Self { at: fixed(at), per_alignment: fixed(per_alignment) }
+    }
+
+    /// The least sum that reaches the line; 0 if all do.
+    pub(super) fn least(self, Alignment(alignment): Alignment) -> u16 {
+        let least = self.at + (self.per_alignment * i64::from(alignment) >> 16);
+        // Rounded up: a sum is a whole number.
+        (least + 0xFFFF >> 16).clamp(0, u16::MAX.into()) as u16
     }
 }
 
 impl SketchProbe {
     pub(crate) fn new(probe: &CanonicalEmbedding) -> Self {
-        let groups = || probe.components().chunks(SIGNS_PER_FIELD);
-        let span = |four: &[i16]| four.iter().map(|component| u32::from(component.unsigned_abs())).sum::<u32>();
-        // Of a canonical template at least one component is not 0.
-        let largest = groups().map(span).max().unwrap_or(1).max(1);
-        let per_component = f32::from(ENTRY_MAX) / (2 * largest) as f32;
-        let mut tables = vec![NO_TABLES; tables_of(probe.dimension()) / TABLES_PER_STEP];
-        for (table, four) in groups().enumerate() {
-            let place = table % TABLES_PER_STEP * TABLE_ENTRIES;
-            let entries = &mut tables[table / TABLES_PER_STEP][place / 64].0[place % 64..place % 64 + TABLE_ENTRIES];
-            for (field, entry) in entries.iter_mut().enumerate() {
-                // Twice what has the sign asked for: the sum under the signs, less the least there is.
-                let agreeing = four.iter().enumerate().map(|(place, component)| {
-                    let positive = field >> place & 1 == 1;
-                    2 * u32::from(if (*component >= 0) == positive { component.unsigned_abs() } else { 0 })
-                });
-                *entry = ((agreeing.sum::<u32>() as f32 * per_component + 0.5) as u8).min(ENTRY_MAX);
-            }
-        }
+        Self::by(Path::detect(), probe)
+    }
+
+    pub(super) fn by(path: Path, probe: &CanonicalEmbedding) -> Self {
+        let components = probe.components();
+        let sum = |some: &[i16]| some.iter().map(|component| u32::from(component.unsigned_abs())).sum::<u32>();
+        // Any neighbours that a path may look up together. Of a canonical template some component is not 0.
+        let largest = components.windows(FIELD_COMPONENTS.min(components.len())).map(sum).max().unwrap_or(0).max(1);
+        // Each weight is rounded, half a unit up at most.
+        let per_component = f64::from(FIELD_SUM_MAX - FIELD_COMPONENTS as u8 / 2) / f64::from(largest);
+        let weights: Vec<Weight> = components
+            .iter()
+            .map(|component| Weight {
+                weight: (f64::from(component.unsigned_abs()) * per_component + 0.5) as u8,
+                earned_by: *component >= 0,
+            })
+            .collect();
         let length = f64::from(probe.norm()) / 1024.0;
         Self {
-            tables,
+            tables: Layout::of(path).tables(&weights),
             dimension: f64::from(probe.dimension()),
-            unit: 2.0 * f64::from(largest) / f64::from(ENTRY_MAX) / length,
-            components_sum: f64::from(groups().map(span).sum::<u32>()) / length,
+            unit: 2.0 / (per_component * length),
+            weights_sum: f64::from(weights.iter().map(|weight| u32::from(weight.weight)).sum::<u32>()),
         }
     }
 
-    pub(super) fn tables(&self) -> &[StepTables] {
+    pub(super) fn tables(&self) -> &[Bytes] {
         &self.tables
     }
 
@@ -76,17 +97,13 @@ impl SketchProbe {
         let threshold = threshold.as_f64() - COSINE_NOISE;
         let alignment = FRAC_2_PI.sqrt();
         let aside = (1.0 - threshold * threshold) / (self.dimension - 1.0);
-        // Entries are off by at most half a unit, evenly.
-        let entries = self.dimension / SIGNS_PER_FIELD as f64;
-        let rounding = self.unit * self.unit / 12.0 * entries / self.dimension;
+        // Each of d weights is off by at most half a unit, evenly, of which half counts, with the bit's sign; of the sum over √d.
+        let rounding = self.unit * self.unit / 48.0;
         let deviation = (aside * (1.0 - alignment * alignment) + rounding).sqrt();
         let value = threshold * alignment - deviations * deviation;
         let slope = threshold + deviations * aside * alignment / deviation;
         let per_sum = self.dimension.sqrt() / self.unit;
-        Line {
-            at: (value - slope * alignment) * per_sum + self.components_sum / self.unit,
-            per_alignment: slope * per_sum,
-        }
+        Line::new((value - slope * alignment) * per_sum + self.weights_sum / 2.0, slope * per_sum)
     }
 }
 
