@@ -1,6 +1,7 @@
 //! `semel bench`: what this machine does, each figure beside the raw one it is to be judged by, measured in the same run.
 
 mod cluster;
+mod engines;
 mod enrol;
 mod loopback;
 mod people;
@@ -30,6 +31,7 @@ pub(crate) struct BenchArguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    Engines(engines::EnginesArguments),
     Shard(shard::ShardArguments),
     Cluster(cluster::ClusterArguments),
     Enrol(enrol::EnrolArguments),
@@ -38,6 +40,7 @@ enum What {
 /// Runs `semel bench`.
 pub(crate) async fn run(arguments: BenchArguments) -> anyhow::Result<Exit> {
     match arguments.what {
+        What::Engines(engines) => tokio::task::spawn_blocking(move || engines::run(&engines)).await?,
         What::Shard(shard) => tokio::task::spawn_blocking(move || shard::run(&shard)).await?,
         What::Cluster(cluster) => cluster::run(cluster).await,
         What::Enrol(enrol) => enrol::run(enrol).await,

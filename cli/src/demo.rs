@@ -68,7 +68,7 @@ pub(crate) struct DemoArguments {
     /// Enrolments that each of the two clients keeps in flight, 1 to 1024.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1_024))]
     in_flight: u16,
-    /// The engine of sealed segments: exact, faiss or faiss:FACTORY. [default: the node's own]
+    /// The engine of sealed segments: exact, sketch, faiss or faiss:FACTORY. [default: the node's own]
     #[arg(long, value_name = "NAME")]
     engine: Option<String>,
     /// References at which a growing segment is sealed, 1024 to 1048576; low, so that sealed segments take part.

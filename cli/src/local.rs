@@ -49,7 +49,7 @@ pub(crate) struct LocalArguments {
     /// Where the first coordinator listens; port 0 takes any free one.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7400")]
     listen: SocketAddr,
-    /// The engine of sealed segments: exact, faiss or faiss:FACTORY. [default: the node's own]
+    /// The engine of sealed segments: exact, sketch, faiss or faiss:FACTORY. [default: the node's own]
     #[arg(long, value_name = "NAME")]
     engine: Option<String>,
     /// Runs each server as a process of its own, with its log beside its data.

@@ -66,7 +66,7 @@ struct NodeFlags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     search_threads: Option<usize>,
-    /// The engine of sealed segments: exact, faiss or faiss:FACTORY. [default: faiss]
+    /// The engine of sealed segments: exact, sketch, faiss or faiss:FACTORY. [default: faiss]
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     engine: Option<String>,

@@ -14,6 +14,9 @@ use crate::score::ComparisonScore;
 /// Probes whose dot products with a block are held at once; the buffer for them stays in the first-level cache.
 const PROBES_PER_PASS: usize = 16;
 
+/// Scattered rows that are asked for before they are needed: as many as a processor fetches at once.
+const ROWS_AHEAD: usize = 4;
+
 /// Canonical embeddings of one collection in the order of their ordinals. A clone shares the memory.
 ///
 /// A sealed segment is built from these and keeps them for exact re-scoring: sealing copies nothing.
@@ -120,6 +123,27 @@ impl EmbeddingRows {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// Calls `found(row, score)` for those of `rows` that reach the threshold of a probe, in the order given. For rows that are scattered:
+    /// memory for the next ones is asked for ahead.
+    pub fn score_each(&self, rows: &[u32], probe: &ScanProbe, found: &mut dyn FnMut(usize, ComparisonScore)) {
+        let path = Path::detect();
+        for (place, row) in rows.iter().enumerate() {
+            if let Some(later) = rows.get(place + ROWS_AHEAD) {
+                kernel::prefetch(self.rows.cells(*later as usize));
+            }
+            let (row, mut dot) = (*row as usize, [0]);
+            kernel::dot_products(path, self.rows.cells(row), &[&probe.lines], &mut dot);
+            let [dot] = dot;
+            if dot < probe.dot_min {
+                continue;
+            }
+            let score = cosine(dot, self.rows.weight(row), probe.norm);
+            if score >= probe.threshold {
+                found(row, score);
             }
         }
     }
@@ -252,6 +276,12 @@ mod tests {
                 found.sort_by_key(|(probe, row, _)| (*probe, *row));
                 prop_assert_eq!(&found, &expected, "{:?}", path);
             }
+            let all: Vec<u32> = range.map(|row| row as u32).collect();
+            let mut found = Vec::new();
+            for (number, probe) in ready.iter().enumerate() {
+                rows.score_each(&all, probe, &mut |row, score| found.push((number, row, score)));
+            }
+            prop_assert_eq!(&found, &expected);
         }
     }
 

@@ -86,6 +86,24 @@ impl SealedRows {
         }
     }
 
+    /// Calls `found(row, score)` for those of `rows` that reach the threshold of a probe.
+    pub(crate) fn score_each(
+        &self,
+        rows: &[u32],
+        probe: &ScanProbe,
+        found: &mut dyn FnMut(usize, ComparisonScore),
+    ) -> Result<(), TemplatesUnreadable> {
+        match &self.templates {
+            Templates::InMemory(held) => held.score_each(rows, probe, found),
+            Templates::Elsewhere(_) => {
+                for row in rows.iter().map(|row| *row as usize) {
+                    self.read(row..row + 1)?.score_each(&[0], probe, &mut |_, score| found(row, score));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// As [`EmbeddingRows::scan`]. Templates that are not in memory are all of them read into it, so a caller asks for few
     /// rows at a time.
     pub(crate) fn scan(

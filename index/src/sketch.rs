@@ -32,8 +32,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::embedding_rows::EmbeddingRows;
-use crate::kernel::Path;
 use crate::kernel::sketch::{Bytes, CODES_PER_BLOCK, COMPONENTS_MAX, Layout, PROBES_PER_PASS, Reached, reach};
+use crate::kernel::{self, Path};
 use crate::score::ComparisonScore;
 use crate::segment::{BuildError, Calibration, Engine, EngineProbe, Proposal, Segment};
 pub(crate) use probe::SketchProbe;
@@ -45,6 +45,8 @@ const DIMENSION_MIN: u32 = 64;
 const REFERENCES_MIN: usize = 256;
 /// Blocks that all probes of a search pass over before the next ones: 256 KiB at 512 components, which a second-level cache holds.
 const BLOCKS_PER_TILE: usize = 32;
+/// Passes over a tile from which the next one is asked for ahead.
+const PASSES_TO_PREFETCH: usize = 4;
 /// A segment is scanned exactly for a probe of which it would propose more than one row in so many: re-scoring scattered rows costs several
 /// times what the exact scan of a batch does for each.
 const PROPOSALS_SHARE: usize = 16;
@@ -70,7 +72,7 @@ pub(crate) struct SketchSegment {
     codes: Vec<Bytes>,
     /// ⟨x, s⟩ of each row.
     alignments: Vec<Alignment>,
-    /// The least of each block.
+    /// The least of each tile.
     alignments_min: Vec<Alignment>,
     /// How much wider t spreads among the rows than a random rotation would have it; at least 1.
     spread: f64,
@@ -80,7 +82,8 @@ impl SketchSegment {
     fn empty(dimension: u32, rows: usize, path: Path) -> Self {
         let blocks = rows.div_ceil(CODES_PER_BLOCK);
         let codes = vec![Bytes::ZERO; blocks * Layout::of(path).block_lines(dimension as usize)];
-        let (alignments, alignments_min) = (Vec::with_capacity(rows), vec![Alignment::MAX; blocks]);
+        let alignments_min = vec![Alignment::MAX; blocks.div_ceil(BLOCKS_PER_TILE)];
+        let alignments = Vec::with_capacity(rows);
         Self { dimension, rows, path, codes, alignments, alignments_min, spread: 1.0 }
     }
 
@@ -96,7 +99,8 @@ impl SketchSegment {
         for (component, _) in signs.enumerate().filter(|(_, is_set)| *is_set) {
             Layout::of(self.path).set(block, code, component);
         }
-        self.alignments_min[number] = self.alignments_min[number].min(alignment);
+        let least = &mut self.alignments_min[number / BLOCKS_PER_TILE];
+        *least = alignment.min(*least);
         self.alignments.push(alignment);
     }
 
@@ -117,17 +121,24 @@ impl SketchSegment {
         let mut reached = Reached::new();
         let tile_lines = BLOCKS_PER_TILE * self.block_lines();
         for (tile, lines) in self.codes.chunks(tile_lines).enumerate() {
+            let mut coming = self.codes.chunks(tile_lines).nth(tile + 1).unwrap_or_default();
             let open: Vec<usize> = (0..probes.len()).filter(|probe| found[*probe].is_some()).collect();
+            // The next tile comes in while several passes look at this one, a part of it with every block. One pass alone asks for memory as
+            // fast as it comes.
+            let passes = open.len().div_ceil(PROBES_PER_PASS);
+            let lines_at_once = if passes < PASSES_TO_PREFETCH { 0 } else { self.block_lines().div_ceil(passes) };
             for pass in open.chunks(PROBES_PER_PASS) {
                 let tables: Vec<&[Bytes]> = pass.iter().map(|probe| probes[*probe].0.tables()).collect();
-                let mut least = [0; PROBES_PER_PASS];
+                // One bound for the tile: the few more rows that reach it are judged by their own alignment.
+                let least: Vec<u16> =
+                    pass.iter().map(|probe| probes[*probe].1.least(self.alignments_min[tile])).collect();
                 for (number, block) in lines.chunks_exact(self.block_lines()).enumerate() {
-                    let number = tile * BLOCKS_PER_TILE + number;
-                    for (least, probe) in least.iter_mut().zip(pass) {
-                        *least = probes[*probe].1.least(self.alignments_min[number]);
-                    }
-                    reach(self.path, block, &tables, &least[..pass.len()], &mut reached);
+                    let (now, later) = coming.split_at(lines_at_once.min(coming.len()));
+                    kernel::prefetch(now);
+                    coming = later;
+                    reach(self.path, block, &tables, &least, &mut reached);
                     for (place, probe) in pass.iter().enumerate().filter(|(place, _)| reached.codes[*place] != 0) {
+                        let number = tile * BLOCKS_PER_TILE + number;
                         let (codes, sums) = (reached.codes[place], &reached.sums[place]);
                         if let Some(rows) = &mut found[*probe] {
                             self.judge(number, codes, sums, probes[*probe].1, rows);

@@ -37,7 +37,7 @@ pub struct NodeConfig {
     pub coordinators: Vec<String>,
     /// Threads that search, 1 to 1,024; 0 = one per core.
     pub search_threads: usize,
-    /// The engine of sealed segments: `exact`, `faiss` (the default index) or `faiss:<factory string>`.
+    /// The engine of sealed segments: `exact`, `sketch`, `faiss` (the default index) or `faiss:<factory string>`.
     pub engine: String,
     /// References at which a growing segment is sealed, 1,024 to 1,048,576.
     pub seal_at_references: usize,

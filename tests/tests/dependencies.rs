@@ -67,6 +67,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "semel-index-faiss",
             "semel-node",
             "semel-coordinator",
+            "semel-workflow",
             "semel-population",
             "semel-sandbox",
         ],

@@ -62,7 +62,7 @@ pub(crate) struct ClusterArguments {
     /// The cosine from which a pair is a candidate, 0 to 1.
     #[arg(long, value_name = "COSINE", default_value = "0.42", value_parser = super::threshold)]
     threshold: ComparisonScore,
-    /// The engine of sealed segments: exact, faiss or faiss:FACTORY.
+    /// The engine of sealed segments: exact, sketch, faiss or faiss:FACTORY.
     #[arg(long, value_name = "NAME", default_value = "faiss")]
     engine: String,
     /// References at which a growing segment is sealed, 1024 to 1048576; as the node's setting.

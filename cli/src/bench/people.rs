@@ -11,15 +11,22 @@ use crate::output::Progress;
 /// People drawn by one thread at a time.
 const PEOPLE_PER_PART: usize = 256;
 
-/// People of preset F1: embeddings of 512 components.
+/// People of a population, of whom the first so many are enrolled.
 pub(super) struct People {
     population: Population,
     count: u32,
 }
 
 impl People {
+    /// People of preset F1: embeddings of 512 components.
     pub(super) fn new(count: u32, seed: u64) -> Self {
-        Self { population: Population::new(Preset::F1, Seed(seed), count), count }
+        Self::of(Population::new(Preset::F1, Seed(seed), count), count)
+    }
+
+    /// All people of a population but those beyond `count`, who are strangers to it.
+    pub(super) fn of(population: Population, count: u32) -> Self {
+        assert!(count <= population.people(), "the enrolled are people of the population");
+        Self { population, count }
     }
 
     pub(super) fn dimension(&self) -> u32 {
@@ -37,6 +44,13 @@ impl People {
         // A person who is a probe more than once, because there are more probes than people, is captured anew.
         let capture = |place: usize| CaptureNumber(1 + (place / self.count as usize) as u32);
         self.draw("drawing probes", count, make, |place| (person(place), capture(place)))
+    }
+
+    /// A capture of each stranger.
+    pub(super) fn strangers<T: Send>(&self, make: impl Fn(Vec<f32>) -> T + Sync) -> Vec<T> {
+        let strangers = (self.population.people() - self.count) as usize;
+        let stranger = |place: usize| (PersonId(self.count + place as u32), CaptureNumber(0));
+        self.draw("drawing strangers", strangers, make, stranger)
     }
 
     fn draw<T: Send>(

@@ -99,7 +99,8 @@ pub(super) fn engine(name: &str) -> anyhow::Result<Arc<dyn Engine>> {
     #[cfg(not(feature = "faiss"))]
     let engine = match name {
         "exact" => Arc::new(semel_index::ExactEngine),
-        _ => return Err(UsageError("--engine: this build has no FAISS, must be exact".to_owned()).into()),
+        "sketch" => Arc::new(semel_index::SketchEngine),
+        _ => return Err(UsageError("--engine: this build has no FAISS, must be exact or sketch".to_owned()).into()),
     };
     Ok(engine)
 }

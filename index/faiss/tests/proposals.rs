@@ -347,11 +347,11 @@ fn memory_is_that_of_the_codes() {
 
 #[test]
 fn engines_are_found_by_name() {
-    for name in ["exact", "faiss", "faiss:PQ64x8", "faiss:HNSW32"] {
+    for name in ["exact", "sketch", "faiss", "faiss:PQ64x8", "faiss:HNSW32"] {
         assert_eq!(engine_by_name(name).expect("known").name(), name);
     }
     for (name, error) in [
-        ("sketch", "engine sketch is unknown, must be exact, faiss or faiss:<factory>"),
+        ("usearch", "engine usearch is unknown, must be exact, sketch, faiss or faiss:<factory>"),
         ("faiss:nonsense", "faiss factory \"nonsense\" is not accepted"),
         ("", "engine  is unknown"),
     ] {

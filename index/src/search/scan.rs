@@ -9,7 +9,6 @@ use std::ops::Range;
 use crate::binary_rows::{BinaryRows, ShiftedProbe};
 use crate::catalogue::{Collection, References, SealedSegment};
 use crate::compare::Comparison;
-use crate::embedding::CanonicalEmbedding;
 use crate::embedding_rows::{EmbeddingRows, ScanProbe};
 use crate::rows::EnrolmentOrdinal;
 use crate::score::ComparisonScore;
@@ -63,7 +62,7 @@ impl<'a> CollectionScan<'a> {
 pub(super) struct EmbeddingScan<'a> {
     sealed: &'a [SealedSegment],
     growing: &'a EmbeddingRows,
-    lanes: Vec<EmbeddingLane<'a>>,
+    lanes: Vec<EmbeddingLane>,
     /// The first sealed segment that still has rows for this window or a later one.
     next: usize,
     /// What its engine proposed, one per lane, asked for once however many windows it spans.
@@ -71,9 +70,8 @@ pub(super) struct EmbeddingScan<'a> {
 }
 
 #[derive(Debug)]
-struct EmbeddingLane<'a> {
+struct EmbeddingLane {
     probe: usize,
-    embedding: &'a CanonicalEmbedding,
     threshold: ComparisonScore,
     miss_budget_ppb: u32,
     ready: ScanProbe,
@@ -88,7 +86,7 @@ impl<'a> EmbeddingScan<'a> {
                 let ProbeReference { threshold, miss_budget_ppb, .. } = *lane.reference;
                 let ready = ScanProbe::new(embedding, threshold);
                 let engine_probe = EngineProbe::new(embedding);
-                EmbeddingLane { probe: lane.probe, embedding, threshold, miss_budget_ppb, ready, engine_probe }
+                EmbeddingLane { probe: lane.probe, threshold, miss_budget_ppb, ready, engine_probe }
             }
             Template::BinaryCode(_) => unreachable!("a comparable reference conforms to its collection's spec"),
         };
@@ -203,17 +201,13 @@ fn rescore(
     tally: &mut Tally,
 ) -> Result<(), TemplatesUnreadable> {
     let first = proposed.partition_point(|row| (*row as usize) < range.start);
-    for row in proposed[first..].iter().map(|row| *row as usize).take_while(|row| *row < range.end) {
+    let beyond = proposed.partition_point(|row| (*row as usize) < range.end);
+    rows.score_each(&proposed[first..beyond], &lane.ready, &mut |row, score| {
         let ordinal = rows.ordinal(row);
-        if !tally.admits(ordinal) {
-            continue;
-        }
-        let score = rows.score(row, lane.embedding)?;
-        if score >= lane.threshold {
+        if tally.admits(ordinal) {
             tally.note_match(ordinal, score, lane.threshold);
         }
-    }
-    Ok(())
+    })
 }
 
 fn scan_exactly(

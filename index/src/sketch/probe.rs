@@ -38,7 +38,7 @@ impl Alignment {
     }
 }
 
-/// The least sum of weights as a function of a row's alignment: `at` + `per_alignment` · f, in units of 2⁻¹⁶ and 2⁻³².
+/// The least sum of weights as a function of a row's alignment: `at` + `per_alignment` · f, both in units of 2⁻¹⁶.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Line {
     at: i64,
@@ -54,9 +54,9 @@ impl Line {
 
     /// The least sum that reaches the line; 0 if all do.
     pub(super) fn least(self, Alignment(alignment): Alignment) -> u16 {
-        let least = self.at + (self.per_alignment * i64::from(alignment) >> 16);
+        let least = self.at + ((self.per_alignment * i64::from(alignment)) >> 16);
         // Rounded up: a sum is a whole number.
-        (least + 0xFFFF >> 16).clamp(0, u16::MAX.into()) as u16
+        ((least + 0xFFFF) >> 16).clamp(0, u16::MAX.into()) as u16
     }
 }
 

@@ -1,0 +1,433 @@
+//! `semel bench engines`: engines of sealed segments side by side, over the same references, probes and threads.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Args;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use semel_index::{
+    Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, Engine, EngineProbe, EnrolmentOrdinal,
+    ExactEngine, KeyVersion, MISS_BUDGET_PPB_DEFAULT, Proposal, ScanProbe, Segment,
+};
+use semel_population::{Population, Preset, Seed, Spectrum};
+use semel_workflow::{GalleryKey, RotationMatrix};
+use serde::Serialize;
+
+use super::people::{People, threads as cores};
+use super::{percent, rate, shown, twin};
+use crate::exit::{EXIT_CODES, Exit, UsageError};
+use crate::output::{self, Output, Progress, grouped, quantile};
+
+/// Probes searched together.
+const BATCH: usize = 64;
+/// Strangers to everyone enrolled, who are searched for in turn for as long as a rate is measured.
+const STRANGERS: u32 = 1_024;
+/// Rows of the exact scan between two looks at the next probes.
+const ROWS_PER_SCAN: usize = 16_384;
+/// Planted scores reach from the threshold to this far above it.
+const PLANTED_ABOVE: f64 = 0.05;
+/// What is read to see how fast this machine reads: more than any cache holds.
+const READ_BYTES: usize = 512 << 20;
+
+/// Searches the same references with several engines, one after another.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Builds a segment of each engine over the same references, in turn, and searches it: for strangers, as nearly all \
+        of a registry's applicants are, in batches of 64 and one by one; and for mates, of which those that the engine misses are \
+        counted. What an engine proposes is re-scored exactly, as a node does; that is part of every rate.\n\nMates are other captures \
+        of enrolled people who score the threshold or more, and probes planted with scores up to 0.05 above it.\n\nReferences are \
+        rotated by a key first, as coordinators do. References and templates of all engines: 1 kB each, and what the engine takes.",
+    after_help = format!("\
+Examples:
+    semel bench engines
+    semel bench engines --references 100000,1000000 --engines sketch,faiss
+    semel bench engines --population f3 --threads 2
+    semel bench engines --covariance-of faces.npy          strangers as alike as those of the file
+
+{EXIT_CODES}")
+)]
+pub(crate) struct EnginesArguments {
+    /// References, 1000 to 10000000; several numbers are measured one after another.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "100000", value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
+    references: Vec<u32>,
+    /// The engines: exact, sketch, faiss or faiss:FACTORY, with commas between them.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "exact,sketch,faiss,faiss:SQ8")]
+    engines: Vec<String>,
+    /// Mated probes, 64 to 1000000; as many again are planted.
+    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
+    mated: u32,
+    /// Threads that search, 1 to 1024; each searches for probes of its own.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    threads: u16,
+    /// The cosine from which a pair is a candidate, 0 to 1.
+    #[arg(long, value_name = "COSINE", default_value = "0.42", value_parser = super::threshold)]
+    threshold: ComparisonScore,
+    /// The population: f1, f1m, f2, f3, voice or isotropic.
+    #[arg(long, value_name = "NAME", default_value = "f1", value_parser = preset)]
+    population: Preset,
+    /// Draws people with the covariance of the rows of this .npy file (32-bit floats, as many columns as the population has components).
+    #[arg(long, value_name = "FILE")]
+    covariance_of: Option<PathBuf>,
+    /// Seconds that each rate is measured for, 1 to 600.
+    #[arg(long, value_name = "S", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=600))]
+    seconds: u16,
+    /// The seed of people and probes.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// How the figures look.
+    #[arg(long, value_enum, default_value = "table", env = "SEMEL_OUTPUT", hide_env_values = true)]
+    output: Output,
+}
+
+fn preset(name: &str) -> Result<Preset, String> {
+    name.parse().map_err(|error: semel_population::UnknownPreset| error.to_string())
+}
+
+/// What was measured over one number of references.
+#[derive(Debug, Serialize)]
+struct Figures {
+    references: u32,
+    dimension: u32,
+    population: String,
+    threads: u16,
+    threshold: f64,
+    miss_budget_ppb: u32,
+    mates: usize,
+    read_bytes_per_second: f64,
+    engines: Vec<EngineFigures>,
+}
+
+#[derive(Debug, Serialize)]
+struct EngineFigures {
+    engine: String,
+    build_seconds: f64,
+    bytes_per_reference: f64,
+    batched_probes_per_second: f64,
+    one_by_one_probes_per_second: f64,
+    one_by_one_p50_ms: f64,
+    one_by_one_p99_ms: f64,
+    mates_missed: usize,
+    proposed_per_probe: f64,
+    scanned_exactly: usize,
+}
+
+/// Runs `semel bench engines`.
+pub(crate) fn run(arguments: &EnginesArguments) -> anyhow::Result<Exit> {
+    let engines = arguments.engines.iter().map(|name| twin::engine(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut all = Vec::new();
+    for references in &arguments.references {
+        let figures = measure(arguments, *references, &engines)?;
+        if let Output::Table = arguments.output {
+            show(&figures);
+        }
+        all.push(figures);
+    }
+    if let Output::Json = arguments.output {
+        output::json(&all)?;
+    }
+    let missed = all.iter().flat_map(|figures| &figures.engines).any(|engine| engine.mates_missed > 0);
+    Ok(if missed { Exit::Failed } else { Exit::Done })
+}
+
+fn population(arguments: &EnginesArguments, people: u32) -> anyhow::Result<(Population, String)> {
+    let (preset, seed) = (arguments.population, Seed(arguments.seed));
+    let Some(file) = &arguments.covariance_of else {
+        return Ok((Population::new(preset, seed, people), preset.name().to_owned()));
+    };
+    let model = preset.model();
+    let named =
+        || UsageError(format!("--covariance-of {}: must be rows of {} 32-bit floats", file.display(), model.dimension));
+    let bytes = std::fs::read(file).with_context(|| format!("--covariance-of {}", file.display()))?;
+    let array = npyz::NpyFile::new(&bytes[..]).map_err(|_| named())?;
+    let values: Vec<f32> = array.into_vec().map_err(|_| named())?;
+    let rows = values.chunks_exact(model.dimension);
+    if rows.len() < 2 || !rows.remainder().is_empty() || values.iter().any(|value| !value.is_finite()) {
+        return Err(named().into());
+    }
+    let covariance = covariance(rows.map(<[f32]>::to_vec).collect(), model.dimension);
+    let spectrum =
+        Spectrum::from_covariance(&covariance, model.dimension).map_err(|error| UsageError(error.to_string()))?;
+    let population = Population::with_spectrum(model, spectrum, seed, people)?;
+    Ok((population, format!("{} with the covariance of {}", preset.name(), file.display())))
+}
+
+/// Σxxᵀ/n of the rows scaled to length one, and a trace of the identity, as fewer rows than components span no space.
+fn covariance(rows: Vec<Vec<f32>>, dimension: usize) -> Vec<f64> {
+    const TRACE: f64 = 1e-6;
+    let mut sums = vec![0.0; dimension * dimension];
+    let count = rows.len() as f64;
+    for row in rows {
+        let length = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+        for (line, one) in sums.chunks_exact_mut(dimension).zip(&row) {
+            let one = f64::from(*one) / length / length / count;
+            line.iter_mut().zip(&row).for_each(|(sum, other)| *sum += one * f64::from(*other));
+        }
+    }
+    sums.iter_mut().step_by(dimension + 1).for_each(|diagonal| *diagonal += TRACE);
+    sums
+}
+
+fn measure(arguments: &EnginesArguments, references: u32, engines: &[Arc<dyn Engine>]) -> anyhow::Result<Figures> {
+    let (population, name) = population(arguments, references + STRANGERS)?;
+    let people = People::of(population, references);
+    let key = GalleryKey::from_secret(*blake3::hash(&arguments.seed.to_le_bytes()).as_bytes());
+    let matrix = RotationMatrix::generate(&key, KeyVersion(1), people.dimension());
+    let rotated =
+        |values: Vec<f32>| CanonicalEmbedding::from_f32(&matrix.rotate(&values)).expect("drawn embeddings are valid");
+    let mut rows = EmbeddingRows::new(people.dimension());
+    for (ordinal, reference) in (0..).zip(people.references(rotated)) {
+        rows.push(EnrolmentOrdinal(ordinal), &reference);
+    }
+    let rows = Arc::new(rows);
+    let strangers = people.strangers(rotated);
+    let mut mated = people.probes(arguments.mated as usize, rotated);
+    mated.extend(plant(&rows, arguments));
+    let truth = truth(&rows, &mated, arguments.threshold);
+    let mut figures = Figures {
+        references,
+        dimension: people.dimension(),
+        population: name,
+        threads: arguments.threads,
+        threshold: arguments.threshold.as_f64(),
+        miss_budget_ppb: MISS_BUDGET_PPB_DEFAULT,
+        mates: truth.iter().map(BTreeSet::len).sum(),
+        read_bytes_per_second: read_rate(arguments.threads),
+        engines: Vec::new(),
+    };
+    for engine in engines {
+        let calibration = Calibration { thresholds: vec![arguments.threshold], ..Calibration::default() };
+        output::note(format!("building {} over {} references", engine.name(), grouped(references.into())));
+        let started = Instant::now();
+        let segment = engine.build(Arc::clone(&rows), &calibration)?;
+        let build_seconds = started.elapsed().as_secs_f64();
+        let gallery = Searched { segment: segment.as_ref(), rows: &rows, threshold: arguments.threshold };
+        let (batched, _) = gallery.pace(&strangers, BATCH, arguments);
+        let (one_by_one, mut took) = gallery.pace(&strangers, 1, arguments);
+        took.sort_unstable();
+        let found: Vec<BTreeSet<u32>> = mated.chunks(BATCH).flat_map(|batch| gallery.search(batch).0).collect();
+        let (mut proposed, mut scanned_exactly) = (0, 0);
+        for batch in strangers.chunks(BATCH) {
+            let (_, told) = gallery.search(batch);
+            proposed += told.proposed;
+            scanned_exactly += told.scanned_exactly;
+        }
+        figures.engines.push(EngineFigures {
+            engine: engine.name().to_owned(),
+            build_seconds,
+            bytes_per_reference: segment.memory_bytes() as f64 / f64::from(references),
+            batched_probes_per_second: batched,
+            one_by_one_probes_per_second: one_by_one,
+            one_by_one_p50_ms: quantile(&took, 0.5).as_secs_f64() * 1e3,
+            one_by_one_p99_ms: quantile(&took, 0.99).as_secs_f64() * 1e3,
+            mates_missed: truth.iter().zip(&found).map(|(truth, found)| truth.difference(found).count()).sum(),
+            proposed_per_probe: proposed as f64 / (strangers.len() - scanned_exactly).max(1) as f64,
+            scanned_exactly,
+        });
+    }
+    Ok(figures)
+}
+
+/// Probes that score the threshold or up to [`PLANTED_ABOVE`] more with a row, and point anywhere beside it.
+fn plant(rows: &EmbeddingRows, arguments: &EnginesArguments) -> Vec<CanonicalEmbedding> {
+    let mut random = ChaCha8Rng::seed_from_u64(arguments.seed);
+    let lowest = arguments.threshold.as_f64() + 1e-5;
+    let plant = |place: u32| {
+        let row = (u64::from(place) * rows.len() as u64 / u64::from(arguments.mated)) as usize;
+        let own = unit(rows.row(row).0.iter().map(|component| f64::from(*component)).collect());
+        // Uniform components point nearly anywhere, and need no other distribution here: what counts is the score.
+        let other: Vec<f64> = own.iter().map(|_| random.random_range(-1.0..1.0)).collect();
+        let along: f64 = own.iter().zip(&other).map(|(own, other)| own * other).sum();
+        let aside = unit(own.iter().zip(&other).map(|(own, other)| other - along * own).collect());
+        let cosine = (lowest + random.random_range(0.0..PLANTED_ABOVE)).min(1.0);
+        let sine = (1.0 - cosine * cosine).sqrt();
+        let mixed: Vec<f32> = own.iter().zip(&aside).map(|(own, aside)| (cosine * own + sine * aside) as f32).collect();
+        CanonicalEmbedding::from_f32(&mixed).expect("of length one")
+    };
+    (0..arguments.mated).map(plant).collect()
+}
+
+fn unit(mut values: Vec<f64>) -> Vec<f64> {
+    let length = values.iter().map(|value| value * value).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+    values.iter_mut().for_each(|value| *value /= length);
+    values
+}
+
+/// All mates of the probes, by comparing each with every row.
+fn truth(rows: &EmbeddingRows, probes: &[CanonicalEmbedding], threshold: ComparisonScore) -> Vec<BTreeSet<u32>> {
+    let mut progress = Progress::start("comparing every probe with every reference", Some(probes.len() as u64));
+    let (next, parts) = (AtomicUsize::new(0), probes.chunks(BATCH).collect::<Vec<_>>());
+    let mut truth: Vec<(usize, Vec<BTreeSet<u32>>)> = Vec::new();
+    thread::scope(|scope| {
+        let (sender, found) = std::sync::mpsc::sync_channel(cores());
+        for _ in 0..cores() {
+            let (sender, next, parts) = (sender.clone(), &next, &parts);
+            scope.spawn(move || {
+                loop {
+                    let part = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(probes) = parts.get(part) else { return };
+                    let mut mates = vec![BTreeSet::new(); probes.len()];
+                    scan(rows, probes, threshold, &mut |probe, row| {
+                        mates[probe].insert(row);
+                    });
+                    if sender.send((part, mates)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        for part in found {
+            part.1.iter().for_each(|_| progress.advance(String::new));
+            truth.push(part);
+        }
+    });
+    progress.finish();
+    truth.sort_unstable_by_key(|(part, _)| *part);
+    truth.into_iter().flat_map(|(_, mates)| mates).collect()
+}
+
+fn scan(
+    rows: &EmbeddingRows,
+    probes: &[CanonicalEmbedding],
+    threshold: ComparisonScore,
+    found: &mut dyn FnMut(usize, u32),
+) {
+    let ready: Vec<ScanProbe> = probes.iter().map(|probe| ScanProbe::new(probe, threshold)).collect();
+    let ready: Vec<&ScanProbe> = ready.iter().collect();
+    for first in (0..rows.len()).step_by(ROWS_PER_SCAN) {
+        let part = first..rows.len().min(first + ROWS_PER_SCAN);
+        rows.scan(part, &ready, &mut |probe, row, _| found(probe, row as u32));
+    }
+}
+
+/// A segment with the rows that re-score what it proposes.
+struct Searched<'a> {
+    segment: &'a dyn Segment,
+    rows: &'a EmbeddingRows,
+    threshold: ComparisonScore,
+}
+
+/// What an engine proposed for some probes.
+#[derive(Debug, Default)]
+struct Told {
+    proposed: usize,
+    scanned_exactly: usize,
+}
+
+impl Searched<'_> {
+    /// The rows that reach the threshold of each probe, as a node's catalogue finds them.
+    fn search(&self, probes: &[CanonicalEmbedding]) -> (Vec<BTreeSet<u32>>, Told) {
+        let ready: Vec<EngineProbe> = probes.iter().map(EngineProbe::new).collect();
+        let ready: Vec<&EngineProbe> = ready.iter().collect();
+        let mut found = vec![BTreeSet::new(); probes.len()];
+        let (mut told, mut exactly) = (Told::default(), Vec::new());
+        let proposals = self.segment.propose(&ready, self.threshold, MISS_BUDGET_PPB_DEFAULT);
+        for ((place, probe), proposal) in probes.iter().enumerate().zip(proposals) {
+            match proposal {
+                Proposal::ScanExactly => exactly.push(place),
+                Proposal::Rows(rows) => {
+                    told.proposed += rows.len();
+                    let ready = ScanProbe::new(probe, self.threshold);
+                    self.rows.score_each(&rows, &ready, &mut |row, _| {
+                        found[place].insert(row as u32);
+                    });
+                }
+            }
+        }
+        if !exactly.is_empty() {
+            told.scanned_exactly = exactly.len();
+            let probes: Vec<CanonicalEmbedding> = exactly.iter().map(|place| probes[*place].clone()).collect();
+            scan(self.rows, &probes, self.threshold, &mut |probe, row| {
+                found[exactly[probe]].insert(row);
+            });
+        }
+        (found, told)
+    }
+
+    /// Probes per second on so many threads, and how long each search took.
+    fn pace(&self, probes: &[CanonicalEmbedding], batch: usize, arguments: &EnginesArguments) -> (f64, Vec<Duration>) {
+        let batches: Vec<&[CanonicalEmbedding]> = probes.chunks_exact(batch).collect();
+        self.search(batches[0]);
+        let (next, within) = (AtomicUsize::new(0), Duration::from_secs(arguments.seconds.into()));
+        let started = Instant::now();
+        let took: Vec<Duration> = thread::scope(|scope| {
+            let search = || {
+                let mut took = Vec::new();
+                while started.elapsed() < within {
+                    let batch = batches[next.fetch_add(1, Ordering::Relaxed) % batches.len()];
+                    let begun = Instant::now();
+                    std::hint::black_box(self.search(batch));
+                    took.push(begun.elapsed());
+                }
+                took
+            };
+            let threads: Vec<_> = (0..arguments.threads).map(|_| scope.spawn(search)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().expect("a search does not panic")).collect()
+        });
+        (rate(took.len() * batch, started.elapsed()), took)
+    }
+}
+
+/// Bytes that so many threads read in a second, of memory that no cache holds.
+fn read_rate(threads: u16) -> f64 {
+    let words = vec![1_u64; READ_BYTES / size_of::<u64>()];
+    let started = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| std::hint::black_box(words.iter().fold(0_u64, |sum, word| sum.wrapping_add(*word))));
+        }
+    });
+    (READ_BYTES * usize::from(threads)) as f64 / started.elapsed().as_secs_f64()
+}
+
+fn show(figures: &Figures) {
+    output::line(format!(
+        "{} references x {} components of population {}, {} thread(s), threshold {}; {} mates; this machine reads {:.1} GB/s",
+        grouped(figures.references.into()),
+        figures.dimension,
+        figures.population,
+        figures.threads,
+        figures.threshold,
+        grouped(figures.mates as u64),
+        figures.read_bytes_per_second * 1e-9,
+    ));
+    let mut table = output::table([
+        "engine",
+        "built in",
+        "bytes/reference",
+        "probes/s, batches of 64",
+        "one by one",
+        "p50",
+        "p99",
+        "reads of the machine's",
+        "proposed/probe",
+        "mates missed",
+    ]);
+    for engine in &figures.engines {
+        let read = engine.one_by_one_probes_per_second * engine.bytes_per_reference * f64::from(figures.references);
+        let exactly = match engine.scanned_exactly {
+            0 => String::new(),
+            some => format!(", {some} of {STRANGERS} compared with all"),
+        };
+        let is_exact = engine.engine == ExactEngine.name();
+        table.add_row([
+            engine.engine.clone(),
+            format!("{:.1} s", engine.build_seconds),
+            format!("{:.1}", engine.bytes_per_reference),
+            shown(engine.batched_probes_per_second),
+            shown(engine.one_by_one_probes_per_second),
+            format!("{:.1} ms", engine.one_by_one_p50_ms),
+            format!("{:.1} ms", engine.one_by_one_p99_ms),
+            if is_exact { String::new() } else { percent(read / figures.read_bytes_per_second) },
+            if is_exact { String::new() } else { format!("{:.1}{exactly}", engine.proposed_per_probe) },
+            format!("{} of {}", engine.mates_missed, grouped(figures.mates as u64)),
+        ]);
+    }
+    table.show();
+}
