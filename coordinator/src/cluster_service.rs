@@ -115,6 +115,10 @@ impl ClusterServer {
 
     async fn move_replica(&self, request: &public::MoveReplicaRequest) -> Result<ReplicaMove, ClientError> {
         let view = self.current().await?;
+        if let Some(cluster) = view.cluster().filter(|cluster| request.shard >= cluster.shards.get()) {
+            let shards = cluster.shards.get();
+            return Err(ClientError::field("shard", format!("must be below {shards}, the number of shards")));
+        }
         let from = named(&view, "from_node", &request.from_node)?;
         let to = named(&view, "to_node", &request.to_node)?;
         if !self.front.nodes.routes.is_live(to.0) {

@@ -114,7 +114,7 @@ impl NodeConfig {
         settings::within("log_entries_max", self.log_entries_max, 100, 10_000_000)?;
         settings::within("snapshot_bytes_per_second", self.snapshot_bytes_per_second, 65_536, 10_000_000_000)?;
         settings::within("debug_sync_delay_ms", u64::from(self.debug_sync_delay_ms), 0, 1_000)?;
-        crate::engine::parse(&self.engine).map(|_| ())
+        crate::engine::engine(&self.engine).map(|_| ())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Chooses the engine of sealed segments by name.
+//! Chooses the engine of sealed segments by name. The only place that knows which engines exist.
 
 use std::sync::Arc;
 
@@ -7,7 +7,10 @@ use semel_index::{Engine, ExactEngine, SketchEngine};
 use semel_raft_host::settings::SettingError;
 
 /// Makes the engine called `name`: `exact`, `sketch`, `faiss`, or `faiss:<factory string>`.
-pub(crate) fn parse(name: &str) -> Result<Arc<dyn Engine>, SettingError> {
+///
+/// # Errors
+/// [`SettingError`] names the setting `engine` and what it may be.
+pub fn engine(name: &str) -> Result<Arc<dyn Engine>, SettingError> {
     match name {
         "exact" => return Ok(Arc::new(ExactEngine)),
         "sketch" => return Ok(Arc::new(SketchEngine)),

@@ -22,4 +22,5 @@ mod metrics;
 mod status;
 
 pub use config::{ENVIRONMENT_PREFIX, NodeConfig, TemplatesKept};
+pub use engine::engine;
 pub use server::serve;

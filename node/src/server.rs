@@ -128,7 +128,7 @@ async fn run(
         ..HostConfig::new(cluster)
     };
     let host = Host::start(host_config, Arc::clone(&database), Arc::new(transport.clone()))?;
-    let engine = crate::engine::parse(&config.engine)?;
+    let engine = crate::engine::engine(&config.engine)?;
     let catalogue =
         CatalogueConfig { seal_at_references: config.seal_at_references, engine, ..CatalogueConfig::default() };
     metrics::show(monitor, host.handle(), transport.clone());

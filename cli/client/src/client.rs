@@ -327,7 +327,7 @@ fn wait(wait_ms: u32) -> Duration {
 
 /// An answer that this client cannot read: sending the request again gives the same.
 fn garbled(status: Status) -> CallError {
-    CallError::Refused { code: status.code(), message: status.message().to_owned() }
+    CallError::refused(&status)
 }
 
 fn no_gallery() -> CallError {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tonic::Code;
+use tonic::{Code, Status};
 
 /// Why a call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +37,17 @@ pub enum CallError {
 }
 
 impl CallError {
+    pub(crate) fn refused(status: &Status) -> Self {
+        let message = match (status.code(), status.message()) {
+            // What a gRPC server says by itself of a call that it does not have.
+            (Code::Unimplemented, "") => {
+                "there is no such call: the address is a node's, or the server is of another version"
+            }
+            (_, message) => message,
+        };
+        Self::Refused { code: status.code(), message: message.to_owned() }
+    }
+
     /// Whether the same request may have an answer later: nothing was said about the request itself.
     pub fn may_succeed_later(&self) -> bool {
         match self {

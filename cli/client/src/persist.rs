@@ -127,7 +127,7 @@ impl<'a> Persistence<'a> {
                 self.unreached_since = None;
                 match meaning(&status) {
                     Meaning::Refused => {
-                        return Err(CallError::Refused { code: status.code(), message: status.message().to_owned() });
+                        return Err(CallError::refused(&status));
                     }
                     Meaning::Busy(hint) => self.hint = self.hint.max(hint),
                     Meaning::Broken(hint) => {

@@ -94,15 +94,7 @@ fn slot() -> Slot {
 
 /// The engine of a name, as a node takes it.
 pub(super) fn engine(name: &str) -> anyhow::Result<Arc<dyn Engine>> {
-    #[cfg(feature = "faiss")]
-    let engine = semel_index_faiss::engine_by_name(name).map_err(|error| UsageError(format!("--engine: {error}")))?;
-    #[cfg(not(feature = "faiss"))]
-    let engine = match name {
-        "exact" => Arc::new(semel_index::ExactEngine),
-        "sketch" => Arc::new(semel_index::SketchEngine),
-        _ => return Err(UsageError("--engine: this build has no FAISS, must be exact or sketch".to_owned()).into()),
-    };
-    Ok(engine)
+    Ok(semel_node::engine(name).map_err(|error| UsageError(format!("--{error}")))?)
 }
 
 /// The gallery that benchmarks use.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use semel_index::{BuildError, Calibration, EmbeddingRows, Engine, ExactEngine, Segment, SketchEngine};
+use semel_index::{BuildError, Calibration, EmbeddingRows, Engine, Segment};
 
 use crate::factory::Factory;
 use crate::raw::{self, RawError, RawIndex};
@@ -20,7 +20,7 @@ const ROWS_PER_ADD: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
     /// No engine has this name.
-    #[error("engine {name} is unknown, must be exact, sketch, faiss or faiss:<factory>")]
+    #[error("engine {name} is unknown, must be faiss or faiss:<factory>")]
     Name {
         /// The name asked for.
         name: String,
@@ -58,18 +58,6 @@ pub struct FaissEngine {
     name: String,
     /// `None`: [`Factory::default_for`] the dimension at hand.
     factory: Option<Factory>,
-}
-
-/// The engine of a name: `exact`, `sketch`, `faiss` for the default factory, or `faiss:<factory>`.
-///
-/// # Errors
-/// [`EngineError::Name`], [`EngineError::Factory`], [`EngineError::Processor`].
-pub fn engine_by_name(name: &str) -> Result<Arc<dyn Engine>, EngineError> {
-    match name {
-        _ if name == ExactEngine.name() => Ok(Arc::new(ExactEngine)),
-        _ if name == SketchEngine.name() => Ok(Arc::new(SketchEngine)),
-        _ => Ok(Arc::new(FaissEngine::parse(name)?)),
-    }
 }
 
 impl FaissEngine {

@@ -19,7 +19,7 @@ mod planted;
 mod raw;
 mod segment;
 
-pub use engine::{EngineError, FaissEngine, engine_by_name};
+pub use engine::{EngineError, FaissEngine};
 pub use factory::Factory;
 pub use plain::{PlainIndex, PlainProbes};
 pub use segment::{FaissSegment, PROPOSALS_FIRST_MIN, PROPOSALS_MAX, THRESHOLDS_MAX};

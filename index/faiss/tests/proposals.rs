@@ -10,7 +10,7 @@ use semel_index::{
     Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, Engine, EngineProbe, MISS_BUDGET_PPB_DEFAULT,
     Proposal, ScanProbe, Segment,
 };
-use semel_index_faiss::{FaissEngine, FaissSegment, engine_by_name};
+use semel_index_faiss::{FaissEngine, FaissSegment};
 
 fn calibration(thresholds: &[f64]) -> Calibration {
     Calibration { thresholds: thresholds.iter().map(|value| threshold(*value)).collect(), ..Calibration::default() }
@@ -305,7 +305,7 @@ fn searches_from_four_threads_answer_as_one_does() {
 #[test]
 fn too_few_references_are_refused() {
     let mut population = Population::faces(64, 0.13, 12);
-    let engine = engine_by_name("faiss").expect("known");
+    let engine = FaissEngine::parse("faiss").expect("known");
     assert_eq!(engine.references_min(64), 624);
     let error = engine.build(Arc::new(population.rows(623)), &calibration(&[0.6])).expect_err("refused");
     assert_eq!((error.references, error.reason.as_str()), (623, "needs 624 references or more"));
@@ -314,7 +314,7 @@ fn too_few_references_are_refused() {
 
 #[test]
 fn a_dimension_that_cannot_be_split_never_seals() {
-    let engine = engine_by_name("faiss").expect("known");
+    let engine = FaissEngine::parse("faiss").expect("known");
     assert_eq!(engine.references_min(510), usize::MAX);
     let templates: Vec<CanonicalEmbedding> =
         (0..700).map(|place| canonical(&[1.0, place as f32, 3.0, 4.0, 5.0])).collect();
@@ -347,15 +347,15 @@ fn memory_is_that_of_the_codes() {
 
 #[test]
 fn engines_are_found_by_name() {
-    for name in ["exact", "sketch", "faiss", "faiss:PQ64x8", "faiss:HNSW32"] {
-        assert_eq!(engine_by_name(name).expect("known").name(), name);
+    for name in ["faiss", "faiss:PQ64x8", "faiss:HNSW32"] {
+        assert_eq!(FaissEngine::parse(name).expect("known").name(), name);
     }
     for (name, error) in [
-        ("usearch", "engine usearch is unknown, must be exact, sketch, faiss or faiss:<factory>"),
+        ("usearch", "engine usearch is unknown, must be faiss or faiss:<factory>"),
         ("faiss:nonsense", "faiss factory \"nonsense\" is not accepted"),
         ("", "engine  is unknown"),
     ] {
-        let found = engine_by_name(name).expect_err("unknown").to_string();
+        let found = FaissEngine::parse(name).expect_err("unknown").to_string();
         assert!(found.starts_with(error), "{found}");
     }
 }

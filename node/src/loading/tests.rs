@@ -95,7 +95,7 @@ fn probes(population: u32) -> Vec<SearchProbe> {
 }
 
 fn config() -> CatalogueConfig {
-    let engine = crate::engine::parse(if cfg!(feature = "faiss") { "faiss" } else { "exact" }).expect("known");
+    let engine = crate::engine::engine(if cfg!(feature = "faiss") { "faiss" } else { "exact" }).expect("known");
     CatalogueConfig { seal_at_references: SEAL_AT, engine, ..CatalogueConfig::default() }
 }
 

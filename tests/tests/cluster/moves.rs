@@ -251,6 +251,10 @@ async fn a_move_that_cannot_finish_can_be_given_up_and_leaves_everything_as_it_w
     let other = MoveReplicaRequest { shard, from_node: node_id(&sandbox, 1).await, to_node: from.clone() };
     let refused = sandbox.cluster().move_replica(other).await.expect_err("another one is under way");
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    let beyond = MoveReplicaRequest { shard: 99, from_node: from.clone(), to_node: to.clone() };
+    let refused = sandbox.cluster().move_replica(beyond).await.expect_err("there is no such shard");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("shard: must be below"), "{refused}");
     sandbox.cluster().cancel_move(CancelMoveRequest { shard }).await.expect("it can be given up");
     let gone = wait_until("the move to be gone", MOVED_WITHIN, || async {
         let moves = sandbox.cluster().list_moves(ListMovesRequest {}).await.map_err(|status| status.to_string())?;
@@ -278,6 +282,9 @@ async fn a_node_whose_volume_is_lost_comes_back_as_another_and_the_old_one_is_dr
     let lost = node_id(&sandbox, 2).await;
     let (removed, said) = semel_cluster(&sandbox, &["remove-node", &lost]).await;
     assert!(!removed && said.contains("is live"), "{said}");
+    let node = sandbox.node_address(2).await.expect("there is such a node").to_string();
+    let (told_by_node, said) = semel(&node, &["status"]).await;
+    assert!(!told_by_node && said.contains("the address is a node's"), "{said}");
     sandbox.kill_node(2).await.expect("the node runs");
     fs::remove_dir_all(sandbox.node_folder(2).await.expect("there is such a node")).expect("the folder is removed");
     sandbox.restart_node(2).await.expect("the process starts and listens");
