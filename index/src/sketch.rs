@@ -10,8 +10,8 @@
 //! ⟨q, s⟩ = c·f + √(1 − c²)·√(1 − f²)·t,
 //!
 //! where t is the component of u along a direction that is orthogonal to x. Under a random rotation, t is a component of a uniformly random
-//! direction in d − 1 dimensions: its mean is 0, its deviation 1/√(d − 1), and it leaves any k deviations less often than a
-//! normal number does. So ⟨q, s⟩/f estimates the cosine without bias, and a mate at the threshold T falls below
+//! direction in d − 1 dimensions: its mean is 0, its deviation 1/√(d − 1), and from two deviations on it goes beyond k of them less often
+//! than a normal number does. So ⟨q, s⟩/f estimates the cosine without bias, and a mate at the threshold T falls below
 //!
 //! g(f) = T·f − k·√((1 − T²)(1 − f²)/(d − 1) + ρ²)
 //!
@@ -22,7 +22,8 @@
 //! # The guard
 //!
 //! All of this rests on templates that a random rotation has turned. Every segment therefore looks at pairs of its own rows when it is built:
-//! where their t spreads wider than it must, k grows in proportion, and the segment proposes more.
+//! where their t spreads wider than it must, k grows in proportion, and the segment proposes more. It sees how people differ from each
+//! other, not how captures of one person do. And a share is one over all keys: that of one gallery's key may be a little larger or smaller.
 //!
 //! How probes are compared with codes is in `probe`, which kernels add up in `kernel::sketch`.
 
@@ -35,7 +36,7 @@ use crate::embedding_rows::EmbeddingRows;
 use crate::kernel::sketch::{Bytes, CODES_PER_BLOCK, COMPONENTS_MAX, Layout, PROBES_PER_PASS, Reached, reach};
 use crate::kernel::{self, Path};
 use crate::score::ComparisonScore;
-use crate::segment::{BuildError, Calibration, Engine, EngineProbe, Proposal, Segment};
+use crate::segment::{BuildError, Calibration, Engine, EngineProbe, MISS_BUDGET_PPB_MAX, Proposal, Segment};
 pub(crate) use probe::SketchProbe;
 use probe::{Alignment, Line};
 
@@ -104,14 +105,15 @@ impl SketchSegment {
         self.alignments.push(alignment);
     }
 
-    fn build(rows: &EmbeddingRows, path: Path) -> Self {
+    /// `None` where the guard cannot tell.
+    fn build(rows: &EmbeddingRows, path: Path) -> Option<Self> {
         let mut segment = Self::empty(rows.dimension(), rows.len(), path);
         for row in 0..rows.len() {
             let (components, norm) = rows.row(row);
             segment.push(components.iter().map(|component| *component >= 0), Alignment::of(components, norm));
         }
-        segment.spread = spread(rows);
-        segment
+        segment.spread = spread(rows)?;
+        Some(segment)
     }
 
     /// Rows that reach the line of each probe, ascending; `None` once they are more than a share of all rows.
@@ -174,8 +176,8 @@ impl SketchSegment {
     }
 }
 
-/// How much wider t spreads among pairs of rows than under a random rotation; at least 1.
-fn spread(rows: &EmbeddingRows) -> f64 {
+/// How much wider t spreads among pairs of rows than under a random rotation, at least 1; `None` where most pairs are alike.
+fn spread(rows: &EmbeddingRows) -> Option<f64> {
     let pairs = GUARD_PAIRS.min(rows.len().saturating_sub(1));
     let (mut squares, mut counted, mut largest) = (0.0, 0, 0.0_f64);
     for pair in 0..pairs {
@@ -188,7 +190,8 @@ fn spread(rows: &EmbeddingRows) -> f64 {
             counted += 1;
         }
     }
-    if counted == 0 { 1.0 } else { (squares / f64::from(counted)).sqrt().max(largest / GUARD_LARGEST).max(1.0) }
+    let deviation = (squares / f64::from(counted)).sqrt();
+    (2 * counted as usize >= pairs && pairs > 0).then(|| deviation.max(largest / GUARD_LARGEST).max(1.0))
 }
 
 /// t·√(d − 1) of a row and another one for a probe; `None` where one of them points along the other, or all along the signs.
@@ -227,7 +230,11 @@ impl Engine for SketchEngine {
                 format!("needs {REFERENCES_MIN} references or more of {DIMENSION_MIN} to {COMPONENTS_MAX} components");
             return Err(BuildError { engine: NAME.to_owned(), references, reason });
         }
-        Ok(Box::new(SketchSegment::build(&rows, Path::detect())))
+        let segment = SketchSegment::build(&rows, Path::detect()).ok_or_else(|| {
+            let reason = "its rows are too much alike to tell how far estimates err".to_owned();
+            BuildError { engine: NAME.to_owned(), references, reason }
+        })?;
+        Ok(Box::new(segment))
     }
 
     fn fingerprint(&self, _dimension: u32) -> String {
@@ -249,6 +256,9 @@ fn restore(dimension: u32, rows: usize, bytes: &[u8], path: Path) -> Option<Sket
     let (FORMAT, rest) = bytes.split_first().map(|(format, rest)| (*format, rest))? else { return None };
     let (spread, rest) = rest.split_first_chunk()?;
     let spread = f64::from_le_bytes(*spread);
+    if !(DIMENSION_MIN as usize..=COMPONENTS_MAX).contains(&(dimension as usize)) {
+        return None;
+    }
     let row_bytes = SketchSegment::row_bytes(dimension);
     if rest.len() != row_bytes.checked_mul(rows)? || !spread.is_finite() || spread < 1.0 {
         return None;
@@ -280,7 +290,7 @@ impl Segment for SketchSegment {
         if miss_budget_ppb == 0 || threshold <= ComparisonScore::ZERO {
             return vec![Proposal::ScanExactly; probes.len()];
         }
-        let deviations = probe::quantile(f64::from(miss_budget_ppb) * 1e-9) * self.spread;
+        let deviations = probe::quantile(f64::from(miss_budget_ppb.min(MISS_BUDGET_PPB_MAX)) * 1e-9) * self.spread;
         let ready: Vec<(&SketchProbe, Line)> = probes
             .iter()
             .map(|probe| {
@@ -356,7 +366,7 @@ mod tests {
             let threshold = ComparisonScore::from_micros(350_000).expect("in range");
             let mut seen = Vec::new();
             for path in Path::available() {
-                let built = SketchSegment::build(&rows, *path);
+                let built = SketchSegment::build(&rows, *path).expect("they differ");
                 let bytes = built.to_bytes().expect("kept").expect("kept");
                 for segment in
                     [&built, &restore(dimension as u32, count as usize, &bytes, *path).expect("its own bytes")]
@@ -379,7 +389,7 @@ mod tests {
 
     #[test]
     fn rows_that_nothing_has_turned_are_found_to_spread_wider() {
-        assert!(spread(&rows(2_000, 256)) < 1.1);
+        assert!(spread(&rows(2_000, 256)).is_some_and(|spread| spread < 1.1));
         // Every component is of one sign: the signs tell nothing, and probes lie along them.
         let mut one_sided = EmbeddingRows::new(256);
         let mut random = ChaCha8Rng::seed_from_u64(6);
@@ -387,13 +397,19 @@ mod tests {
             let values: Vec<f32> = (0..256).map(|_| random.random_range(0.0..1.0)).collect();
             one_sided.push(EnrolmentOrdinal(ordinal), &CanonicalEmbedding::from_f32(&values).expect("valid"));
         }
-        assert!(spread(&one_sided) > 2.0);
+        assert!(spread(&one_sided).is_some_and(|spread| spread > 2.0));
+        let mut alike = EmbeddingRows::new(64);
+        let one = CanonicalEmbedding::from_f32(&[1.0; 64]).expect("valid");
+        (0..300).for_each(|ordinal| alike.push(EnrolmentOrdinal(ordinal), &one));
+        let refused = SketchEngine.build(Arc::new(alike), &Calibration::default()).expect_err("nothing can be told");
+        assert!(refused.to_string().contains("too much alike"), "{refused}");
     }
 
     #[test]
     fn bytes_of_another_form_are_refused() {
         let rows = rows(256, 64);
-        let bytes = SketchSegment::build(&rows, Path::Portable).to_bytes().expect("kept").expect("kept");
+        let bytes =
+            SketchSegment::build(&rows, Path::Portable).expect("they differ").to_bytes().expect("kept").expect("kept");
         let refused = |dimension: u32, rows: usize, bytes: &[u8]| {
             assert!(SketchEngine.restore(dimension, rows, bytes).is_err(), "{dimension}, {rows}");
         };
@@ -401,6 +417,8 @@ mod tests {
         refused(64, 256, &bytes[1..]);
         refused(64, 255, &bytes);
         refused(72, 256, &bytes);
+        refused(0, 0, &bytes[..9]);
+        refused(5_000, 0, &bytes[..9]);
         refused(64, usize::MAX, &bytes);
         refused(64, 256, &[&[FORMAT + 1], &bytes[1..]].concat());
         refused(64, 256, &[&bytes[..1], &f64::NAN.to_le_bytes(), &bytes[9..]].concat());

@@ -12,6 +12,7 @@ use pace::Paces;
 use semel_coordinator_wire::ProbeReply;
 use semel_index::ShardId;
 use semel_proto::internal::v1 as wire;
+use semel_proto::internal::v1::shard_result::Outcome;
 use semel_telemetry::{Instrument as _, follow_callers, traced};
 use semel_workflow::ShardAnswer;
 use tokio::sync::{mpsc, oneshot};
@@ -222,16 +223,24 @@ impl Nodes {
                         Err(_) => Err(Status::deadline_exceeded("no answer in time")),
                     },
                     // Dropping the call tells the node.
-                    _ = all_gone => return,
+                    _ = all_gone => {
+                        if begun.elapsed() >= ATTEMPT_TELLING {
+                            self.routes.suspect(address);
+                        }
+                        return;
+                    }
                 }
             }
             Err(status) => Err(status),
         };
         match answered {
             Ok(response) => {
-                let mut paces = self.searched.paces.lock().unwrap_or_else(PoisonError::into_inner);
-                paces.answered(address, begun.elapsed(), Instant::now());
-                drop(paces);
+                // A node that cannot search says so at once, which is no pace.
+                let searched = |result: &wire::ShardResult| matches!(result.outcome, Some(Outcome::Answer(_)));
+                if response.results.iter().all(searched) {
+                    let mut paces = self.searched.paces.lock().unwrap_or_else(PoisonError::into_inner);
+                    paces.answered(address, begun.elapsed(), Instant::now());
+                }
                 hand_out(batch, response);
             }
             Err(status) => {
@@ -305,7 +314,6 @@ fn is_full(request: &[Job]) -> bool {
 
 /// Turns a response by shard into replies by probe.
 fn hand_out(batch: Vec<Job>, response: wire::SearchResponse) {
-    use wire::shard_result::Outcome;
     let probes = batch.len();
     let mut by_probe: Vec<Vec<ShardReply>> = batch.iter().map(|_| Vec::new()).collect();
     for result in response.results {

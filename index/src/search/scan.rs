@@ -106,7 +106,7 @@ impl<'a> EmbeddingScan<'a> {
                 match proposal {
                     Proposal::ScanExactly => exact.push(lane),
                     Proposal::Rows(proposed) => {
-                        rescore(&sealed.rows, rows.clone(), proposed, lane, &mut tallies[lane.probe])?
+                        rescore(&sealed.rows, rows.clone(), proposed, lane, &mut tallies[lane.probe], cancelled)?
                     }
                 }
             }
@@ -199,15 +199,22 @@ fn rescore(
     proposed: &[u32],
     lane: &EmbeddingLane,
     tally: &mut Tally,
-) -> Result<(), TemplatesUnreadable> {
+    cancelled: &dyn Fn() -> bool,
+) -> Result<(), Unanswered> {
     let first = proposed.partition_point(|row| (*row as usize) < range.start);
     let beyond = proposed.partition_point(|row| (*row as usize) < range.end);
-    rows.score_each(&proposed[first..beyond], &lane.ready, &mut |row, score| {
-        let ordinal = rows.ordinal(row);
-        if tally.admits(ordinal) {
-            tally.note_match(ordinal, score, lane.threshold);
+    for part in proposed[first..beyond].chunks(ROWS_PER_CANCELLATION_CHECK) {
+        if cancelled() {
+            return Err(Cancelled.into());
         }
-    })
+        rows.score_each(part, &lane.ready, &mut |row, score| {
+            let ordinal = rows.ordinal(row);
+            if tally.admits(ordinal) {
+                tally.note_match(ordinal, score, lane.threshold);
+            }
+        })?;
+    }
+    Ok(())
 }
 
 fn scan_exactly(

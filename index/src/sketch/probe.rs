@@ -20,6 +20,8 @@ pub(crate) struct SketchProbe {
     dimension: f64,
     unit: f64,
     weights_sum: f64,
+    /// How far rounding takes the sum of a code that all signs agree with below what it stands for, at most; in units.
+    rounded_away: f64,
 }
 
 /// The alignment of a row, in units of 2⁻¹⁶, rounded down.
@@ -80,11 +82,13 @@ impl SketchProbe {
             })
             .collect();
         let length = f64::from(probe.norm()) / 1024.0;
+        let weights_sum = f64::from(weights.iter().map(|weight| u32::from(weight.weight)).sum::<u32>());
         Self {
             tables: Layout::of(path).tables(&weights),
             dimension: f64::from(probe.dimension()),
             unit: 2.0 / (per_component * length),
-            weights_sum: f64::from(weights.iter().map(|weight| u32::from(weight.weight)).sum::<u32>()),
+            weights_sum,
+            rounded_away: ((f64::from(sum(components)) * per_component - weights_sum) / 2.0).max(0.0),
         }
     }
 
@@ -97,13 +101,14 @@ impl SketchProbe {
         let threshold = threshold.as_f64() - COSINE_NOISE;
         let alignment = FRAC_2_PI.sqrt();
         let aside = (1.0 - threshold * threshold) / (self.dimension - 1.0);
-        // Each of d weights is off by at most half a unit, evenly, of which half counts, with the bit's sign; of the sum over √d.
+        // Each of d weights is off by at most half a unit, evenly, of which half counts, with the bit's sign; of the sum over √d. Signs of
+        // mates agree, all of them where the threshold is near 1: what all errors come to together is left out of account besides.
         let rounding = self.unit * self.unit / 48.0;
         let deviation = (aside * (1.0 - alignment * alignment) + rounding).sqrt();
         let value = threshold * alignment - deviations * deviation;
         let slope = threshold + deviations * aside * alignment / deviation;
         let per_sum = self.dimension.sqrt() / self.unit;
-        Line::new((value - slope * alignment) * per_sum + self.weights_sum / 2.0, slope * per_sum)
+        Line::new((value - slope * alignment) * per_sum + self.weights_sum / 2.0 - self.rounded_away, slope * per_sum)
     }
 }
 
