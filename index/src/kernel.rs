@@ -1,5 +1,5 @@
-//! Processor-specific inner loops: dot products of rows and probes, counts of differing bits under masks, the product of a matrix
-//! and a vector, and, in `sketch`, sums over short codes.
+//! Processor-specific inner loops: dot products of rows and probes, counts of differing bits under masks, and, in `sketch`,
+//! sums over short codes.
 //!
 //! The only module of this crate with `unsafe`. Every path computes the same integers as its portable twin, whatever
 //! the processor, and the tests hold them to it. What the numbers mean lives in `compare`.
@@ -163,85 +163,13 @@ fn masked_differences_body(code: &[u64], shifted: &[u64], found: &mut [MaskedDif
     }
 }
 
-/// Sums that [`matrix_vector_product`] adds up side by side for each row.
-const LANES: usize = 8;
-/// Rows of a matrix at once, so that the processor need not wait for one addition to begin the next.
-const MATRIX_ROWS_AT_ONCE: usize = 4;
-
-/// The product of a matrix, row by row in `f32`, and a vector of the rows' width, at least 1: one sum per row, in `f64`.
-///
-/// The order of operations is part of the contract, so that the bits are the same on every processor: of each row, lane l = 0 … 7 adds
-/// up the products of the components l, l + 8, …, as far as whole eights go; the lanes are then added up from the first, and the
-/// products of the components left over to that. Nothing is contracted to fused operations.
-pub fn matrix_vector_product(matrix: &[f32], vector: &[f64]) -> Vec<f64> {
-    matrix_vector_product_by(Path::detect(), matrix, vector)
-}
-
-fn matrix_vector_product_by(path: Path, matrix: &[f32], vector: &[f64]) -> Vec<f64> {
-    assert!(
-        !vector.is_empty() && matrix.len().is_multiple_of(vector.len()),
-        "rows are whole, and as wide as the vector"
-    );
-    let mut product = vec![0.0; matrix.len() / vector.len()];
-    match path {
-        Path::Portable => matrix_vector_product_body(matrix, vector, &mut product),
-        // SAFETY: `Path::detect` and `Path::available` give this path only where the processor has its features.
-        #[cfg(target_arch = "x86_64")]
-        Path::Avx2 => unsafe { x86::matrix_vector_product_avx2(matrix, vector, &mut product) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Path::Avx512 => unsafe { x86::matrix_vector_product_avx512(matrix, vector, &mut product) },
-    }
-    product
-}
-
-/// One body, compiled once for each path.
-#[inline(always)]
-fn matrix_vector_product_body(matrix: &[f32], vector: &[f64], product: &mut [f64]) {
-    let width = vector.len();
-    let (eights, rest) = vector.as_chunks::<LANES>();
-    let whole = eights.len() * LANES;
-    let several = product.len() - product.len() % MATRIX_ROWS_AT_ONCE;
-    let (matrix, matrix_rest) = matrix.split_at(several * width);
-    let (product, product_rest) = product.split_at_mut(several);
-    let finish = |sums: &[f64; LANES], row: &[f32]| {
-        let sum = sums.iter().fold(0.0, |sum, lane| sum + lane);
-        row[whole..].iter().zip(rest).fold(sum, |sum, (entry, component)| sum + f64::from(*entry) * component)
-    };
-    let blocks = matrix.chunks_exact(MATRIX_ROWS_AT_ONCE * width);
-    for (block, into) in blocks.zip(product.chunks_exact_mut(MATRIX_ROWS_AT_ONCE)) {
-        let mut sums = [[0.0_f64; LANES]; MATRIX_ROWS_AT_ONCE];
-        let rows: [&[f32]; MATRIX_ROWS_AT_ONCE] = std::array::from_fn(|row| &block[row * width..(row + 1) * width]);
-        let chunks = rows.map(|row| row.as_chunks::<LANES>().0);
-        for (place, eight) in eights.iter().enumerate() {
-            for (sums, chunks) in sums.iter_mut().zip(&chunks) {
-                for lane in 0..LANES {
-                    sums[lane] += f64::from(chunks[place][lane]) * eight[lane];
-                }
-            }
-        }
-        for ((into, sums), row) in into.iter_mut().zip(&sums).zip(rows) {
-            *into = finish(sums, row);
-        }
-    }
-    for (row, into) in matrix_rest.chunks_exact(width).zip(product_rest) {
-        let mut sums = [0.0_f64; LANES];
-        for (entries, eight) in row.as_chunks::<LANES>().0.iter().zip(eights) {
-            for lane in 0..LANES {
-                sums[lane] += f64::from(entries[lane]) * eight[lane];
-            }
-        }
-        *into = finish(&sums, row);
-    }
-}
-
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     //! Rows and probes are multiplied in tiles that fit the registers, so that each line loaded is used several times.
 
     use std::arch::x86_64::*;
 
-    use super::{Line, MaskedDifference, masked_differences_body, matrix_vector_product_body};
+    use super::{Line, MaskedDifference, masked_differences_body};
 
     #[target_feature(enable = "avx2,popcnt")]
     pub(super) fn masked_differences_avx2(code: &[u64], shifted: &[u64], found: &mut [MaskedDifference]) {
@@ -251,16 +179,6 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vpopcntdq,popcnt")]
     pub(super) fn masked_differences_avx512(code: &[u64], shifted: &[u64], found: &mut [MaskedDifference]) {
         masked_differences_body(code, shifted, found);
-    }
-
-    #[target_feature(enable = "avx2")]
-    pub(super) fn matrix_vector_product_avx2(matrix: &[f32], vector: &[f64], product: &mut [f64]) {
-        matrix_vector_product_body(matrix, vector, product);
-    }
-
-    #[target_feature(enable = "avx512f,avx2")]
-    pub(super) fn matrix_vector_product_avx512(matrix: &[f32], vector: &[f64], product: &mut [f64]) {
-        matrix_vector_product_body(matrix, vector, product);
     }
 
     /// Calls a tile kernel over all rows and probes: full tiles first, then single rows, then single probes.
@@ -452,17 +370,6 @@ mod tests {
         assert_eq!(Line::components_of(&lines)[70..], [0; 26]);
     }
 
-    /// [`matrix_vector_product`] as its contract is written.
-    fn product_as_written(row: &[f32], vector: &[f64]) -> f64 {
-        let products: Vec<f64> =
-            row.iter().zip(vector).map(|(entry, component)| f64::from(*entry) * component).collect();
-        let whole = products.len() - products.len() % 8;
-        let lanes =
-            (0..8).map(|lane| products[..whole].iter().skip(lane).step_by(8).fold(0.0, |sum, product| sum + product));
-        let lanes: f64 = lanes.fold(0.0, |sum, lane| sum + lane);
-        products[whole..].iter().fold(lanes, |sum, product| sum + product)
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -515,22 +422,6 @@ mod tests {
                 let mut found = vec![MaskedDifference::NONE; shifts];
                 masked_differences(*path, &code, &shifted, &mut found);
                 prop_assert_eq!(&found, &expected, "{:?}", path);
-            }
-        }
-
-        #[test]
-        fn every_path_multiplies_in_the_written_order(
-            width in prop::sample::select(vec![1_usize, 7, 8, 9, 64, 67, 192]),
-            height in 0_usize..11,
-            seed in prop::collection::vec(-1e3_f32..1e3, 256),
-        ) {
-            let matrix: Vec<f32> = seed.iter().cycle().take(width * height).copied().collect();
-            let vector: Vec<f64> = seed.iter().rev().cycle().take(width).map(|entry| f64::from(*entry) / 3.0).collect();
-            let expected: Vec<u64> = matrix.chunks(width).map(|row| product_as_written(row, &vector).to_bits()).collect();
-            for path in Path::available() {
-                let product = matrix_vector_product_by(*path, &matrix, &vector);
-                let bits: Vec<u64> = product.into_iter().map(f64::to_bits).collect();
-                prop_assert_eq!(&bits, &expected, "{:?}", path);
             }
         }
     }

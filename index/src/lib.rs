@@ -49,7 +49,6 @@ pub use embedding_rows::{EmbeddingRows, ScanProbe};
 pub use ids::{
     EnrolmentId, GalleryId, InvalidId, KeyVersion, PolicyVersion, SHARDS_MAX, ShardCount, ShardId, shard_of,
 };
-pub use kernel::matrix_vector_product;
 pub use rows::EnrolmentOrdinal;
 pub use score::ComparisonScore;
 pub use sealed_rows::{TemplateSource, Templates, TemplatesUnreadable};

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use semel_index::{KeyVersion, TemplateSpec, matrix_vector_product};
+use semel_index::{KeyVersion, TemplateSpec};
 
 use crate::gallery::Policy;
 
@@ -105,7 +105,7 @@ impl RotationMatrix {
         let wide: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
         let length = dot(&wide, &wide).sqrt();
         let unit: Vec<f64> = wide.iter().map(|value| value / length).collect();
-        matrix_vector_product(&self.entries, &unit).into_iter().map(|component| component as f32).collect()
+        self.entries.chunks_exact(self.dimension).map(|row| dot_narrow(row, &unit) as f32).collect()
     }
 }
 
@@ -199,6 +199,19 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a_rest.iter().zip(b_rest).fold(sum, |sum, (a, b)| sum + a * b)
 }
 
+/// [`dot`] where one side is kept narrow to halve the memory it streams from.
+fn dot_narrow(a: &[f32], b: &[f64]) -> f64 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut sums = [0.0; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..LANES {
+            sums[lane] += f64::from(a[lane]) * b[lane];
+        }
+    }
+    let sum = sums.iter().fold(0.0, |sum, lane| sum + lane);
+    a_rest.iter().zip(b_rest).fold(sum, |sum, (a, b)| sum + f64::from(*a) * b)
+}
+
 /// Gaussian numbers from a keystream, in a specified order.
 struct Gaussians {
     keystream: ChaCha20Rng,
@@ -267,9 +280,9 @@ mod tests {
             let rows: Vec<&[f32]> = matrix.entries.chunks(dimension as usize).collect();
             for (first, a) in rows.iter().enumerate() {
                 let a: Vec<f64> = a.iter().map(|entry| f64::from(*entry)).collect();
-                for (second, product) in matrix_vector_product(&matrix.entries, &a).into_iter().enumerate().skip(first)
-                {
-                    let error = (product - if first == second { 1.0 } else { 0.0 }).abs();
+                for (second, b) in rows.iter().enumerate().skip(first) {
+                    let expected = if first == second { 1.0 } else { 0.0 };
+                    let error = (dot_narrow(b, &a) - expected).abs();
                     assert!(error < 1e-6, "rows {first} and {second} of {dimension}: {error}");
                 }
             }
