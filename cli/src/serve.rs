@@ -66,7 +66,7 @@ struct NodeFlags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     search_threads: Option<usize>,
-    /// The engine of sealed segments: exact, sketch, faiss or faiss:FACTORY. [default: faiss]
+    /// The engine of sealed segments: exact, sketch, faiss or faiss:FACTORY. [default: sketch]
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     engine: Option<String>,
@@ -78,6 +78,10 @@ struct NodeFlags {
     #[arg(long, value_name = "PLACE", value_parser = ["memory", "disk"])]
     #[serde(skip_serializing_if = "Option::is_none")]
     templates: Option<String>,
+    /// How much of one core's time goes into auditing what engines miss, in thousandths, 0 to 1000; 0 = never. [default: 10]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recall_audit_permille: Option<u32>,
     /// The Raft tick in milliseconds, 10 to 1000. [default: 50]
     #[arg(long, value_name = "MS")]
     #[serde(skip_serializing_if = "Option::is_none")]

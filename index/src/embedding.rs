@@ -102,6 +102,12 @@ impl fmt::Debug for CanonicalEmbedding {
     }
 }
 
+/// Appends canonical components, with their norm, divided by their length: the unit embedding. Never NaN: the length is about 32,767.
+pub fn append_unit((components, norm): (&[i16], u32), numbers: &mut Vec<f32>) {
+    let scale = f64::from(1_u32 << NORM_FRACTION_BITS) / f64::from(norm);
+    numbers.extend(components.iter().map(|component| (f64::from(*component) * scale) as f32));
+}
+
 fn check_dimension(found: usize) -> Result<(), TemplateError> {
     let (min, max) = (EMBEDDING_DIMENSION_MIN, EMBEDDING_DIMENSION_MAX);
     if (min as usize..=max as usize).contains(&found) {

@@ -82,7 +82,7 @@ impl Path {
 
 /// Asks for memory to be brought into the second-level cache, where the processor can be asked.
 pub(crate) fn prefetch<T>(lines: &[T]) {
-    const { assert!(size_of::<T>() == 64, "a cache line") };
+    const { assert!(64 % size_of::<T>() == 0 && align_of::<T>() >= size_of::<T>(), "no item crosses cache lines") };
     #[cfg(target_arch = "x86_64")]
     for line in lines {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};

@@ -24,11 +24,16 @@ mod kernel;
 // Many templates side by side, and the engines that propose among them.
 mod binary_rows;
 mod embedding_rows;
-mod rows;
 mod ordinals;
+mod rows;
 mod sealed_rows;
 mod segment;
 mod sketch;
+
+// Whether engines lose mates: made-up ones, and what is seen of them.
+mod planted;
+mod proportion;
+mod recall;
 
 // What is kept of a catalogue outside memory: the form of the files, not the files.
 mod stored;
@@ -44,11 +49,13 @@ pub use catalogue::{
     StoreError, StoreJob, StoreTicket, StoredParts, WantedSegment,
 };
 pub use compare::{Comparison, compare};
-pub use embedding::CanonicalEmbedding;
+pub use embedding::{CanonicalEmbedding, append_unit};
 pub use embedding_rows::{EmbeddingRows, ScanProbe};
 pub use ids::{
     EnrolmentId, GalleryId, InvalidId, KeyVersion, PolicyVersion, SHARDS_MAX, ShardCount, ShardId, shard_of,
 };
+pub use planted::{Direction, Planted, Planter, WINDOW_MICROS};
+pub use proportion::{Interval, Proportion};
 pub use rows::EnrolmentOrdinal;
 pub use score::ComparisonScore;
 pub use sealed_rows::{TemplateSource, Templates, TemplatesUnreadable};

@@ -65,6 +65,10 @@ impl SealedRows {
         self.ordinals.len()
     }
 
+    pub(crate) fn dimension(&self) -> u32 {
+        self.dimension
+    }
+
     pub(crate) fn ordinals(&self) -> &Ordinals {
         &self.ordinals
     }

@@ -4,20 +4,26 @@
 //!
 //! RaBitQ (Gao & Long, *RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error Bound for Approximate Nearest Neighbor
 //! Search*, SIGMOD 2024), for unit vectors that a random rotation has turned, as every template here. Of a reference x the code keeps the
-//! signs s ∈ {−1, 1}ᵈ/√d and the *alignment* f = ⟨x, s⟩, about √(2/π). Write a probe as q = c·x + √(1 − c²)·u with u ⊥ x, both of
-//! length one. Then
+//! signs s ∈ {−1, 1}ᵈ/√d and the *alignment* f = ⟨x, s⟩, about √(2/π). Of some of the components, a share v of all, s keeps those signs
+//! alone, has length √v, and f is about √(2/π)·v. Write a probe as q = c·x + √(1 − c²)·u with u ⊥ x, both of length one. Then
 //!
-//! ⟨q, s⟩ = c·f + √(1 − c²)·√(1 − f²)·t,
+//! ⟨q, s⟩ = c·f + √(1 − c²)·√(v − f²)·t,
 //!
 //! where t is the component of u along a direction that is orthogonal to x. Under a random rotation, t is a component of a uniformly random
 //! direction in d − 1 dimensions: its mean is 0, its deviation 1/√(d − 1), and from two deviations on it goes beyond k of them less often
 //! than a normal number does. So ⟨q, s⟩/f estimates the cosine without bias, and a mate at the threshold T falls below
 //!
-//! g(f) = T·f − k·√((1 − T²)(1 − f²)/(d − 1) + ρ²)
+//! g(f) = T·f − k·√((1 − T²)(v − f²)/(d − 1) + ρ²)
 //!
-//! with a probability of at most the miss budget, where k is the normal quantile of the budget; mates above T do so less often. ρ² is the
-//! variance that the rounding of lookup tables adds. g is convex in f, so its tangent at √(2/π) lies below it everywhere: rows are judged by
-//! that line. Nothing is measured at sealing, and a change of policy recomputes nothing.
+//! with a probability of at most p, where k is the normal quantile of p; mates above T do so less often. ρ² is the variance that the rounding
+//! of lookup tables adds. g is convex in f, so its tangent at √(2/π)·v lies below it everywhere: rows are judged by that line. Nothing is
+//! measured at sealing, and a change of policy recomputes nothing.
+//!
+//! # Heads and tails
+//!
+//! A row is judged by the *head* of its code first, two thirds of it, which is all that a scan reads of most rows: among strangers of 512
+//! components and at a threshold of 0.42, of all but one in a thousand. Of those the *tail* is looked at, and the whole code judged. A mate
+//! falls short of either line in half as many cases as the miss budget allows.
 //!
 //! # The guard
 //!
@@ -33,18 +39,21 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::embedding_rows::EmbeddingRows;
-use crate::kernel::sketch::{Bytes, CODES_PER_BLOCK, COMPONENTS_MAX, Layout, PROBES_PER_PASS, Reached, reach};
+use crate::kernel::sketch::{
+    Bytes, CODES_PER_BLOCK, COMPONENTS_MAX, Layout, Least, PROBES_PER_PASS, Reached, TailPiece, reach, set_alignment,
+    tail_pieces,
+};
 use crate::kernel::{self, Path};
 use crate::score::ComparisonScore;
 use crate::segment::{BuildError, Calibration, Engine, EngineProbe, MISS_BUDGET_PPB_MAX, Proposal, Segment};
 pub(crate) use probe::SketchProbe;
-use probe::{Alignment, Line};
+use probe::{Alignment, HeadAlignment, Lines, head_components};
 
 /// The fewest components: below, a normal number is no good bound of t, and an exact scan is cheap.
 const DIMENSION_MIN: u32 = 64;
 /// The fewest rows of a segment; fewer are scanned exactly as fast.
 const REFERENCES_MIN: usize = 256;
-/// Blocks that all probes of a search pass over before the next ones: 256 KiB at 512 components, which a second-level cache holds.
+/// Blocks that all probes of a search pass over before the next ones: 176 KiB at 512 components, which a second-level cache holds.
 const BLOCKS_PER_TILE: usize = 32;
 /// Passes over a tile from which the next one is asked for ahead.
 const PASSES_TO_PREFETCH: usize = 4;
@@ -56,7 +65,7 @@ const GUARD_PAIRS: usize = 4096;
 /// Of as many normal numbers, the largest is beyond this once in ten times.
 const GUARD_LARGEST: f64 = 4.2;
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// Builds segments of sign codes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -64,45 +73,63 @@ pub struct SketchEngine;
 
 const NAME: &str = "sketch";
 
-/// Sign codes of a segment's rows.
+/// Sign codes of a segment's rows. A bit is 1 where the component is not negative.
 pub(crate) struct SketchSegment {
     dimension: u32,
     rows: usize,
     path: Path,
-    /// `block_lines` of each block of rows. A bit is 1 where the component is not negative; those of rows beyond the last are 0.
-    codes: Vec<Bytes>,
-    /// ⟨x, s⟩ of each row.
-    alignments: Vec<Alignment>,
-    /// The least of each tile.
-    alignments_min: Vec<Alignment>,
+    /// `block_lines` of each block of rows. Bits of rows beyond the last are 0.
+    heads: Vec<Bytes>,
+    /// `tail_pieces` of each row. The last 16 bits are its alignment.
+    tails: Vec<TailPiece>,
     /// How much wider t spreads among the rows than a random rotation would have it; at least 1.
     spread: f64,
 }
 
+/// A row whose head reached the line, and its sum.
+type Reaching = (u32, u16);
+
 impl SketchSegment {
     fn empty(dimension: u32, rows: usize, path: Path) -> Self {
-        let blocks = rows.div_ceil(CODES_PER_BLOCK);
-        let codes = vec![Bytes::ZERO; blocks * Layout::of(path).block_lines(dimension as usize)];
-        let alignments_min = vec![Alignment::MAX; blocks.div_ceil(BLOCKS_PER_TILE)];
-        let alignments = Vec::with_capacity(rows);
-        Self { dimension, rows, path, codes, alignments, alignments_min, spread: 1.0 }
+        let mut segment = Self { dimension, rows, path, heads: Vec::new(), tails: Vec::new(), spread: 1.0 };
+        segment.heads = vec![Bytes::ZERO; rows.div_ceil(CODES_PER_BLOCK) * segment.block_lines()];
+        segment.tails = Vec::with_capacity(rows * segment.tail_pieces());
+        segment
+    }
+
+    fn head_components(&self) -> usize {
+        head_components(self.dimension as usize)
     }
 
     fn block_lines(&self) -> usize {
-        Layout::of(self.path).block_lines(self.dimension as usize)
+        Layout::of(self.path).block_lines(self.head_components())
+    }
+
+    fn tail_pieces(&self) -> usize {
+        tail_pieces(self.dimension as usize - self.head_components())
     }
 
     /// Appends a row, of which there is still one missing.
-    fn push(&mut self, signs: impl Iterator<Item = bool>, alignment: Alignment) {
-        let row = self.alignments.len();
+    fn push(&mut self, signs: impl Iterator<Item = bool>, alignment: Alignment, of_head: HeadAlignment) {
+        let (pieces, head) = (self.tail_pieces(), self.head_components());
+        let row = self.tails.len() / pieces;
         let (number, code, lines) = (row / CODES_PER_BLOCK, row % CODES_PER_BLOCK, self.block_lines());
-        let block = &mut self.codes[number * lines..(number + 1) * lines];
+        let block = &mut self.heads[number * lines..(number + 1) * lines];
+        self.tails.resize(self.tails.len() + pieces, TailPiece::ZERO);
+        let tail = &mut self.tails[row * pieces..];
         for (component, _) in signs.enumerate().filter(|(_, is_set)| *is_set) {
-            Layout::of(self.path).set(block, code, component);
+            match component.checked_sub(head) {
+                None => Layout::of(self.path).set(block, code, component),
+                Some(bit) => tail[bit / 256].0[bit / 64 % 4] |= 1 << (bit % 64),
+            }
         }
-        let least = &mut self.alignments_min[number / BLOCKS_PER_TILE];
-        *least = alignment.min(*least);
-        self.alignments.push(alignment);
+        set_alignment(block, code, of_head.0);
+        tail[pieces - 1].0[3] |= u64::from(alignment.0) << 48;
+    }
+
+    fn tail(&self, row: usize) -> (&[TailPiece], Alignment) {
+        let tail = &self.tails[row * self.tail_pieces()..][..self.tail_pieces()];
+        (tail, Alignment((tail[tail.len() - 1].0[3] >> 48) as u16))
     }
 
     /// `None` where the guard cannot tell.
@@ -110,20 +137,22 @@ impl SketchSegment {
         let mut segment = Self::empty(rows.dimension(), rows.len(), path);
         for row in 0..rows.len() {
             let (components, norm) = rows.row(row);
-            segment.push(components.iter().map(|component| *component >= 0), Alignment::of(components, norm));
+            let signs = components.iter().map(|component| *component >= 0);
+            segment.push(signs, Alignment::of(components, norm), HeadAlignment::of(components, norm));
         }
         segment.spread = spread(rows)?;
         Some(segment)
     }
 
-    /// Rows that reach the line of each probe, ascending; `None` once they are more than a share of all rows.
-    fn scan(&self, probes: &[(&SketchProbe, Line)]) -> Vec<Option<Vec<u32>>> {
+    /// Rows that reach the lines of each probe, ascending; `None` once they are more than a share of all rows.
+    fn scan(&self, probes: &[(&SketchProbe, Lines)]) -> Vec<Option<Vec<u32>>> {
         let rows_max = self.rows / PROPOSALS_SHARE;
         let mut found: Vec<Option<Vec<u32>>> = probes.iter().map(|_| Some(Vec::new())).collect();
         let mut reached = Reached::new();
+        let mut reaching: [Vec<Reaching>; PROBES_PER_PASS] = Default::default();
         let tile_lines = BLOCKS_PER_TILE * self.block_lines();
-        for (tile, lines) in self.codes.chunks(tile_lines).enumerate() {
-            let mut coming = self.codes.chunks(tile_lines).nth(tile + 1).unwrap_or_default();
+        for (tile, lines) in self.heads.chunks(tile_lines).enumerate() {
+            let mut coming = self.heads.chunks(tile_lines).nth(tile + 1).unwrap_or_default();
             let open: Vec<usize> = (0..probes.len()).filter(|probe| found[*probe].is_some()).collect();
             // The next tile comes in while several passes look at this one, a part of it with every block. One pass alone asks for memory as
             // fast as it comes.
@@ -131,87 +160,97 @@ impl SketchSegment {
             let lines_at_once = if passes < PASSES_TO_PREFETCH { 0 } else { self.block_lines().div_ceil(passes) };
             for pass in open.chunks(PROBES_PER_PASS) {
                 let tables: Vec<&[Bytes]> = pass.iter().map(|probe| probes[*probe].0.tables()).collect();
-                // One bound for the tile: the few more rows that reach it are judged by their own alignment.
-                let least: Vec<u16> =
-                    pass.iter().map(|probe| probes[*probe].1.least(self.alignments_min[tile])).collect();
+                let least: Vec<Least> = pass.iter().map(|probe| probes[*probe].1.head).collect();
                 for (number, block) in lines.chunks_exact(self.block_lines()).enumerate() {
                     let (now, later) = coming.split_at(lines_at_once.min(coming.len()));
                     kernel::prefetch(now);
                     coming = later;
                     reach(self.path, block, &tables, &least, &mut reached);
-                    for (place, probe) in pass.iter().enumerate().filter(|(place, _)| reached.codes[*place] != 0) {
-                        let number = tile * BLOCKS_PER_TILE + number;
-                        let (codes, sums) = (reached.codes[place], &reached.sums[place]);
-                        if let Some(rows) = &mut found[*probe] {
-                            self.judge(number, codes, sums, probes[*probe].1, rows);
-                        }
+                    let first_row = (tile * BLOCKS_PER_TILE + number) * CODES_PER_BLOCK;
+                    for (place, reaching) in reaching[..pass.len()].iter_mut().enumerate() {
+                        self.note(first_row, reached.codes[place], &reached.sums[place], reaching);
                     }
                 }
-                for probe in pass {
+                for (probe, reaching) in pass.iter().zip(&mut reaching) {
+                    if let Some(rows) = &mut found[*probe] {
+                        self.judge(probes[*probe].0, probes[*probe].1, reaching, rows);
+                    }
                     found[*probe].take_if(|rows| rows.len() > rows_max);
+                    reaching.clear();
                 }
             }
         }
         found
     }
 
-    /// Adds the rows of a block that reach the line with their own alignment.
-    fn judge(&self, block: usize, mut codes: u128, sums: &[u16; CODES_PER_BLOCK], line: Line, rows: &mut Vec<u32>) {
+    /// Notes the rows of a block whose heads reached the line, and has their tails come in.
+    fn note(&self, first_row: usize, mut codes: u128, sums: &[u16; CODES_PER_BLOCK], reaching: &mut Vec<Reaching>) {
         while codes != 0 {
             let code = codes.trailing_zeros() as usize;
             codes &= codes - 1;
-            let row = block * CODES_PER_BLOCK + code;
+            let row = first_row + code;
             // The last block may have fewer rows than codes.
-            if let Some(alignment) = self.alignments.get(row)
-                && sums[code] >= line.least(*alignment)
-            {
-                rows.push(row as u32);
+            if row < self.rows {
+                kernel::prefetch(self.tail(row).0);
+                reaching.push((row as u32, sums[code]));
             }
         }
     }
 
-    /// Bytes that a row takes in a file: its bits, the first component lowest, and its alignment.
+    /// Adds the rows whose whole codes reach the line.
+    fn judge(&self, probe: &SketchProbe, lines: Lines, reaching: &mut [Reaching], rows: &mut Vec<u32>) {
+        probe.tail().add(self.path, &self.tails, reaching);
+        let reaches = |(row, sum): &&Reaching| *sum >= lines.whole.least(self.tail(*row as usize).1);
+        rows.extend(reaching.iter().filter(reaches).map(|(row, _)| row));
+    }
+
+    /// Bytes that a row takes in a file: its bits, the first component lowest, its alignment and its head's.
     fn row_bytes(dimension: u32) -> usize {
-        (dimension as usize).div_ceil(8) + size_of::<Alignment>()
+        (dimension as usize).div_ceil(8) + size_of::<Alignment>() + size_of::<HeadAlignment>()
     }
 }
 
 /// How much wider t spreads among pairs of rows than under a random rotation, at least 1; `None` where most pairs are alike.
 fn spread(rows: &EmbeddingRows) -> Option<f64> {
     let pairs = GUARD_PAIRS.min(rows.len().saturating_sub(1));
-    let (mut squares, mut counted, mut largest) = (0.0, 0, 0.0_f64);
+    let (mut squares, mut counted, mut largest) = ([0.0_f64; 2], 0, 0.0_f64);
     for pair in 0..pairs {
         let row = pair * rows.len() / pairs;
         // Neighbours were enrolled together, and may be alike.
         let other = (row + rows.len() / 2 + pair % 7) % rows.len();
-        if let Some(t) = deviation(rows.row(row), rows.row(other)) {
-            squares += t * t;
-            largest = largest.max(t.abs());
+        if let Some(of_both) = deviations(rows.row(row), rows.row(other)) {
+            for (sum, t) in squares.iter_mut().zip(of_both) {
+                *sum += t * t;
+                largest = largest.max(t.abs());
+            }
             counted += 1;
         }
     }
-    let deviation = (squares / f64::from(counted)).sqrt();
+    let deviation = (squares[0].max(squares[1]) / f64::from(counted)).sqrt();
     (2 * counted as usize >= pairs && pairs > 0).then(|| deviation.max(largest / GUARD_LARGEST).max(1.0))
 }
 
-/// t·√(d − 1) of a row and another one for a probe; `None` where one of them points along the other, or all along the signs.
-fn deviation(row: (&[i16], u32), other: (&[i16], u32)) -> Option<f64> {
+/// t·√(d − 1) of a row and another one for a probe, of their heads and of all components; `None` where one of them points along the other,
+/// or all along the signs.
+fn deviations(row: (&[i16], u32), other: (&[i16], u32)) -> Option<[f64; 2]> {
     const ASIDE_MIN: f64 = 1e-3;
     let ((x, x_norm), (q, q_norm)) = (row, other);
     let dimension = x.len() as f64;
     let (x_length, q_length) = (f64::from(x_norm) / 1024.0, f64::from(q_norm) / 1024.0);
-    let (mut cosine, mut along_signs, mut alignment) = (0.0, 0.0, 0.0);
-    for (x, q) in x.iter().zip(q) {
-        let sign = if *x >= 0 { 1.0 } else { -1.0 };
-        cosine += f64::from(*x) * f64::from(*q);
-        along_signs += sign * f64::from(*q);
-        alignment += f64::from(x.unsigned_abs());
-    }
-    cosine /= x_length * q_length;
-    along_signs /= q_length * dimension.sqrt();
-    alignment /= x_length * dimension.sqrt();
-    let aside = ((1.0 - cosine * cosine).max(0.0) * (1.0 - alignment * alignment).max(0.0)).sqrt();
-    (aside > ASIDE_MIN).then(|| (along_signs - cosine * alignment) / aside * (dimension - 1.0).sqrt())
+    let cosine = x.iter().zip(q).map(|(x, q)| f64::from(*x) * f64::from(*q)).sum::<f64>() / (x_length * q_length);
+    let of = |count: usize| {
+        let (mut along_signs, mut alignment) = (0.0, 0.0);
+        for (x, q) in x[..count].iter().zip(q) {
+            along_signs += if *x >= 0 { f64::from(*q) } else { -f64::from(*q) };
+            alignment += f64::from(x.unsigned_abs());
+        }
+        along_signs /= q_length * dimension.sqrt();
+        alignment /= x_length * dimension.sqrt();
+        let share = count as f64 / dimension;
+        let aside = ((1.0 - cosine * cosine).max(0.0) * (share - alignment * alignment).max(0.0)).sqrt();
+        (aside > ASIDE_MIN).then(|| (along_signs - cosine * alignment) / aside * (dimension - 1.0).sqrt())
+    };
+    Some([of(head_components(x.len()))?, of(x.len())?])
 }
 
 impl Engine for SketchEngine {
@@ -265,10 +304,10 @@ fn restore(dimension: u32, rows: usize, bytes: &[u8], path: Path) -> Option<Sket
     }
     let mut segment = SketchSegment { spread, ..SketchSegment::empty(dimension, rows, path) };
     for row in rest.chunks_exact(row_bytes) {
-        let (code, alignment) = row.split_last_chunk()?;
-        let alignment = Alignment(u16::from_le_bytes(*alignment));
+        let (code, [low, high, of_head]) = row.split_last_chunk()?;
+        let alignment = Alignment(u16::from_le_bytes([*low, *high]));
         let signs = code.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
-        segment.push(signs.take(dimension as usize), alignment);
+        segment.push(signs.take(dimension as usize), alignment, HeadAlignment(*of_head));
     }
     Some(segment)
 }
@@ -279,7 +318,7 @@ impl Segment for SketchSegment {
     }
 
     fn memory_bytes(&self) -> usize {
-        size_of_val(&*self.codes) + size_of_val(&*self.alignments) + size_of_val(&*self.alignments_min)
+        size_of_val(&*self.heads) + size_of_val(&*self.tails)
     }
 
     fn propose(&self, probes: &[&EngineProbe], threshold: ComparisonScore, miss_budget_ppb: u32) -> Vec<Proposal> {
@@ -290,12 +329,14 @@ impl Segment for SketchSegment {
         if miss_budget_ppb == 0 || threshold <= ComparisonScore::ZERO {
             return vec![Proposal::ScanExactly; probes.len()];
         }
-        let deviations = probe::quantile(f64::from(miss_budget_ppb.min(MISS_BUDGET_PPB_MAX)) * 1e-9) * self.spread;
-        let ready: Vec<(&SketchProbe, Line)> = probes
+        // Half of the budget for each of the two lines.
+        let probability = f64::from(miss_budget_ppb.min(MISS_BUDGET_PPB_MAX)) * 1e-9 / 2.0;
+        let deviations = probe::quantile(probability) * self.spread;
+        let ready: Vec<(&SketchProbe, Lines)> = probes
             .iter()
             .map(|probe| {
                 let sketch = probe.sketch();
-                (sketch, sketch.line(threshold, deviations))
+                (sketch, sketch.lines(threshold, deviations))
             })
             .collect();
         let rows = self.scan(&ready).into_iter();
@@ -313,13 +354,19 @@ impl Segment for SketchSegment {
         bytes.push(FORMAT);
         bytes.extend_from_slice(&self.spread.to_le_bytes());
         let (layout, lines, dimension) = (Layout::of(self.path), self.block_lines(), self.dimension as usize);
-        for (row, alignment) in self.alignments.iter().enumerate() {
-            let block = &self.codes[row / CODES_PER_BLOCK * lines..][..lines];
-            let bit = |component| u8::from(layout.is_set(block, row % CODES_PER_BLOCK, component)) << (component % 8);
+        for row in 0..self.rows {
+            let (code, block) = (row % CODES_PER_BLOCK, &self.heads[row / CODES_PER_BLOCK * lines..][..lines]);
+            let (tail, alignment) = self.tail(row);
+            let is_set = |component: usize| match component.checked_sub(self.head_components()) {
+                None => layout.is_set(block, code, component),
+                Some(bit) => tail[bit / 256].0[bit / 64 % 4] >> (bit % 64) & 1 == 1,
+            };
+            let bit = |component| u8::from(is_set(component)) << (component % 8);
             let byte =
                 |first: usize| (first..dimension.min(first + 8)).fold(0, |byte, component| byte | bit(component));
             bytes.extend((0..dimension).step_by(8).map(byte));
             bytes.extend_from_slice(&alignment.0.to_le_bytes());
+            bytes.push(kernel::sketch::alignment(block, code));
         }
         Ok(Some(bytes))
     }
@@ -372,7 +419,8 @@ mod tests {
                     [&built, &restore(dimension as u32, count as usize, &bytes, *path).expect("its own bytes")]
                 {
                     let sketches: Vec<SketchProbe> = probes.iter().map(|probe| SketchProbe::by(*path, probe)).collect();
-                    let lines = sketches.iter().map(|sketch| (sketch, sketch.line(threshold, 4.0))).collect::<Vec<_>>();
+                    let lines =
+                        sketches.iter().map(|sketch| (sketch, sketch.lines(threshold, 4.0))).collect::<Vec<_>>();
                     seen.push((bytes.clone(), segment.scan(&lines)));
                 }
             }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use proptest::prelude::*;
 use semel_index::{
     BuildError, Calibration, Catalogue, CatalogueConfig, ComparisonScore, EmbeddingRows, Engine, EngineProbe,
-    KeyVersion, ProbeReference, Proposal, SearchProbe, Segment, StagedEnrolment, StagedReference,
+    KeyVersion, ProbeReference, Proportion, Proposal, SearchProbe, Segment, StagedEnrolment, StagedReference,
 };
 use support::{FACE_SPEC, enrolment, face, face_slot, gallery, score};
 
@@ -86,6 +86,51 @@ fn probe((threshold, miss_budget_ppb): (ComparisonScore, u32)) -> SearchProbe {
     }
 }
 
+/// A catalogue of one person enrolled again and again, with its full segments closed.
+fn catalogue() -> Catalogue {
+    let mut catalogue = Catalogue::new(CatalogueConfig {
+        seal_at_references: SEGMENT_REFERENCES,
+        seal_jobs_max: 1,
+        engine: Arc::new(MissesAllItMay),
+        ..CatalogueConfig::default()
+    });
+    for number in 0..(SEGMENTS * SEGMENT_REFERENCES + GROWING_REFERENCES) as u32 {
+        let template = face(&[1.0, 2.0, 3.0, 4.0]);
+        let references = vec![StagedReference { slot: face_slot(), spec: FACE_SPEC, template }];
+        let enrolment_id = enrolment(number);
+        catalogue.stage(1, StagedEnrolment { gallery: gallery("people"), enrolment_id, key_version: KEY, references });
+    }
+    catalogue
+}
+
+/// The audit sees every mate that an engine misses, and none that it does not.
+#[test]
+fn the_recall_audit_counts_what_engines_miss() {
+    let mut catalogue = catalogue();
+    let before = catalogue.snapshot().planted_missed(&probe((score(400_000), 30_000)), 1).expect("in memory");
+    assert_eq!(before, Proportion::default(), "no engine has a part in it yet");
+    let calibration = Calibration { thresholds: vec![score(400_000)], miss_budget_ppb: 30_000 };
+    catalogue.set_calibration(&gallery("people"), face_slot(), calibration);
+    while let Some(job) = catalogue.seal_jobs().pop() {
+        catalogue.sealed(job.run());
+    }
+    let snapshot = catalogue.snapshot();
+    let all = (SEGMENTS * SEGMENT_REFERENCES + GROWING_REFERENCES) as u64;
+    // The looser budget lets the engine miss everything, the stricter one nothing.
+    for (budget, missed) in [(30_000, (SEGMENTS * SEGMENT_REFERENCES) as u64), (1_000, 0)] {
+        let probe = probe((score(400_000), budget));
+        let found = snapshot.search(std::slice::from_ref(&probe), &|| false).expect("not cancelled").remove(0);
+        let live = snapshot.live_missed(&probe, &found, &|| false).expect("not cancelled");
+        assert_eq!(live, Proportion { count: missed, of: all });
+        for seed in 0..4 {
+            let planted = snapshot.planted_missed(&probe, seed).expect("in memory");
+            assert!(planted.of >= 32 && planted.count == if missed > 0 { planted.of } else { 0 }, "{planted:?}");
+        }
+        let other = SearchProbe { gallery: gallery("nobody"), ..probe };
+        assert_eq!(snapshot.planted_missed(&other, 0), Ok(Proportion::default()));
+    }
+}
+
 proptest! {
     /// A tightened policy's probes were once answered by cuts of the looser budget until every segment was calibrated
     /// again.
@@ -94,18 +139,7 @@ proptest! {
         policies in prop::collection::vec((any_calibration(), 0..=SEGMENTS), 1..6),
         asked in prop::collection::vec((any_threshold(), any_budget()), 1..12),
     ) {
-        let mut catalogue = Catalogue::new(CatalogueConfig {
-            seal_at_references: SEGMENT_REFERENCES,
-            seal_jobs_max: 1,
-            engine: Arc::new(MissesAllItMay),
-            ..CatalogueConfig::default()
-        });
-        for number in 0..(SEGMENTS * SEGMENT_REFERENCES + GROWING_REFERENCES) as u32 {
-            let template = face(&[1.0, 2.0, 3.0, 4.0]);
-            let references = vec![StagedReference { slot: face_slot(), spec: FACE_SPEC, template }];
-            let enrolment_id = enrolment(number);
-            catalogue.stage(1, StagedEnrolment { gallery: gallery("people"), enrolment_id, key_version: KEY, references });
-        }
+        let mut catalogue = catalogue();
         // What each segment was last calibrated with; a segment not built yet is scanned exactly.
         let mut calibrated: Vec<Option<Calibration>> = vec![None; SEGMENTS];
         let mut wanting: Vec<usize> = (0..SEGMENTS).collect();

@@ -10,6 +10,7 @@ mod engine;
 mod server;
 mod identity;
 mod membership;
+mod recall_audit;
 mod replicas;
 mod segment_cache;
 mod shard_view;

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use semel_proto::internal::v1::command::Command;
 use semel_telemetry::{Counter, Families, Monitor, Seconds, Sizes, Timer};
 
+use crate::recall_audit::RecallAudit;
 use crate::replicas::Replicas;
 use crate::search::SearchPool;
 use crate::segment_cache::CacheMetrics;
@@ -64,7 +65,13 @@ impl NodeMetrics {
     }
 
     /// Shows everything on `monitor`.
-    pub(crate) fn show(&self, monitor: &Monitor, replicas: Arc<Replicas>, pool: Arc<SearchPool>) {
+    pub(crate) fn show(
+        &self,
+        monitor: &Monitor,
+        replicas: Arc<Replicas>,
+        pool: Arc<SearchPool>,
+        audit: Arc<RecallAudit>,
+    ) {
         let seconds = [
             ("semel_node_stage_seconds", "Time to stage an enrolment in its home shard", &self.stage),
             ("semel_node_settle_seconds", "Time to settle an enrolment in its home shard", &self.settle),
@@ -90,6 +97,7 @@ impl NodeMetrics {
         counters.into_iter().for_each(|(name, help, counter)| monitor.counter(name, help, counter));
         monitor.collect(move |families| {
             families.gauge("semel_node_searches_in_flight", "Search requests that wait or run", pool.in_flight())?;
+            audit.show(families)?;
             catalogues(families, &replicas)?;
             segment_files(families, replicas.cache_metrics())
         });

@@ -14,6 +14,7 @@ use semel_telemetry::traced;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::metrics::NodeMetrics;
+use crate::recall_audit::RecallAudit;
 use crate::replicas::HostedShard;
 
 /// How long a shard's barrier and catalogue may take; the coordinator then asks another replica.
@@ -63,6 +64,7 @@ pub(crate) struct SearchPool {
     requests: Arc<Semaphore>,
     requests_max: usize,
     metrics: Arc<NodeMetrics>,
+    audit: Arc<RecallAudit>,
 }
 
 impl SearchPool {
@@ -70,6 +72,7 @@ impl SearchPool {
         threads: usize,
         requests_max: usize,
         metrics: Arc<NodeMetrics>,
+        audit: Arc<RecallAudit>,
     ) -> Result<Self, rayon::ThreadPoolBuildError> {
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -77,7 +80,7 @@ impl SearchPool {
             // The scan's sender is dropped, which its shard reports. Without a handler the whole node would abort.
             .panic_handler(|_| tracing::error!("a scan panicked; its shard counts as silent"))
             .build()?;
-        Ok(Self { threads, requests: Arc::new(Semaphore::new(requests_max)), requests_max, metrics })
+        Ok(Self { threads, requests: Arc::new(Semaphore::new(requests_max)), requests_max, metrics, audit })
     }
 
     /// Requests that wait or run.
@@ -132,8 +135,8 @@ impl SearchPool {
         let joined = shard.scans.lock().join(barrier, count, WaitingSearch { probes, given_up, reply, _span: span })?;
         match joined {
             Joined::AskForScan => {
-                let (shard, metrics) = (Arc::clone(shard), Arc::clone(&self.metrics));
-                self.threads.spawn_fifo(move || run_scan(&shard, &metrics));
+                let (shard, metrics, audit) = (Arc::clone(shard), Arc::clone(&self.metrics), Arc::clone(&self.audit));
+                self.threads.spawn_fifo(move || run_scan(&shard, &metrics, &audit));
             }
             Joined::Waits => {}
         }
@@ -177,7 +180,7 @@ impl WaitingSearch {
 }
 
 /// Runs one scan for the searches that wait, on a thread of the pool.
-fn run_scan(shard: &Arc<HostedShard>, metrics: &Arc<NodeMetrics>) {
+fn run_scan(shard: &Arc<HostedShard>, metrics: &Arc<NodeMetrics>, audit: &Arc<RecallAudit>) {
     let mut scans = shard.scans.lock();
     // While nobody can join: a moment taken before may be older than the barrier of somebody who has joined since.
     let moment = shard.view.moment();
@@ -185,8 +188,8 @@ fn run_scan(shard: &Arc<HostedShard>, metrics: &Arc<NodeMetrics>) {
         scans.begin(moment.searchable_index(), WaitingSearch::is_wanted);
     drop(scans);
     if ask_for_scan {
-        let (shard, metrics) = (Arc::clone(shard), Arc::clone(metrics));
-        rayon::spawn_fifo(move || run_scan(&shard, &metrics));
+        let (shard, metrics, audit) = (Arc::clone(shard), Arc::clone(metrics), Arc::clone(audit));
+        rayon::spawn_fifo(move || run_scan(&shard, &metrics, &audit));
     }
     behind.into_iter().for_each(|search| search.answer(Err(SearchError::NotCurrent)));
     let probes: Cow<'_, [SearchProbe]> = match searches.as_slice() {
@@ -197,7 +200,11 @@ fn run_scan(shard: &Arc<HostedShard>, metrics: &Arc<NodeMetrics>) {
     let timer = metrics.scan(probes.len());
     // A scan goes on as long as one of its searches is wanted.
     let found = moment.search(&probes, &|| !searches.iter().any(WaitingSearch::is_wanted));
-    drop((timer, probes));
+    drop(timer);
+    if let Ok(answers) = &found {
+        audit.offer(&moment, &probes, answers);
+    }
+    drop(probes);
     match found {
         Ok(answers) => {
             let searchable_index = moment.searchable_index().0;

@@ -27,6 +27,7 @@ use crate::config::NodeConfig;
 use crate::identity::Identity;
 use crate::membership;
 use crate::metrics::NodeMetrics;
+use crate::recall_audit::RecallAudit;
 use crate::replicas::Replicas;
 use crate::search::SearchPool;
 use crate::segment_cache::SegmentCache;
@@ -142,9 +143,11 @@ async fn run(
         replicas.expect(remembered.assignments.len());
     }
     let metrics = Arc::new(NodeMetrics::default());
-    let pool = SearchPool::new(threads, config.searches_max, Arc::clone(&metrics)).context("start the search pool")?;
+    let audit = Arc::new(RecallAudit::start(config.recall_audit_permille).context("start the recall audit")?);
+    let pool = SearchPool::new(threads, config.searches_max, Arc::clone(&metrics), Arc::clone(&audit))
+        .context("start the search pool")?;
     let pool = Arc::new(pool);
-    metrics.show(monitor, Arc::clone(&replicas), Arc::clone(&pool));
+    metrics.show(monitor, Arc::clone(&replicas), Arc::clone(&pool), audit);
     monitor.ready_when({
         let replicas = Arc::clone(&replicas);
         move || replicas.ready()

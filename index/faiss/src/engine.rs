@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use semel_index::{BuildError, Calibration, EmbeddingRows, Engine, Segment};
+use semel_index::{BuildError, Calibration, EmbeddingRows, Engine, Segment, append_unit};
 
 use crate::factory::Factory;
 use crate::raw::{self, RawError, RawIndex};
@@ -170,13 +170,13 @@ pub(crate) fn fill(factory: &Factory, rows: &EmbeddingRows) -> Result<Filled, Ra
     let mut index = RawIndex::new(rows.dimension(), factory)?;
     let mut numbers = Vec::new();
     for row in spread(rows.len(), factory.training_references_max()) {
-        append_unit(rows, row, &mut numbers);
+        append_unit(rows.row(row), &mut numbers);
     }
     index.train(&numbers)?;
     for first in (0..rows.len()).step_by(ROWS_PER_ADD) {
         numbers.clear();
         for row in first..rows.len().min(first + ROWS_PER_ADD) {
-            append_unit(rows, row, &mut numbers);
+            append_unit(rows.row(row), &mut numbers);
         }
         index.add(&numbers)?;
     }
@@ -187,19 +187,6 @@ pub(crate) fn fill(factory: &Factory, rows: &EmbeddingRows) -> Result<Filled, Ra
 pub(crate) fn spread(rows: usize, count_max: usize) -> impl Iterator<Item = usize> {
     let count = rows.min(count_max);
     (0..count).map(move |place| place * rows / count)
-}
-
-/// Appends a row as a unit embedding of `f32`.
-pub(crate) fn append_unit(rows: &EmbeddingRows, row: usize, numbers: &mut Vec<f32>) {
-    let (components, norm) = rows.row(row);
-    append_scaled(components, norm, numbers);
-}
-
-/// Appends canonical components, divided by their length. Never NaN: the length of a canonical embedding is about 32,767.
-pub(crate) fn append_scaled(components: &[i16], norm: u32, numbers: &mut Vec<f32>) {
-    const NORM_UNITS: f64 = 1024.0;
-    let scale = NORM_UNITS / f64::from(norm);
-    numbers.extend(components.iter().map(|component| (f64::from(*component) * scale) as f32));
 }
 
 /// FAISS is compiled for x86-64-v3 (see `.cargo/config.toml`); on a lesser processor it would die of an illegal

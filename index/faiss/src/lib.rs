@@ -14,7 +14,6 @@ mod cut;
 mod engine;
 mod factory;
 mod plain;
-mod planted;
 #[allow(unsafe_code)]
 mod raw;
 mod segment;

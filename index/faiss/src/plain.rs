@@ -2,9 +2,9 @@
 //!
 //! Nothing is decided by it. It is the figure that benchmarks print beside the catalogue's, measured in the same process.
 
-use semel_index::{BuildError, CanonicalEmbedding, EmbeddingRows};
+use semel_index::{BuildError, CanonicalEmbedding, EmbeddingRows, append_unit};
 
-use crate::engine::{NAME, append_scaled, fill};
+use crate::engine::{NAME, fill};
 use crate::factory::Factory;
 use crate::raw::RawIndex;
 
@@ -55,7 +55,7 @@ impl PlainProbes {
     /// Unit embeddings of `f32`, one after another.
     pub fn new<'probes>(probes: impl IntoIterator<Item = &'probes CanonicalEmbedding>) -> Self {
         let mut numbers = Vec::new();
-        probes.into_iter().for_each(|probe| append_scaled(probe.components(), probe.norm(), &mut numbers));
+        probes.into_iter().for_each(|probe| append_unit((probe.components(), probe.norm()), &mut numbers));
         Self(numbers)
     }
 }

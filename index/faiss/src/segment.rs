@@ -7,13 +7,13 @@ use std::fmt;
 use std::sync::{PoisonError, RwLock};
 
 use semel_index::{
-    BuildError, Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, EngineProbe, Proposal, Segment,
+    BuildError, Calibration, CanonicalEmbedding, ComparisonScore, Direction, EmbeddingRows, EngineProbe, Planted,
+    Planter, Proposal, Segment, append_unit,
 };
 
 use crate::cut::{Observation, count_cut, normal_cut, observations_needed};
-use crate::engine::{append_scaled, append_unit, spread};
+use crate::engine::spread;
 use crate::factory::{Coverage, Factory};
-use crate::planted::{Direction, Planted, Planter};
 use crate::raw::{Estimate, RawError, RawIndex};
 
 /// The shortest list asked for first. Keeping a list costs FAISS a few percent of a pass for each doubling of its length, and most
@@ -151,7 +151,7 @@ impl FaissSegment {
                 continue;
             }
             let mut numbers = Vec::new();
-            planted.iter().for_each(|planted| append_unit(all, planted.row, &mut numbers));
+            planted.iter().for_each(|planted| append_unit(all.row(planted.row), &mut numbers));
             ruler.reset()?;
             ruler.add(&numbers)?;
             let lists =
@@ -198,7 +198,7 @@ impl FaissSegment {
     /// what nine in ten of them need.
     fn rule_of(&self, rows: &EmbeddingRows, estimate_min: f32) -> Result<Rule, RawError> {
         let mut numbers = Vec::new();
-        spread(rows.len(), TRIALS).for_each(|row| append_unit(rows, row, &mut numbers));
+        spread(rows.len(), TRIALS).for_each(|row| append_unit(rows.row(row), &mut numbers));
         let proposals_max = self.proposals_max();
         let lists = self.filled.index.search(&numbers, proposals_max)?;
         let mut needed: Vec<Option<usize>> = lists
@@ -264,7 +264,7 @@ fn complete(coverage: Coverage, list: &[Estimate], k: usize, estimate_min: f32) 
 
 fn numbers_of<'probes>(probes: impl Iterator<Item = &'probes CanonicalEmbedding>) -> Vec<f32> {
     let mut numbers = Vec::new();
-    probes.for_each(|probe| append_scaled(probe.components(), probe.norm(), &mut numbers));
+    probes.for_each(|probe| append_unit((probe.components(), probe.norm()), &mut numbers));
     numbers
 }
 

@@ -1,9 +1,9 @@
-//! Sums of weights chosen by the bits of short codes, for blocks of 128 codes and several probes at once: the inner loop of the `sketch`
-//! engine.
+//! Sums of weights chosen by the bits of short codes: the inner loop of the `sketch` engine.
 //!
 //! A code has one bit per component. A probe has a weight for each component and the bit that earns it; a code's sum is that of the weights
-//! that its bits earn. Paths look the sums of a few bits at a time up in tables; how many bits, and how they lie in a block, is up to the
-//! path (see [`Layout`]), the sums are not.
+//! that its bits earn. The *heads* of 128 codes lie in a block, which several probes pass over at once: paths look the sums of a few bits at
+//! a time up in tables; how many bits, and how they lie in a block, is up to the path (see [`Layout`]), the sums are not. What few codes are
+//! looked at further have their *tails* one after another, and a tail's sum is added up by itself (see [`TailWeights`]).
 
 use super::Path;
 
@@ -13,13 +13,16 @@ pub(crate) const CODES_PER_BLOCK: usize = 2 * HALF;
 const HALF: usize = 64;
 /// The most components of a code.
 pub(crate) const COMPONENTS_MAX: usize = 4096;
-/// The largest sum of the weights of any [`FIELD_COMPONENTS`] neighbours. Four of these fit a byte, which halves the work of paths that add
-/// up bytes.
-pub(crate) const FIELD_SUM_MAX: u8 = 63;
+/// The largest sum of the weights of any [`FIELD_COMPONENTS`] neighbours. Eight of these fit a byte, so that paths that add up bytes seldom
+/// have to make them wider.
+pub(crate) const FIELD_SUM_MAX: u8 = 31;
 /// Neighbouring components whose weights are bounded together: as many as any path looks up at once.
 pub(crate) const FIELD_COMPONENTS: usize = 6;
 /// Probes that share one pass over a block at most.
 pub(crate) const PROBES_PER_PASS: usize = 4;
+
+/// Lines of a block behind its bits: an alignment of 8 bits for each code.
+const ALIGNMENT_LINES: usize = 2;
 
 // A sum fits 16 bits.
 const _: () = assert!(COMPONENTS_MAX.div_ceil(FIELD_COMPONENTS) * FIELD_SUM_MAX as usize <= u16::MAX as usize);
@@ -89,7 +92,7 @@ impl Layout {
 
     /// Lines of a block whose codes have so many components, at least 1.
     pub(crate) fn block_lines(self, components: usize) -> usize {
-        components.div_ceil(self.components_per_step()) * self.block_lines_per_step()
+        components.div_ceil(self.components_per_step()) * self.block_lines_per_step() + ALIGNMENT_LINES
     }
 
     /// Sets a bit of a code in a block.
@@ -163,10 +166,43 @@ fn earned(weights: &[Weight], entries: &mut [u8]) {
     }
 }
 
+/// The alignment of a code in a block.
+pub(crate) fn alignment(block: &[Bytes], code: usize) -> u8 {
+    block[alignment_line(block, code)].0[code % HALF]
+}
+
+/// Sets the alignment of a code in a block.
+pub(crate) fn set_alignment(block: &mut [Bytes], code: usize, alignment: u8) {
+    let line = alignment_line(block, code);
+    block[line].0[code % HALF] = alignment;
+}
+
+fn alignment_line(block: &[Bytes], code: usize) -> usize {
+    block.len() - ALIGNMENT_LINES + code / HALF
+}
+
+/// The least sum asked of a code with an alignment a: ⌊a · `slope` / 2⁸ + ½⌋ + `plus` − `minus`, where it is no less than 0 and no more than
+/// 2¹⁶ − 1 on the way. The slope is less than 2¹⁵.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Least {
+    pub(crate) slope: u16,
+    pub(crate) plus: u16,
+    pub(crate) minus: u16,
+}
+
+impl Least {
+    pub(crate) const SLOPE_MAX: u16 = i16::MAX.cast_unsigned();
+
+    fn of(self, alignment: u8) -> u16 {
+        let sloped = (u32::from(alignment) * u32::from(self.slope) + (1 << 7)) >> 8;
+        (sloped as u16).saturating_add(self.plus).saturating_sub(self.minus)
+    }
+}
+
 /// What a pass over a block found for each probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reached {
-    /// Bit c: the sum of code c is at least what was asked for.
+    /// Bit c: the sum of code c is at least what its alignment asks for.
     pub(crate) codes: [u128; PROBES_PER_PASS],
     /// The sums of the codes whose bit is set; the others mean nothing.
     pub(crate) sums: [[u16; CODES_PER_BLOCK]; PROBES_PER_PASS],
@@ -181,26 +217,34 @@ impl Reached {
 /// Adds up, for each probe, what the bits of each code earn, and tells which sums reach the probe's `least`.
 ///
 /// `block` and the probes' tables are as [`Layout::of`] the path has them, for equally many components.
-pub(crate) fn reach(path: Path, block: &[Bytes], probes: &[&[Bytes]], least: &[u16], reached: &mut Reached) {
+pub(crate) fn reach(path: Path, block: &[Bytes], probes: &[&[Bytes]], least: &[Least], reached: &mut Reached) {
     let layout = Layout::of(path);
+    let (block, alignments) = block.split_last_chunk().expect("a block has the alignments of its codes");
     let steps = block.len() / layout.block_lines_per_step();
     assert!((1..=PROBES_PER_PASS).contains(&probes.len()), "a pass is for 1 to 4 probes");
     assert_eq!(probes.len(), least.len(), "one bound per probe");
+    assert!(least.iter().all(|least| least.slope <= Least::SLOPE_MAX), "slopes are below 2^15");
     assert!(steps * layout.components_per_step() < COMPONENTS_MAX + layout.components_per_step(), "sums fit 16 bits");
     assert!(probes.iter().all(|tables| tables.len() == steps * layout.table_lines_per_step()), "a table per field");
     reached.codes = [0; PROBES_PER_PASS];
     match path {
-        Path::Portable => portable(block, probes, least, reached),
+        Path::Portable => portable(block, alignments, probes, least, reached),
         // SAFETY: `Path::detect` and `Path::available` give this path only where the processor has its features.
         #[cfg(target_arch = "x86_64")]
-        Path::Avx2 => unsafe { x86::reach_avx2(block, probes, least, reached) },
+        Path::Avx2 => unsafe { x86::reach_avx2(block, alignments, probes, least, reached) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Path::Avx512 => unsafe { x86::reach_avx512(block, probes, least, reached) },
+        Path::Avx512 => unsafe { x86::reach_avx512(block, alignments, probes, least, reached) },
     }
 }
 
-fn portable(block: &[Bytes], probes: &[&[Bytes]], least: &[u16], reached: &mut Reached) {
+fn portable(
+    block: &[Bytes],
+    alignments: &[Bytes; ALIGNMENT_LINES],
+    probes: &[&[Bytes]],
+    least: &[Least],
+    reached: &mut Reached,
+) {
     for (probe, (tables, least)) in probes.iter().zip(least).enumerate() {
         let mut sums = [0_u16; CODES_PER_BLOCK];
         for (lines, tables) in block.as_chunks::<8>().0.iter().zip(tables.as_chunks::<2>().0) {
@@ -217,7 +261,9 @@ fn portable(block: &[Bytes], probes: &[&[Bytes]], least: &[u16], reached: &mut R
                 }
             }
         }
-        let codes = sums.iter().enumerate().fold(0, |codes, (code, sum)| codes | u128::from(sum >= least) << code);
+        let alignments = alignments.iter().flat_map(|line| line.0);
+        let reach = sums.iter().zip(alignments).map(|(sum, alignment)| *sum >= least.of(alignment));
+        let codes = reach.enumerate().fold(0, |codes, (code, reaches)| codes | u128::from(reaches) << code);
         reached.codes[probe] = codes;
         if codes != 0 {
             reached.sums[probe] = sums;
@@ -225,35 +271,112 @@ fn portable(block: &[Bytes], probes: &[&[Bytes]], least: &[u16], reached: &mut R
     }
 }
 
+/// A piece of a tail: bits, the first component lowest. Pieces do not cross cache lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(32))]
+pub(crate) struct TailPiece(pub(crate) [u64; 4]);
+
+impl TailPiece {
+    const BITS: usize = 256;
+    pub(crate) const ZERO: Self = Self([0; 4]);
+}
+
+/// Bits at the end of a tail's last piece that are the caller's: no component is there.
+pub(crate) const TAIL_BITS_LEFT: usize = 16;
+
+/// Pieces of a tail of so many components.
+pub(crate) fn tail_pieces(components: usize) -> usize {
+    (components + TAIL_BITS_LEFT).div_ceil(TailPiece::BITS)
+}
+
+/// What the bits of a tail earn.
+#[derive(Debug, Clone)]
+pub(crate) struct TailWeights {
+    /// A byte for each bit.
+    weights: Vec<Bytes>,
+    earned_by: Vec<u64>,
+}
+
+impl TailWeights {
+    pub(crate) fn new(components: &[Weight]) -> Self {
+        let words = tail_pieces(components.len()) * TailPiece::ZERO.0.len();
+        let (mut weights, mut earned_by) = (vec![Bytes::ZERO; words], vec![0; words]);
+        for (component, weight) in components.iter().enumerate() {
+            weights[component / 64].0[component % 64] = weight.weight;
+            earned_by[component / 64] |= u64::from(weight.earned_by) << (component % 64);
+        }
+        Self { weights, earned_by }
+    }
+
+    /// Adds the sums of some rows' tails to what their heads earn. `tails` has those of all rows, of equally many components each.
+    pub(crate) fn add(&self, path: Path, tails: &[TailPiece], rows: &mut [(u32, u16)]) {
+        match path {
+            Path::Portable => {
+                for (row, sum) in rows {
+                    *sum += self.sum_portably(self.tail(tails, *row));
+                }
+            }
+            // SAFETY: `Path::detect` and `Path::available` give this path only where the processor has its features.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => unsafe { x86::add_tails_avx2(self, tails, rows) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 => unsafe { x86::add_tails_avx512(self, tails, rows) },
+        }
+    }
+
+    #[inline]
+    fn tail<'a>(&self, tails: &'a [TailPiece], row: u32) -> &'a [TailPiece] {
+        let pieces = self.earned_by.len() / TailPiece::ZERO.0.len();
+        &tails[row as usize * pieces..][..pieces]
+    }
+
+    fn sum_portably(&self, tail: &[TailPiece]) -> u16 {
+        let words = self.weights.iter().zip(&self.earned_by).zip(tail.iter().flat_map(|piece| piece.0));
+        words.fold(0, |sum, ((weights, earned_by), word)| {
+            let earned = !(word ^ earned_by);
+            let bit = |(bit, weight): (usize, &u8)| u16::from(*weight) * (earned >> bit & 1) as u16;
+            sum + weights.0.iter().enumerate().map(bit).sum::<u16>()
+        })
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Bytes, HALF, Reached};
+    use super::{ALIGNMENT_LINES, Bytes, HALF, Least, Reached, TailPiece, TailWeights};
 
     /// Two probes at once: their sums, what is read of a block and a table fill the sixteen registers.
     #[target_feature(enable = "avx2")]
-    pub(super) fn reach_avx2(block: &[Bytes], probes: &[&[Bytes]], least: &[u16], reached: &mut Reached) {
+    pub(super) fn reach_avx2(
+        block: &[Bytes],
+        alignments: &[Bytes; ALIGNMENT_LINES],
+        probes: &[&[Bytes]],
+        least: &[Least],
+        reached: &mut Reached,
+    ) {
         let (pairs, rest) = probes.as_chunks::<2>();
-        for half in 0..2 {
+        for (half, alignments) in alignments.iter().enumerate() {
             for (number, pair) in pairs.iter().enumerate() {
-                tile_avx2(block, half, *pair, &least[2 * number..], 2 * number, reached);
+                tile_avx2(block, half, alignments, *pair, &least[2 * number..], 2 * number, reached);
             }
             if let &[tables] = rest {
-                tile_avx2(block, half, [tables], &least[2 * pairs.len()..], 2 * pairs.len(), reached);
+                tile_avx2(block, half, alignments, [tables], &least[2 * pairs.len()..], 2 * pairs.len(), reached);
             }
         }
     }
 
-    /// One lookup chooses among the 16 entries of one table, for 32 codes. Four entries are added up in a byte; then bytes are added up in
+    /// One lookup chooses among the 16 entries of one table, for 32 codes. Eight entries are added up in a byte; then bytes are added up in
     /// pairs of 16 bits: `all` as they are, in which a pair's second byte counts 256 times, and `second` those alone.
     #[target_feature(enable = "avx2")]
     #[inline]
     fn tile_avx2<const PROBES: usize>(
         block: &[Bytes],
         half: usize,
+        alignments: &Bytes,
         probes: [&[Bytes]; PROBES],
-        least: &[u16],
+        least: &[Least],
         first_probe: usize,
         reached: &mut Reached,
     ) {
@@ -263,29 +386,28 @@ mod x86 {
         let probes = probes.map(|tables| tables.as_chunks::<2>().0);
         for (step, lines) in block.as_chunks::<8>().0.iter().enumerate() {
             let fields = &lines.as_chunks::<4>().0[half];
-            for four in 0..2 {
-                let mut bytes = [[_mm256_setzero_si256(); 2]; PROBES];
-                for field in 4 * four..4 * four + 4 {
-                    let fields = load_256(&fields[field / 2], field % 2);
-                    let low = _mm256_and_si256(fields, low_half);
-                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(fields), low_half);
-                    for probe in 0..PROBES {
-                        let entries = twice_128(&probes[probe][step][field / 4], field % 4);
-                        bytes[probe][0] = _mm256_add_epi8(bytes[probe][0], _mm256_shuffle_epi8(entries, low));
-                        bytes[probe][1] = _mm256_add_epi8(bytes[probe][1], _mm256_shuffle_epi8(entries, high));
-                    }
-                }
+            let mut bytes = [[_mm256_setzero_si256(); 2]; PROBES];
+            for field in 0..8 {
+                let fields = load_256(&fields[field / 2], field % 2);
+                let low = _mm256_and_si256(fields, low_half);
+                let high = _mm256_and_si256(_mm256_srli_epi16::<4>(fields), low_half);
                 for probe in 0..PROBES {
-                    for side in 0..2 {
-                        all[probe][side] = _mm256_add_epi16(all[probe][side], bytes[probe][side]);
-                        let seconds = _mm256_srli_epi16::<8>(bytes[probe][side]);
-                        second[probe][side] = _mm256_add_epi16(second[probe][side], seconds);
-                    }
+                    let entries = twice_128(&probes[probe][step][field / 4], field % 4);
+                    bytes[probe][0] = _mm256_add_epi8(bytes[probe][0], _mm256_shuffle_epi8(entries, low));
+                    bytes[probe][1] = _mm256_add_epi8(bytes[probe][1], _mm256_shuffle_epi8(entries, high));
+                }
+            }
+            for probe in 0..PROBES {
+                for side in 0..2 {
+                    all[probe][side] = _mm256_add_epi16(all[probe][side], bytes[probe][side]);
+                    let seconds = _mm256_srli_epi16::<8>(bytes[probe][side]);
+                    second[probe][side] = _mm256_add_epi16(second[probe][side], seconds);
                 }
             }
         }
         for probe in 0..PROBES {
-            let least = _mm256_set1_epi16(least[probe].cast_signed());
+            let [slope, plus, minus] = [least[probe].slope, least[probe].plus, least[probe].minus]
+                .map(|number| _mm256_set1_epi16(number.cast_signed()));
             let mut sums = [_mm256_setzero_si256(); 4];
             let mut codes = 0_u64;
             for side in 0..2 {
@@ -294,9 +416,17 @@ mod x86 {
                 let (low, high) = (_mm256_unpacklo_epi16(even, odd), _mm256_unpackhi_epi16(even, odd));
                 sums[2 * side] = _mm256_permute2x128_si256::<0x20>(low, high);
                 sums[2 * side + 1] = _mm256_permute2x128_si256::<0x31>(low, high);
-                // There is no unsigned comparison: the larger of the two is the sum itself where it reaches the least.
-                let reach = |sums| _mm256_cmpeq_epi16(_mm256_max_epu16(sums, least), sums);
-                let both = _mm256_packs_epi16(reach(sums[2 * side]), reach(sums[2 * side + 1]));
+                let alignments = load_256(alignments, side);
+                let reach = |sums, alignments| {
+                    let sloped = _mm256_mulhrs_epi16(_mm256_slli_epi16::<7>(_mm256_cvtepu8_epi16(alignments)), slope);
+                    let least = _mm256_subs_epu16(_mm256_adds_epu16(sloped, plus), minus);
+                    // There is no unsigned comparison: the larger of the two is the sum itself where it reaches the least.
+                    _mm256_cmpeq_epi16(_mm256_max_epu16(sums, least), sums)
+                };
+                let both = _mm256_packs_epi16(
+                    reach(sums[2 * side], _mm256_castsi256_si128(alignments)),
+                    reach(sums[2 * side + 1], _mm256_extracti128_si256::<1>(alignments)),
+                );
                 let in_order = _mm256_permute4x64_epi64::<0b11_01_10_00>(both);
                 codes |= u64::from(_mm256_movemask_epi8(in_order).cast_unsigned()) << (32 * side);
             }
@@ -330,76 +460,197 @@ mod x86 {
 
     /// Four probes at once where there are four, so that what is read of a block is used four times; the rest one by one.
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi2")]
-    pub(super) fn reach_avx512(block: &[Bytes], probes: &[&[Bytes]], least: &[u16], reached: &mut Reached) {
+    pub(super) fn reach_avx512(
+        block: &[Bytes],
+        alignments: &[Bytes; ALIGNMENT_LINES],
+        probes: &[&[Bytes]],
+        least: &[Least],
+        reached: &mut Reached,
+    ) {
         match probes {
-            &[a, b, c, d] => tile_avx512(block, [a, b, c, d], least, 0, reached),
+            &[a, b, c, d] => tile_avx512(block, alignments, [a, b, c, d], least, 0, reached),
             _ => {
                 for (number, tables) in probes.iter().enumerate() {
-                    tile_avx512(block, [tables], &least[number..], number, reached);
+                    tile_avx512(block, alignments, [tables], &least[number..], number, reached);
                 }
             }
         }
     }
 
-    /// One lookup chooses among the 64 entries of one table, for 64 codes; it does not look at the two bits above the field. Four entries
+    /// One lookup chooses among the 64 entries of one table, for 64 codes; it does not look at the two bits above the field. Eight entries
     /// are added up in a byte; then bytes are added up in pairs of 16 bits: `all` as they are, in which an odd code's byte counts 256 times,
     /// and `odd` those alone.
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi2")]
     #[inline]
     fn tile_avx512<const PROBES: usize>(
         block: &[Bytes],
+        alignments: &[Bytes; ALIGNMENT_LINES],
         probes: [&[Bytes]; PROBES],
-        least: &[u16],
+        least: &[Least],
         first_probe: usize,
         reached: &mut Reached,
     ) {
         let mut all = [[_mm512_setzero_si512(); 2]; PROBES];
         let mut odd = [[_mm512_setzero_si512(); 2]; PROBES];
         let probes = probes.map(|tables| tables.as_chunks::<4>().0);
-        for (step, [a, b, c, d, e, f]) in block.as_chunks::<6>().0.iter().enumerate() {
-            let fields = [fields_512([a, b, c]), fields_512([d, e, f])];
+        // Two steps are eight fields, the entries of which fit a byte.
+        let (pairs, last) = block.as_chunks::<12>();
+        for (pair, lines) in pairs.iter().enumerate() {
+            let (first, second) = lines.split_at(6);
+            let (first, second) = (fields_of_step(first), fields_of_step(second));
             for probe in 0..PROBES {
-                let tables = &probes[probe][step];
-                let tables = [load_512(&tables[0]), load_512(&tables[1]), load_512(&tables[2]), load_512(&tables[3])];
+                let tables = [&probes[probe][2 * pair], &probes[probe][2 * pair + 1]];
+                let tables = tables.map(|tables| tables.each_ref().map(|line| load_512(line)));
                 for half in 0..2 {
-                    let one = _mm512_permutexvar_epi8(fields[half][0], tables[0]);
-                    let two = _mm512_permutexvar_epi8(fields[half][1], tables[1]);
-                    let three = _mm512_permutexvar_epi8(fields[half][2], tables[2]);
-                    let four = _mm512_permutexvar_epi8(fields[half][3], tables[3]);
-                    let bytes = _mm512_add_epi8(_mm512_add_epi8(one, two), _mm512_add_epi8(three, four));
+                    let bytes = _mm512_add_epi8(
+                        looked_up_512(&first[half], &tables[0]),
+                        looked_up_512(&second[half], &tables[1]),
+                    );
                     all[probe][half] = _mm512_add_epi16(all[probe][half], bytes);
                     odd[probe][half] = _mm512_add_epi16(odd[probe][half], _mm512_srli_epi16::<8>(bytes));
                 }
             }
         }
-        for probe in 0..PROBES {
-            let least = _mm512_set1_epi16(least[probe].cast_signed());
-            let mut sums = [[_mm512_setzero_si512(); 2]; 2];
-            let mut reach = [[0; 2]; 2];
-            for half in 0..2 {
-                let odd = odd[probe][half];
-                let even = _mm512_sub_epi16(all[probe][half], _mm512_slli_epi16::<8>(odd));
-                sums[half] = [even, odd];
-                reach[half] = sums[half].map(|sums| _mm512_cmpge_epu16_mask(sums, least));
-            }
-            if reach == [[0; 2]; 2] {
-                continue;
-            }
-            for half in 0..2 {
-                let [even, odd] = reach[half].map(u64::from);
-                let codes = _pdep_u64(even, 0x5555_5555_5555_5555) | _pdep_u64(odd, 0xAAAA_AAAA_AAAA_AAAA);
-                reached.codes[first_probe + probe] |= u128::from(codes) << (HALF * half);
-                let mut apart = [[0_u16; HALF / 2]; 2];
-                for (apart, sums) in apart.iter_mut().zip(sums[half]) {
-                    // SAFETY: the destination has 64 bytes, and need not be aligned.
-                    unsafe { _mm512_storeu_si512(apart.as_mut_ptr().cast::<__m512i>(), sums) };
-                }
-                let into = &mut reached.sums[first_probe + probe][HALF * half..];
-                for (pair, (even, odd)) in into.as_chunks_mut::<2>().0.iter_mut().zip(apart[0].iter().zip(&apart[1])) {
-                    *pair = [*even, *odd];
+        if !last.is_empty() {
+            let fields = fields_of_step(last);
+            for probe in 0..PROBES {
+                let tables = probes[probe][2 * pairs.len()].each_ref().map(|line| load_512(line));
+                for half in 0..2 {
+                    let bytes = looked_up_512(&fields[half], &tables);
+                    all[probe][half] = _mm512_add_epi16(all[probe][half], bytes);
+                    odd[probe][half] = _mm512_add_epi16(odd[probe][half], _mm512_srli_epi16::<8>(bytes));
                 }
             }
         }
+        let alignments = alignments.each_ref().map(|line| load_512(line));
+        // Of each half the even codes' and the odd ones', times 2⁷.
+        let of_even = alignments.map(|both| _mm512_slli_epi16::<7>(_mm512_and_si512(both, _mm512_set1_epi16(0xFF))));
+        let of_odd = alignments.map(|both| _mm512_slli_epi16::<7>(_mm512_srli_epi16::<8>(both)));
+        for probe in 0..PROBES {
+            let asked = least[probe].wide_avx512();
+            let even = [0, 1].map(|half| _mm512_sub_epi16(all[probe][half], _mm512_slli_epi16::<8>(odd[probe][half])));
+            let odd = odd[probe];
+            let evens = [0, 1].map(|half| reaching_avx512(even[half], of_even[half], asked));
+            let odds = [0, 1].map(|half| reaching_avx512(odd[half], of_odd[half], asked));
+            if evens[0] | evens[1] | odds[0] | odds[1] != 0 {
+                let (codes, sums) = (&mut reached.codes[first_probe + probe], &mut reached.sums[first_probe + probe]);
+                tell_avx512(&even, &odd, evens, odds, codes, sums);
+            }
+        }
+    }
+
+    impl Least {
+        #[target_feature(enable = "avx512f,avx512bw")]
+        #[inline]
+        fn wide_avx512(self) -> [__m512i; 3] {
+            [self.slope, self.plus, self.minus].map(|number| _mm512_set1_epi16(number.cast_signed()))
+        }
+    }
+
+    /// Which sums reach what is asked of alignments, which are times 2⁷.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    fn reaching_avx512(sums: __m512i, alignments: __m512i, [slope, plus, minus]: [__m512i; 3]) -> u32 {
+        let sloped = _mm512_mulhrs_epi16(alignments, slope);
+        _mm512_cmpge_epu16_mask(sums, _mm512_subs_epu16(_mm512_adds_epu16(sloped, plus), minus))
+    }
+
+    /// Brings what was found for even and odd codes into the order of the codes. Apart, as it keeps the loop above short enough to have its
+    /// sums in registers.
+    #[target_feature(enable = "avx512f,avx512bw,bmi2")]
+    #[inline(never)]
+    fn tell_avx512(
+        even: &[__m512i; 2],
+        odd: &[__m512i; 2],
+        evens: [u32; 2],
+        odds: [u32; 2],
+        codes: &mut u128,
+        into: &mut [u16; 2 * HALF],
+    ) {
+        for half in 0..2 {
+            let of_half = _pdep_u64(evens[half].into(), 0x5555_5555_5555_5555)
+                | _pdep_u64(odds[half].into(), 0xAAAA_AAAA_AAAA_AAAA);
+            *codes |= u128::from(of_half) << (HALF * half);
+            let (even, odd) = (even[half], odd[half]);
+            let (low, high) = (_mm512_unpacklo_epi16(even, odd), _mm512_unpackhi_epi16(even, odd));
+            // Quarters of 128 bits, which are in the order of the codes: the low ones of both, then the high ones.
+            let first = _mm512_permutex2var_epi64(low, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high);
+            let second = _mm512_permutex2var_epi64(low, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), high);
+            for (sums, into) in [first, second].into_iter().zip(into[HALF * half..].as_chunks_mut::<{ HALF / 2 }>().0) {
+                // SAFETY: the destination has 64 bytes, and need not be aligned.
+                unsafe { _mm512_storeu_si512(into.as_mut_ptr().cast::<__m512i>(), sums) };
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn add_tails_avx2(weights: &TailWeights, tails: &[TailPiece], rows: &mut [(u32, u16)]) {
+        for (row, sum) in rows {
+            *sum += tail_avx2(&weights.weights, &weights.earned_by, weights.tail(tails, *row));
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn add_tails_avx512(weights: &TailWeights, tails: &[TailPiece], rows: &mut [(u32, u16)]) {
+        for (row, sum) in rows {
+            *sum += tail_avx512(&weights.weights, &weights.earned_by, weights.tail(tails, *row));
+        }
+    }
+
+    /// 32 bits at a time become bytes that choose among 32 weights.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn tail_avx2(weights: &[Bytes], earned_by: &[u64], tail: &[TailPiece]) -> u16 {
+        let bit_of_byte = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
+        let byte_of_four = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+        let mut sums = _mm256_setzero_si256();
+        for ((weights, earned_by), word) in weights.iter().zip(earned_by).zip(tail.iter().flat_map(|piece| piece.0)) {
+            let earned = !(word ^ earned_by);
+            for half in 0..2 {
+                let bits = _mm256_set1_epi32(((earned >> (32 * half)) as u32).cast_signed());
+                let bits = _mm256_and_si256(_mm256_shuffle_epi8(bits, byte_of_four), bit_of_byte);
+                let chosen = _mm256_and_si256(_mm256_cmpeq_epi8(bits, bit_of_byte), load_256(weights, half));
+                sums = _mm256_add_epi64(sums, _mm256_sad_epu8(chosen, _mm256_setzero_si256()));
+            }
+        }
+        let [a, b, c, d] = [
+            _mm256_extract_epi64::<0>(sums),
+            _mm256_extract_epi64::<1>(sums),
+            _mm256_extract_epi64::<2>(sums),
+            _mm256_extract_epi64::<3>(sums),
+        ];
+        (a + b + c + d) as u16
+    }
+
+    /// The bits are the mask that chooses among 64 weights.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    fn tail_avx512(weights: &[Bytes], earned_by: &[u64], tail: &[TailPiece]) -> u16 {
+        let mut sums = _mm512_setzero_si512();
+        for ((weights, earned_by), word) in weights.iter().zip(earned_by).zip(tail.iter().flat_map(|piece| piece.0)) {
+            let chosen = _mm512_maskz_mov_epi8(!(word ^ earned_by), load_512(weights));
+            sums = _mm512_add_epi64(sums, _mm512_sad_epu8(chosen, _mm512_setzero_si512()));
+        }
+        _mm512_reduce_add_epi64(sums) as u16
+    }
+
+    /// The fields of one step, of both halves of a block.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    fn fields_of_step(lines: &[Bytes]) -> [[__m512i; 4]; 2] {
+        let [a, b, c, d, e, f] = lines else { unreachable!("a step has six lines") };
+        [fields_512([a, b, c]), fields_512([d, e, f])]
+    }
+
+    /// What four fields earn together.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+    #[inline]
+    fn looked_up_512(fields: &[__m512i; 4], tables: &[__m512i; 4]) -> __m512i {
+        let one = _mm512_permutexvar_epi8(fields[0], tables[0]);
+        let two = _mm512_permutexvar_epi8(fields[1], tables[1]);
+        let three = _mm512_permutexvar_epi8(fields[2], tables[2]);
+        let four = _mm512_permutexvar_epi8(fields[3], tables[3]);
+        _mm512_add_epi8(_mm512_add_epi8(one, two), _mm512_add_epi8(three, four))
     }
 
     /// The four fields of the codes of half a block, each with two bits of no meaning above it.
@@ -437,7 +688,12 @@ mod tests {
         })
     }
 
-    fn check(codes: &[Vec<bool>], probes: &[Vec<Weight>], least: &[u16]) -> Result<(), TestCaseError> {
+    /// The alignment that a test gives a code.
+    fn alignment_of(code: usize) -> u8 {
+        (code * 37 % 256) as u8
+    }
+
+    fn check(codes: &[Vec<bool>], probes: &[Vec<Weight>], least: &[Least]) -> Result<(), TestCaseError> {
         let components = probes[0].len();
         for path in Path::available() {
             let layout = Layout::of(*path);
@@ -446,6 +702,7 @@ mod tests {
                 (0..components)
                     .filter(|component| bits[*component])
                     .for_each(|component| layout.set(&mut block, code, component));
+                set_alignment(&mut block, code, alignment_of(code));
                 prop_assert!(
                     (0..components).all(|component| layout.is_set(&block, code, component) == bits[component])
                 );
@@ -457,7 +714,7 @@ mod tests {
             for (probe, weights) in probes.iter().enumerate() {
                 let expected = sums(codes, weights);
                 let codes = (0..CODES_PER_BLOCK)
-                    .filter(|code| expected[*code] >= least[probe])
+                    .filter(|code| expected[*code] >= least[probe].of(alignment_of(*code)))
                     .fold(0, |codes, code| codes | 1_u128 << code);
                 prop_assert_eq!(reached.codes[probe], codes, "{:?}, probe {}", path, probe);
                 let told = |code: &usize| codes >> code & 1 == 1;
@@ -481,12 +738,13 @@ mod tests {
             probe_count in 1_usize..=PROBES_PER_PASS,
             seed in prop::collection::vec(any::<u8>(), 1021),
             aim in 0_u16..=10,
+            (slope, moved) in (prop_oneof![Just(0), 0_u16..500, 0..=Least::SLOPE_MAX], any::<u16>()),
         ) {
             let mut bytes = seed.iter().cycle();
             let codes: Vec<Vec<bool>> = (0..CODES_PER_BLOCK)
                 .map(|_| (0..components).map(|_| bytes.next().is_some_and(|byte| byte & 1 == 1)).collect())
                 .collect();
-            let weight = |byte: &u8| Weight { weight: byte >> 1 & 15, earned_by: byte & 1 == 1 };
+            let weight = |byte: &u8| Weight { weight: byte >> 1 & 7, earned_by: byte & 1 == 1 };
             // Of six neighbours, one may be heavy.
             let heavy = |(place, weight): (usize, Weight)| {
                 Weight { weight: if place % 6 == 3 { weight.weight } else { weight.weight * 3 / 5 }, ..weight }
@@ -495,8 +753,36 @@ mod tests {
             let probes: Vec<Vec<Weight>> = (0..probe_count).map(|_| weights()).collect();
             let most = |weights: &Vec<Weight>| weights.iter().map(|weight| u16::from(weight.weight)).sum::<u16>();
             // From nothing, which all reach, over about what half of them reach, to what few or none do.
-            let least: Vec<u16> = probes.iter().map(|weights| most(weights) * aim / 10).collect();
-            check(&codes, &probes, &least)?;
+            let least = |weights| Least {
+                slope,
+                plus: (most(weights) * aim / 10).saturating_add(moved),
+                minus: moved.saturating_add(((u32::from(slope) * 128) >> 8) as u16),
+            };
+            check(&codes, &probes, &probes.iter().map(least).collect::<Vec<_>>())?;
+        }
+
+        #[test]
+        fn every_path_adds_up_what_a_tail_earns(
+            components in prop::collection::vec((0..=FIELD_SUM_MAX, any::<bool>(), any::<bool>()), 1..700),
+            left in any::<u16>(),
+        ) {
+            let weights: Vec<Weight> =
+                components.iter().map(|(weight, earned_by, _)| Weight { weight: *weight, earned_by: *earned_by }).collect();
+            let mut tail = vec![TailPiece::ZERO; tail_pieces(components.len())];
+            for (component, (_, _, bit)) in components.iter().enumerate() {
+                tail[component / 256].0[component / 64 % 4] |= u64::from(*bit) << (component % 64);
+            }
+            tail.last_mut().expect("a tail has a piece").0[3] |= u64::from(left) << 48;
+            let earned = components.iter().filter(|(_, earned_by, bit)| earned_by == bit);
+            let expected = earned.map(|(weight, _, _)| u16::from(*weight)).sum::<u16>();
+            for path in Path::available() {
+                let weights = TailWeights::new(&weights);
+                // The row before it has a tail of its own.
+                let tails = [vec![TailPiece([u64::MAX; 4]); tail.len()], tail.clone()].concat();
+                let mut rows = [(1, 5)];
+                weights.add(*path, &tails, &mut rows);
+                prop_assert_eq!(rows[0].1 - 5, expected, "{:?}", path);
+            }
         }
     }
 
@@ -511,7 +797,8 @@ mod tests {
         for bit in [false, true] {
             let codes = vec![vec![bit; COMPONENTS_MAX]; CODES_PER_BLOCK];
             let weights: Vec<Weight> = (0..COMPONENTS_MAX).map(|component| heaviest(component, bit)).collect();
-            check(&codes, &vec![weights; 4], &[0, top, top + 1, u16::MAX]).expect("equal on every path");
+            let least = [0, top, top + 1, u16::MAX].map(|plus| Least { slope: 0, plus, minus: 0 });
+            check(&codes, &vec![weights; 4], &least).expect("equal on every path");
         }
     }
 }

@@ -87,6 +87,24 @@ impl Families<'_> {
         })
     }
 
+    /// Writes a gauge of a quantity that is no whole number for each value of a label.
+    ///
+    /// # Errors
+    /// If the writer refuses.
+    pub fn gauges_f64<'v>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        values: impl IntoIterator<Item = (&'v str, f64)>,
+    ) -> fmt::Result {
+        let mut metric = self.describe(name, help, MetricType::Gauge)?;
+        values.into_iter().try_for_each(|(value, quantity)| {
+            let labels: Label<'_> = [(label, value)];
+            ConstGauge::new(quantity).encode(metric.encode_family(&labels)?)
+        })
+    }
+
     fn describe<'s>(
         &'s mut self,
         name: &'s str,

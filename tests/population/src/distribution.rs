@@ -1,9 +1,7 @@
 //! How comparison scores are distributed: exact integer moments and a histogram by thousandths, so that parts counted
 //! by different threads merge to the same figures in any order. Which pairs are counted lives in `oracle`.
 
-use semel_index::ComparisonScore;
-
-use crate::rates::Proportion;
+use semel_index::{ComparisonScore, Proportion};
 
 /// Width of a bin of the histogram, in millionths.
 const BIN_MICROS: i32 = 1_000;

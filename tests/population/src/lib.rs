@@ -27,7 +27,7 @@ pub use iris::{Eye, IrisCapture, IrisError, IrisModel, IrisPopulation, IrisPrese
 pub use oracle::{Oracle, OracleError, ScoreStatistics, ScoredPair};
 pub use population::{CaptureNumber, CaptureQuality, GroupId, Kin, Person, PersonId, Population, PopulationError};
 pub use preset::{BetaLaw, Group, InvalidModel, KinModel, Model, Normal, Preset, UnknownPreset};
-pub use rates::{EnrolmentRates, Interval, Proportion};
+pub use rates::EnrolmentRates;
 pub use registrations::{InvalidWorkload, Multiplicity, Registration, RegistrationPlan, Submission, Workload};
 pub use seed::Seed;
 pub use spectrum::{Spectrum, SpectrumError};

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use semel_index::ComparisonScore;
-use semel_population::{EnrolmentRates, Oracle, Proportion, Row, Subject, Truth};
+use semel_index::{ComparisonScore, Proportion};
+use semel_population::{EnrolmentRates, Oracle, Row, Subject, Truth};
 
 const DIMENSION: usize = 256;
 const ROWS: usize = 525;

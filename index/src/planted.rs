@@ -1,24 +1,25 @@
-//! Planted probes: made-up mates of a segment's own rows, whose scores are known and just above a threshold.
+//! Planted probes: made-up mates of rows, whose scores are known and just above a threshold.
 //!
-//! Deterministic, so that replicas measure the same cut: the seed is a hash of the rows. What the index makes of the
-//! probes is measured in `segment`, and judged in `cut`.
+//! Deterministic, so that whoever plants in the same rows measures the same: the seed is a hash of them. What an engine makes of the probes is
+//! the caller's to see.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
-use semel_index::{CanonicalEmbedding, ComparisonScore, EmbeddingRows};
 
-use crate::engine::{append_unit, spread};
+use crate::embedding::{CanonicalEmbedding, append_unit};
+use crate::embedding_rows::EmbeddingRows;
+use crate::score::ComparisonScore;
 
 /// Planted scores reach from the threshold to this much above it, in units of 1e-6.
-pub(crate) const WINDOW_MICROS: i32 = 50_000;
+pub const WINDOW_MICROS: i32 = 50_000;
 
 /// Where the part of a planted probe that is not its row points.
 ///
 /// Real mates differ from each other along directions the population varies in, which is also where a quantiser's errors
 /// lie; noise of a sensor differs in all directions alike. Each kind is measured by itself, and the lower cut counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
+pub enum Direction {
     /// Any, uniformly.
     Anywhere,
     /// That of another row of the segment.
@@ -26,20 +27,23 @@ pub(crate) enum Direction {
 }
 
 impl Direction {
-    pub(crate) const ALL: [Self; 2] = [Self::Anywhere, Self::OtherRow];
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Anywhere, Self::OtherRow];
 }
 
 /// A probe made to score at or just above a threshold with one row.
 #[derive(Debug)]
-pub(crate) struct Planted {
-    pub(crate) row: usize,
-    pub(crate) probe: CanonicalEmbedding,
+pub struct Planted {
+    /// The row.
+    pub row: usize,
+    /// The probe.
+    pub probe: CanonicalEmbedding,
     /// The score with the row less the threshold, as a number; not negative.
-    pub(crate) excess: f64,
+    pub excess: f64,
 }
 
 /// Plants probes in a segment.
-pub(crate) struct Planter<'rows> {
+pub struct Planter<'rows> {
     rows: &'rows EmbeddingRows,
     threshold: ComparisonScore,
     direction: Direction,
@@ -47,14 +51,15 @@ pub(crate) struct Planter<'rows> {
 }
 
 impl<'rows> Planter<'rows> {
-    pub(crate) fn new(rows: &'rows EmbeddingRows, threshold: ComparisonScore, direction: Direction) -> Self {
+    /// Plants in these rows, which are at least one.
+    pub fn new(rows: &'rows EmbeddingRows, threshold: ComparisonScore, direction: Direction) -> Self {
         Self { rows, threshold, direction, random: ChaCha8Rng::from_seed(seed(rows, threshold, direction)) }
     }
 
     /// A probe at a row. `None` if rounding to a canonical template took it below the threshold.
-    pub(crate) fn plant(&mut self, row: usize) -> Option<Planted> {
+    pub fn plant(&mut self, row: usize) -> Option<Planted> {
         let mut own = Vec::new();
-        append_unit(self.rows, row, &mut own);
+        append_unit(self.rows.row(row), &mut own);
         let aside = self.aside(row, &own);
         let score = self.score();
         // own and aside are orthonormal, so this has length one and that cosine with the row.
@@ -80,7 +85,7 @@ impl<'rows> Planter<'rows> {
             Direction::OtherRow => {
                 let other = self.random.random_range(0..self.rows.len());
                 let mut numbers = Vec::new();
-                append_unit(self.rows, other, &mut numbers);
+                append_unit(self.rows.row(other), &mut numbers);
                 // The row itself, or a duplicate of it, points nowhere aside.
                 let aside = numbers.into_iter().map(f64::from).collect();
                 if other == row {
@@ -120,14 +125,15 @@ fn orthonormal(mut aside: Vec<f64>, own: &[f32]) -> Option<Vec<f64>> {
 /// A hash of rows spread over the segment, and of what is planted.
 fn seed(rows: &EmbeddingRows, threshold: ComparisonScore, direction: Direction) -> [u8; 32] {
     const ROWS_HASHED: usize = 64;
-    let mut hasher = blake3::Hasher::new_derive_key("semel-index-faiss 2026 planted probes");
+    let mut hasher = blake3::Hasher::new_derive_key("semel-index 2026 planted probes");
     hasher.update(&threshold.micros().to_le_bytes());
     hasher.update(&[match direction {
         Direction::Anywhere => 1,
         Direction::OtherRow => 2,
     }]);
     hasher.update(&(rows.len() as u64).to_le_bytes());
-    for row in spread(rows.len(), ROWS_HASHED) {
+    let hashed = rows.len().min(ROWS_HASHED);
+    for row in (0..hashed).map(|place| place * rows.len() / hashed) {
         let (components, _) = rows.row(row);
         components.iter().for_each(|component| {
             hasher.update(&component.to_le_bytes());
@@ -139,7 +145,7 @@ fn seed(rows: &EmbeddingRows, threshold: ComparisonScore, direction: Direction) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use semel_index::EnrolmentOrdinal;
+    use crate::rows::EnrolmentOrdinal;
 
     fn rows(count: u32, dimension: u32) -> EmbeddingRows {
         let mut random = ChaCha8Rng::seed_from_u64(7);
