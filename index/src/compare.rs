@@ -58,7 +58,7 @@ pub(crate) fn cosine(dot: i32, norm_a: u32, norm_b: u32) -> ComparisonScore {
 fn compare_binary_codes(spec: &BinaryCodeSpec, a: &BinaryCode, b: &BinaryCode) -> Comparison {
     let shifted = b.shifted(spec);
     let mut differences = vec![MaskedDifference::NONE; shifted.len() / a.words().len()];
-    kernel::masked_differences(Path::detect(), a.words(), &shifted, &mut differences);
+    kernel::binary::masked_differences(Path::detect(), a.words(), &shifted, &mut differences);
     closest(spec, &differences)
 }
 
@@ -87,6 +87,28 @@ pub(crate) fn closest(spec: &BinaryCodeSpec, shifts: &[MaskedDifference]) -> Com
             let micros = i32::try_from(micros).expect("at most 10^6");
             Comparison::Score(ComparisonScore::from_micros(micros).expect("from 0 to 10^6"))
         }
+    }
+}
+
+/// What makes a shift count, and what makes it reach a threshold: [`closest`] without its division.
+///
+/// The score of a shift is ⌊(2 · agreeing · 10⁶ + common) / (2 · common)⌋, which is at least the whole number T exactly if the
+/// fraction is, hence if 2 · 10⁶ · differing ≤ (2 · 10⁶ + 1 − 2 T) · common. The best shift has the highest score, so it reaches T
+/// if any does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ReachRule {
+    pub(crate) common_bits_min: u32,
+    /// 2 · 10⁶ + 1 − 2 T, from 1 to about 4 · 10⁶.
+    pub(crate) common_weight: u32,
+}
+
+impl ReachRule {
+    pub(crate) const DIFFERING_WEIGHT: u32 = 2 * ComparisonScore::MAX.micros().unsigned_abs();
+
+    pub(crate) fn new(spec: &BinaryCodeSpec, threshold: ComparisonScore) -> Self {
+        let common_weight = 2 * (ComparisonScore::MAX.micros() - threshold.micros()) + 1;
+        // As for `closest`.
+        Self { common_bits_min: spec.common_bits_min.max(1), common_weight: common_weight.unsigned_abs() }
     }
 }
 
@@ -270,6 +292,20 @@ mod tests {
             // Rounding components to 1/32767 moves a cosine by less than ½√d/32767 for each of the two.
             let slack = 1e6 * f64::from(spec_dimension(&spec)).sqrt() / 32_767.0 + 1.0;
             prop_assert!((f64::from(micros) - real * 1e6).abs() <= slack, "{} {}", micros, real);
+        }
+
+        /// Thresholds are those just below, at and just above the score.
+        #[test]
+        fn the_rule_of_reaching_is_the_score_without_its_division(
+            (common, differing) in (1_u32..=65_536).prop_flat_map(|common| (Just(common), 0..=common)),
+            beside in -2_i32..=2,
+        ) {
+            let spec = BinaryCodeSpec { rows: 1, columns: 65_536, bits_per_cell: 1, shifts_max: 0, common_bits_min: 1 };
+            let score = micros(closest(&spec, &[MaskedDifference { common, differing }])).expect("comparable");
+            let threshold = ComparisonScore::from_micros((score + beside).min(1_000_000)).expect("in range");
+            let rule = ReachRule::new(&spec, threshold);
+            let reaches = u64::from(differing) * u64::from(ReachRule::DIFFERING_WEIGHT) <= u64::from(common) * u64::from(rule.common_weight);
+            prop_assert_eq!(reaches, score >= threshold.micros());
         }
 
         #[test]

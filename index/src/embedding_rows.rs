@@ -104,7 +104,8 @@ impl EmbeddingRows {
     ) {
         let mut dots = [0; PROBES_PER_PASS * ROWS_PER_BLOCK];
         let mut lines: Vec<&[Line]> = Vec::with_capacity(PROBES_PER_PASS);
-        for (first_row, cells) in self.rows.runs(rows) {
+        for (rows, cells) in self.rows.strips(rows) {
+            let first_row = rows.start;
             for (pass, probes) in probes.chunks(PROBES_PER_PASS).enumerate() {
                 lines.clear();
                 lines.extend(probes.iter().map(|probe| &*probe.lines));

@@ -1,12 +1,11 @@
-//! Processor-specific inner loops: dot products of rows and probes, counts of differing bits under masks, and, in `sketch`,
+//! Processor-specific inner loops: dot products of rows and probes, in `binary` counts of differing bits under masks, and in `sketch`
 //! sums over short codes.
 //!
 //! The only module of this crate with `unsafe`. Every path computes the same integers as its portable twin, whatever
 //! the processor, and the tests hold them to it. What the numbers mean lives in `compare`.
 
+pub(crate) mod binary;
 pub(crate) mod sketch;
-
-use crate::compare::MaskedDifference;
 
 /// Components in a [`Line`].
 pub(crate) const LINE_COMPONENTS: usize = 32;
@@ -129,57 +128,13 @@ pub(crate) fn dot_products(path: Path, rows: &[Line], probes: &[&[Line]], dots: 
     }
 }
 
-/// Compares a binary code with each shift of another; all are code words followed by as many mask words.
-///
-/// `shifted` holds one code after another, `found` takes one result for each.
-pub(crate) fn masked_differences(path: Path, code: &[u64], shifted: &[u64], found: &mut [MaskedDifference]) {
-    assert_eq!(shifted.len(), code.len() * found.len(), "one result per shift");
-    match path {
-        Path::Portable => masked_differences_body(code, shifted, found),
-        // SAFETY: `Path::detect` and `Path::available` give this path only where the processor has its features.
-        #[cfg(target_arch = "x86_64")]
-        Path::Avx2 => unsafe { x86::masked_differences_avx2(code, shifted, found) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Path::Avx512 => unsafe { x86::masked_differences_avx512(code, shifted, found) },
-    }
-}
-
-/// One body, compiled once for each path.
-#[inline(always)]
-fn masked_differences_body(code: &[u64], shifted: &[u64], found: &mut [MaskedDifference]) {
-    let words = code.len() / 2;
-    let (code, mask) = code.split_at(words);
-    for (other, into) in shifted.chunks_exact(2 * words).zip(found) {
-        let (other_code, other_mask) = other.split_at(words);
-        let (mut common, mut differing) = (0_u64, 0_u64);
-        for word in 0..words {
-            let overlap = mask[word] & other_mask[word];
-            // At most 65,536 bits: neither sum wraps, and unchecked additions let the loop run in parallel lanes.
-            common = common.wrapping_add(u64::from(overlap.count_ones()));
-            differing = differing.wrapping_add(u64::from(((code[word] ^ other_code[word]) & overlap).count_ones()));
-        }
-        *into = MaskedDifference { common: common as u32, differing: differing as u32 };
-    }
-}
-
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     //! Rows and probes are multiplied in tiles that fit the registers, so that each line loaded is used several times.
 
     use std::arch::x86_64::*;
 
-    use super::{Line, MaskedDifference, masked_differences_body};
-
-    #[target_feature(enable = "avx2,popcnt")]
-    pub(super) fn masked_differences_avx2(code: &[u64], shifted: &[u64], found: &mut [MaskedDifference]) {
-        masked_differences_body(code, shifted, found);
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vpopcntdq,popcnt")]
-    pub(super) fn masked_differences_avx512(code: &[u64], shifted: &[u64], found: &mut [MaskedDifference]) {
-        masked_differences_body(code, shifted, found);
-    }
+    use super::Line;
 
     /// Calls a tile kernel over all rows and probes: full tiles first, then single rows, then single probes.
     macro_rules! tiled {
@@ -344,7 +299,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::compare::MaskedDifference;
 
     /// Components as large as normalised embeddings permit: one long component, the others small.
     fn embedding(seed: &[i16]) -> Vec<i16> {
@@ -398,30 +352,6 @@ mod tests {
                 let mut dots = vec![i32::MIN; rows.len() * probes.len()];
                 dot_products(*path, &row_lines, &probe_lines, &mut dots);
                 prop_assert_eq!(&dots, &expected, "{:?}", path);
-            }
-        }
-
-        #[test]
-        fn every_path_counts_the_same_bits(
-            words in 1_usize..70,
-            shifts in 0_usize..6,
-            seed in prop::collection::vec(any::<u64>(), 512),
-        ) {
-            let code: Vec<u64> = seed.iter().cycle().take(2 * words).copied().collect();
-            let shifted: Vec<u64> = seed.iter().rev().cycle().take(2 * words * shifts).copied().collect();
-            let expected: Vec<MaskedDifference> = shifted
-                .chunks(2 * words)
-                .map(|other| {
-                    let overlap = |word: usize| code[words + word] & other[words + word];
-                    let common = (0..words).map(|word| overlap(word).count_ones()).sum();
-                    let differing = (0..words).map(|word| ((code[word] ^ other[word]) & overlap(word)).count_ones()).sum();
-                    MaskedDifference { common, differing }
-                })
-                .collect();
-            for path in Path::available() {
-                let mut found = vec![MaskedDifference::NONE; shifts];
-                masked_differences(*path, &code, &shifted, &mut found);
-                prop_assert_eq!(&found, &expected, "{:?}", path);
             }
         }
     }

@@ -42,6 +42,10 @@ mod stored;
 mod catalogue;
 mod search;
 
+// For the benchmark only.
+#[doc(hidden)]
+pub mod measured;
+
 pub use binary_code::BinaryCode;
 pub use catalogue::{
     Catalogue, CatalogueConfig, CatalogueSnapshot, CollectionStatus, FoundSegment, ResumeError,

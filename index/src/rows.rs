@@ -2,6 +2,7 @@
 //!
 //! What a row holds and how it is scanned lives in `embedding_rows` and `binary_rows`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 /// An enrolment's place in its gallery on one shard replica: dense, in the order of staging. Derived, so it differs
@@ -14,9 +15,12 @@ pub(crate) const ROWS_PER_BLOCK: usize = 64;
 
 /// Rows of equal width with strictly ascending ordinals. A clone shares every block; appending to a shared last block
 /// copies that one only. No `Debug`: it would print templates.
+///
+/// `LANES` rows lie side by side in a strip: each cell of a strip holds a part of all of them.
 #[derive(Clone)]
-pub(crate) struct RowBlocks<L> {
-    row_width: usize,
+pub(crate) struct RowBlocks<L, const LANES: usize = 1> {
+    /// Cells in a strip.
+    strip_width: usize,
     len: usize,
     /// All full but the last.
     blocks: Vec<Arc<Block<L>>>,
@@ -32,46 +36,67 @@ struct Block<L> {
 }
 
 impl<L: Copy> RowBlocks<L> {
-    pub(crate) fn new(row_width: usize) -> Self {
-        assert!(row_width > 0, "a row has at least one cell");
-        Self { row_width, len: 0, blocks: Vec::new() }
-    }
-
     /// Cells in a row.
     pub(crate) fn row_width(&self) -> usize {
-        self.row_width
+        self.strip_width
+    }
+
+    /// Appends a row. `fill` is the value of cells not written yet.
+    pub(crate) fn push(&mut self, ordinal: EnrolmentOrdinal, weight: u32, fill: L, cells: impl Iterator<Item = L>) {
+        self.push_lane(ordinal, weight, fill, |_, row| {
+            let mut written = 0;
+            for (into, cell) in row.iter_mut().zip(cells) {
+                *into = cell;
+                written += 1;
+            }
+            assert_eq!(written, row.len(), "a row fills its width");
+        });
+    }
+
+    pub(crate) fn cells(&self, row: usize) -> &[L] {
+        self.strip(row)
+    }
+}
+
+impl<L: Copy, const LANES: usize> RowBlocks<L, LANES> {
+    pub(crate) fn new(strip_width: usize) -> Self {
+        const { assert!(ROWS_PER_BLOCK.is_multiple_of(LANES), "a block has whole strips") };
+        assert!(strip_width > 0, "a row has at least one cell");
+        Self { strip_width, len: 0, blocks: Vec::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Appends a row. `fill` is the value of cells not written yet.
-    pub(crate) fn push(&mut self, ordinal: EnrolmentOrdinal, weight: u32, fill: L, cells: impl Iterator<Item = L>) {
+    /// Appends a row, which `write` puts into its lane of its strip. `fill` is the value of cells not written yet.
+    pub(crate) fn push_lane(
+        &mut self,
+        ordinal: EnrolmentOrdinal,
+        weight: u32,
+        fill: L,
+        write: impl FnOnce(usize, &mut [L]),
+    ) {
         assert!(self.last_ordinal().is_none_or(|last| last < ordinal), "ordinals ascend");
         if self.len.is_multiple_of(ROWS_PER_BLOCK) {
             self.blocks.push(Arc::new(Block {
                 ordinals: Vec::with_capacity(ROWS_PER_BLOCK),
                 weights: Vec::with_capacity(ROWS_PER_BLOCK),
-                cells: vec![fill; ROWS_PER_BLOCK * self.row_width].into_boxed_slice(),
+                cells: vec![fill; ROWS_PER_BLOCK / LANES * self.strip_width].into_boxed_slice(),
             }));
         }
         let block = Arc::make_mut(self.blocks.last_mut().expect("pushed above when there was none with room"));
-        let start = block.ordinals.len() * self.row_width;
-        let mut written = 0;
-        for (into, cell) in block.cells[start..start + self.row_width].iter_mut().zip(cells) {
-            *into = cell;
-            written += 1;
-        }
-        assert_eq!(written, self.row_width, "a row fills its width");
+        let (strip, lane) = (block.ordinals.len() / LANES, block.ordinals.len() % LANES);
+        write(lane, &mut block.cells[strip * self.strip_width..(strip + 1) * self.strip_width]);
         block.ordinals.push(ordinal);
         block.weights.push(weight);
         self.len += 1;
     }
 
-    pub(crate) fn cells(&self, row: usize) -> &[L] {
-        let start = row % ROWS_PER_BLOCK * self.row_width;
-        &self.block_of(row).cells[start..start + self.row_width]
+    /// The strip that a row lies in, in lane `row % LANES`.
+    pub(crate) fn strip(&self, row: usize) -> &[L] {
+        let start = row % ROWS_PER_BLOCK / LANES * self.strip_width;
+        &self.block_of(row).cells[start..start + self.strip_width]
     }
 
     pub(crate) fn weight(&self, row: usize) -> u32 {
@@ -101,22 +126,23 @@ impl<L: Copy> RowBlocks<L> {
         (row < self.len && self.ordinal(row) == ordinal).then_some(row)
     }
 
-    /// The cells of `rows`, a block's worth at a time, each with the number of its first row.
-    pub(crate) fn runs(&self, rows: std::ops::Range<usize>) -> impl Iterator<Item = (usize, &[L])> {
+    /// The strips that `rows` lie in, a block's worth at a time, each with those of `rows` that lie in them.
+    pub(crate) fn strips(&self, rows: Range<usize>) -> impl Iterator<Item = (Range<usize>, &[L])> {
         assert!(rows.end <= self.len, "rows exist");
         let blocks =
             if rows.is_empty() { 0..0 } else { rows.start / ROWS_PER_BLOCK..rows.end.div_ceil(ROWS_PER_BLOCK) };
         blocks.map(move |number| {
-            let first = rows.start.max(number * ROWS_PER_BLOCK);
-            let end = rows.end.min((number + 1) * ROWS_PER_BLOCK);
-            let (from, to) = (first - number * ROWS_PER_BLOCK, end - number * ROWS_PER_BLOCK);
-            (first, &self.blocks[number].cells[from * self.row_width..to * self.row_width])
+            let start = number * ROWS_PER_BLOCK;
+            let rows = rows.start.max(start)..rows.end.min(start + ROWS_PER_BLOCK);
+            let strips = (rows.start - start) / LANES..(rows.end - start).div_ceil(LANES);
+            (rows, &self.blocks[number].cells[strips.start * self.strip_width..strips.end * self.strip_width])
         })
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        let row_bytes = self.row_width * size_of::<L>() + size_of::<EnrolmentOrdinal>() + size_of::<u32>();
-        self.blocks.len() * (ROWS_PER_BLOCK * row_bytes + size_of::<Block<L>>())
+        let cells_bytes = ROWS_PER_BLOCK / LANES * self.strip_width * size_of::<L>();
+        let others_bytes = ROWS_PER_BLOCK * (size_of::<EnrolmentOrdinal>() + size_of::<u32>()) + size_of::<Block<L>>();
+        self.blocks.len() * (cells_bytes + others_bytes)
     }
 
     fn block_of(&self, row: usize) -> &Block<L> {

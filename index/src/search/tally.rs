@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use fixedbitset::FixedBitSet;
 
-use crate::binary_rows::ShiftedProbe;
+use crate::binary_rows::{Scratch, ShiftedProbe};
 use crate::catalogue::{Gallery, References};
 use crate::compare::Comparison;
 use crate::ids::EnrolmentId;
@@ -181,7 +181,7 @@ impl<'a> Tally<'a> {
                 let first = sealed.partition_point(|rows| rows.rows().last_ordinal() < Some(ordinal));
                 let rows = sealed.get(first).unwrap_or(growing);
                 let Some(row) = rows.rows().row_of(ordinal) else { return Ok(None) };
-                match rows.compare(row, &ShiftedProbe::new(rows.spec(), probe), &mut Vec::new()) {
+                match rows.compare(row, &ShiftedProbe::new(rows.spec(), probe), &mut Scratch::default()) {
                     Comparison::Score(score) => Ok(Some(score)),
                     Comparison::NotComparable => Ok(None),
                 }
