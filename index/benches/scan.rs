@@ -133,7 +133,7 @@ fn measure_binary_kernel() {
                 2 * shifts_max + 1,
                 millions(&to_the_end),
                 millions(&as_it_is),
-                100.0 * as_it_is.decided_early()
+                100.0 * as_it_is.decided_early(path)
             );
         }
     }

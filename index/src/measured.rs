@@ -60,9 +60,9 @@ impl MeasuredScan {
         (comparable, reaching)
     }
 
-    /// The share of the work, in tiles of strips and shifts, that ends before all bits are counted.
-    pub fn decided_early(&self) -> f64 {
-        let path = Path::detect();
+    /// The share of the work of a path, in tiles of strips and shifts, that ends before all bits are counted.
+    pub fn decided_early(&self, path: usize) -> f64 {
+        let path = Path::available()[path];
         let shares = self.probes.iter().map(|probe| self.rows.decided_early(path, probe));
         shares.sum::<f64>() / self.probes.len() as f64
     }

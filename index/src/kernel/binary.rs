@@ -3,6 +3,7 @@
 //!
 //! In a strip the codes lie side by side, so that every lane of a register counts for one code and nothing is ever added up across
 //! lanes. Per word of eight codes and shift that is two operations for the bits, two counts and two additions.
+//! Adding bits up before they are counted pays where counting is a lookup (AVX2), and costs a tenth where it is an instruction (AVX-512).
 
 use super::Path;
 use crate::compare::{MaskedDifference, ReachRule};
