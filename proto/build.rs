@@ -6,6 +6,7 @@ use prost::Message as _;
 
 const FILES: &[&str] = &[
     "semel/v1/biometric.proto",
+    "semel/v1/priority.proto",
     "semel/v1/enrolment.proto",
     "semel/v1/identification.proto",
     "semel/v1/gallery.proto",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use semel_client::Identification;
 use semel_files::{Record, names};
-use semel_proto::v1::{CompleteIdentification, IdentifyRequest, VerifyRequest, VerifyResponse};
+use semel_proto::v1::{CompleteIdentification, IdentifyRequest, Priority, VerifyRequest, VerifyResponse};
 use serde_json::json;
 
 use crate::connect::ClientArguments;
@@ -100,6 +100,8 @@ pub(crate) async fn identify(arguments: IdentifyArguments) -> anyhow::Result<Exi
             references: probe.references,
             purpose: arguments.purpose.clone(),
             wait_ms: arguments.wait_ms,
+            // One probe at a time, and somebody reads what is found.
+            priority: Priority::Interactive.into(),
         };
         match client.identify(request).await? {
             Identification::Complete(complete) => {

@@ -41,7 +41,7 @@ pub struct CoordinatorConfig {
     pub replicas: u32,
     /// The raft tick in milliseconds, 10 to 1,000.
     pub tick_ms: u64,
-    /// Enrolments in work at once, 1 to 65,536; more are refused with a hint to retry.
+    /// Enrolments and searches in work at once, 1 to 65,536; more are refused with a hint to retry. Bulk leaves an eighth to interactive ones.
     pub enrolments_max: usize,
     /// Unanswered items of one stream, 1 to 4,096; a stream that has more is not read until answers left.
     pub stream_items_max: usize,

@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use semel_coordinator_wire::{self as convert, Garbled};
-use semel_index::{EnrolmentId, GalleryId, KeyVersion, PolicyVersion, ShardId, shard_of};
+use semel_index::{EnrolmentId, GalleryId, KeyVersion, PolicyVersion, Priority, ShardId, shard_of};
 use semel_proto::internal::v1 as wire;
 use semel_telemetry::{Instrument as _, traced};
 use semel_workflow::{
@@ -36,6 +36,7 @@ impl Front {
         &self,
         (mut workflow, first): (EnrolmentWorkflow<wire::Command>, Vec<Effect>),
         miss_budget_ppb: u32,
+        priority: Priority,
         deadline: Instant,
     ) -> Outcome {
         let key = (workflow.gallery().clone(), workflow.enrolment_id().clone());
@@ -62,7 +63,8 @@ impl Front {
                         let shards: Vec<u32> = shards.iter().map(|shard| shard.0).collect();
                         let (span, _) =
                             searching.get_or_insert_with(|| (traced!("search"), self.metrics.search.start()));
-                        for replies in span.in_scope(|| self.nodes.search(&probe, &shards, searches, deadline)) {
+                        let asked = span.in_scope(|| self.nodes.search(&probe, &shards, searches, priority, deadline));
+                        for replies in asked {
                             calls.push(Box::pin(async { replies.await.into_iter().map(searched).collect() }));
                         }
                         searches += 1;
@@ -99,7 +101,9 @@ impl Front {
         let miss_budget_ppb = policy.policy.miss_budget_ppb();
         let pinned = Pinned::new(policy, record.key_version, references)?;
         let shards = self.shards().ok_or(ResumeError::PolicyUnknown)?;
-        Ok(self.drive(EnrolmentWorkflow::resume(shards, record, pinned), miss_budget_ppb, deadline).await)
+        // Whoever asked for it has gone.
+        let priority = Priority::Bulk;
+        Ok(self.drive(EnrolmentWorkflow::resume(shards, record, pinned), miss_budget_ppb, priority, deadline).await)
     }
 
     async fn stage(&self, home: ShardId, command: Arc<StageCommand>) -> Vec<Event> {

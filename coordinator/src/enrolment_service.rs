@@ -92,7 +92,8 @@ async fn enrol_one(
     call_timeout: Option<Duration>,
 ) -> Result<public::EnrolResponse, ClientError> {
     let deadline = answer_by(request.wait_ms, call_timeout)?;
-    let _place = front.admit().ok_or(ClientError::Overloaded { retry_after_ms: OVERLOAD_RETRY_MS })?;
+    let priority = convert::priority_from(request.priority);
+    let _place = front.admit(priority).ok_or(ClientError::Overloaded { retry_after_ms: OVERLOAD_RETRY_MS })?;
     let gallery = front.gallery(&request.gallery, deadline).await?;
     let request = convert::enrolment_request(request);
     let enrolment = validate_enrolment(request, &gallery.policy.policy)?;
@@ -102,7 +103,7 @@ async fn enrol_one(
     let policy = Arc::clone(&gallery.policy);
     let miss_budget_ppb = policy.policy.miss_budget_ppb();
     let prepared = prepare(&enrolment, policy, &keys.rotations, &keys.digest, now_ms);
-    let outcome = front.drive(EnrolmentWorkflow::begin(shards, prepared), miss_budget_ppb, deadline).await;
+    let outcome = front.drive(EnrolmentWorkflow::begin(shards, prepared), miss_budget_ppb, priority, deadline).await;
     answer(outcome, enrolment.enrolment_id())
 }
 

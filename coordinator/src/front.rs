@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use semel_index::{GalleryId, KeyVersion, PolicyVersion, ShardCount};
+use semel_index::{GalleryId, KeyVersion, PolicyVersion, Priority, ShardCount};
+use semel_raft_host::{Place, Places};
 use semel_workflow::{ContentDigestKey, GalleryRecord, MetadataView, Rotations, VersionedPolicy};
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 
 use crate::introductions::Introductions;
@@ -52,8 +53,7 @@ pub(crate) struct Front {
     pub(crate) obligations: ObligationInbox,
     stopping: watch::Receiver<Option<Instant>>,
     pub(crate) metrics: CoordinatorMetrics,
-    places: Arc<Semaphore>,
-    enrolments_max: usize,
+    places: Places,
     keys: Mutex<HashMap<(GalleryId, KeyVersion), KeyCell>>,
 }
 
@@ -74,8 +74,7 @@ impl Front {
             obligations,
             stopping,
             metrics: CoordinatorMetrics::default(),
-            places: Arc::new(Semaphore::new(enrolments_max)),
-            enrolments_max,
+            places: Places::new(enrolments_max, Priority::Bulk.share_of(enrolments_max)),
             keys: Mutex::default(),
         })
     }
@@ -103,15 +102,21 @@ impl Front {
         }
     }
 
-    /// A place among the enrolments and searches in work; `None` if all are taken.
-    pub(crate) fn admit(&self) -> Option<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        place.inspect_err(|_| _ = self.metrics.refused.inc()).ok()
+    /// A place among the enrolments and searches in work; `None` if all are taken that the priority may take.
+    pub(crate) fn admit(&self, priority: Priority) -> Option<Place> {
+        let place = match priority {
+            Priority::Interactive => self.places.take_interactive(),
+            Priority::Bulk => self.places.take_bulk(),
+        };
+        if place.is_none() {
+            self.metrics.refused.inc();
+        }
+        place
     }
 
-    /// Enrolments and searches in work.
-    pub(crate) fn in_work(&self) -> u64 {
-        (self.enrolments_max - self.places.available_permits()) as u64
+    /// Enrolments and searches in work, by priority.
+    pub(crate) fn in_work(&self) -> [(&'static str, u64); 2] {
+        self.places.taken()
     }
 
     /// Whether the cluster is founded, and this coordinator's view of it current as far as it knows.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use semel_coordinator_wire as convert;
-use semel_index::{Comparison, ShardId, compare};
+use semel_index::{Comparison, Priority, ShardId, compare};
 use semel_proto::v1 as public;
 use semel_proto::v1::identification_service_server::IdentificationService;
 use semel_telemetry::{Instrument as _, continued, traced};
@@ -54,7 +54,8 @@ async fn identify(
     deadline: Instant,
 ) -> Result<public::IdentifyResponse, ClientError> {
     use public::identify_response::Outcome;
-    let _place = front.admit().ok_or(ClientError::Overloaded { retry_after_ms: OVERLOAD_RETRY_MS })?;
+    let priority = convert::priority_from(request.priority);
+    let _place = front.admit(priority).ok_or(ClientError::Overloaded { retry_after_ms: OVERLOAD_RETRY_MS })?;
     let gallery = front.gallery(&request.gallery, deadline).await?;
     if !gallery.policy.policy.identification_allowed() {
         return Err(ClientError::IdentificationNotAllowed(request.gallery));
@@ -74,7 +75,7 @@ async fn identify(
     for attempt in 0.. {
         let asked: Vec<u32> = missing.iter().map(|shard| shard.0).collect();
         let mut replies: FuturesUnordered<_> =
-            front.nodes.search(&probe, &asked, attempt, deadline).into_iter().collect();
+            front.nodes.search(&probe, &asked, attempt, priority, deadline).into_iter().collect();
         while let Ok(Some(replies)) = tokio::time::timeout_at(deadline, replies.next()).await {
             replies.into_iter().for_each(|reply| take_in(&mut gather, reply));
         }
@@ -117,7 +118,8 @@ async fn verify(
     request: public::VerifyRequest,
     deadline: Instant,
 ) -> Result<public::VerifyResponse, ClientError> {
-    let _place = front.admit().ok_or(ClientError::Overloaded { retry_after_ms: OVERLOAD_RETRY_MS })?;
+    let _place =
+        front.admit(Priority::Interactive).ok_or(ClientError::Overloaded { retry_after_ms: OVERLOAD_RETRY_MS })?;
     let (name, enrolment_id) = names(&request.gallery, &request.enrolment_id)?;
     let gallery = front.gallery(&request.gallery, deadline).await?;
     let probe = pinned(front, &gallery, request.references, deadline).await?;

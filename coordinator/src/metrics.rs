@@ -125,7 +125,8 @@ fn failure(error: &ClientError) -> &'static str {
 /// The cluster as this coordinator knows it.
 fn cluster(families: &mut Families<'_>, front: &Front) -> fmt::Result {
     let status = cluster_service::status(front);
-    families.gauge("semel_coordinator_places_taken", "Enrolments and searches in work", front.in_work())?;
+    let name = "semel_coordinator_places_taken";
+    families.gauges(name, "Enrolments and searches in work", "priority", front.in_work())?;
     let leads = u64::from(front.metadata.leads());
     families.gauge("semel_coordinator_leads", "Whether this coordinator leads the metadata group", leads)?;
     families.gauge("semel_cluster_coordinators", "Coordinators that registered", status.coordinators.len() as u64)?;

@@ -40,6 +40,7 @@ mod stored;
 
 // What one shard replica's searches can find, and how they find it.
 mod catalogue;
+mod priority;
 mod search;
 
 // For the benchmark only.
@@ -59,6 +60,7 @@ pub use ids::{
     EnrolmentId, GalleryId, InvalidId, KeyVersion, PolicyVersion, SHARDS_MAX, ShardCount, ShardId, shard_of,
 };
 pub use planted::{Direction, Planted, Planter, WINDOW_MICROS};
+pub use priority::Priority;
 pub use proportion::{Interval, Proportion};
 pub use rows::EnrolmentOrdinal;
 pub use score::ComparisonScore;

@@ -58,7 +58,7 @@ pub struct NodeConfig {
     pub recall_audit_permille: u32,
     /// The raft tick in milliseconds, 10 to 1,000. An election starts after 20 to 39 ticks without a leader.
     pub tick_ms: u64,
-    /// Searches (requests of coordinators) that may wait or run at once, 1 to 65,536; more are refused.
+    /// Searches (requests of coordinators) that may wait or run at once, 1 to 65,536; more are refused. Bulk leaves an eighth to interactive ones.
     pub searches_max: usize,
     /// The largest request taken, in bytes, 65,536 to 268,435,456.
     pub request_bytes_max: usize,

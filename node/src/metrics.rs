@@ -96,7 +96,8 @@ impl NodeMetrics {
         ];
         counters.into_iter().for_each(|(name, help, counter)| monitor.counter(name, help, counter));
         monitor.collect(move |families| {
-            families.gauge("semel_node_searches_in_flight", "Search requests that wait or run", pool.in_flight())?;
+            let name = "semel_node_searches_in_flight";
+            families.gauges(name, "Search requests that wait or run", "priority", pool.in_flight())?;
             audit.show(families)?;
             catalogues(families, &replicas)?;
             segment_files(families, replicas.cache_metrics())

@@ -1,4 +1,5 @@
-//! The search of several shards for several probes: barriers first, then scans on the search pool, shared by what waits together.
+//! The search of several shards for several probes: barriers first, then scans on the search pool, shared by what waits together,
+//! interactive searches first.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
-use semel_index::{SearchProbe, ShardSearch};
+use semel_index::{Priority, SearchProbe, ShardSearch};
 use semel_raft::{BarrierError, LogIndex};
-use semel_raft_host::HostHandle;
-use semel_shard::{Joined, ScanQueue, ScanQueueFull, ShardMachine, SharedScan};
+use semel_raft_host::{HostHandle, Place, Places};
+use semel_shard::{Joined, ScanOrder, ScanQueue, ScanQueueFull, ShardMachine, SharedScan};
 use semel_telemetry::traced;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::metrics::NodeMetrics;
 use crate::recall_audit::RecallAudit;
@@ -47,7 +48,7 @@ pub(crate) enum SearchError {
     GivenUp,
 }
 
-/// Every request that may search at once is full.
+/// Every place is taken, or every one that bulk may take.
 #[derive(Debug, thiserror::Error)]
 #[error("too many searches wait (the limit is `searches_max`)")]
 pub(crate) struct TooManySearches;
@@ -61,8 +62,8 @@ pub(crate) struct ShardAnswers {
 /// Runs searches on a pool of threads of their own, so that neither gRPC nor raft waits for a scan.
 pub(crate) struct SearchPool {
     threads: rayon::ThreadPool,
-    requests: Arc<Semaphore>,
-    requests_max: usize,
+    asked_for: Arc<ScansAskedFor>,
+    places: Places,
     metrics: Arc<NodeMetrics>,
     audit: Arc<RecallAudit>,
 }
@@ -80,17 +81,22 @@ impl SearchPool {
             // The scan's sender is dropped, which its shard reports. Without a handler the whole node would abort.
             .panic_handler(|_| tracing::error!("a scan panicked; its shard counts as silent"))
             .build()?;
-        Ok(Self { threads, requests: Arc::new(Semaphore::new(requests_max)), requests_max, metrics, audit })
+        let places = Places::new(requests_max, Priority::Bulk.share_of(requests_max));
+        Ok(Self { threads, asked_for: Arc::default(), places, metrics, audit })
     }
 
-    /// Requests that wait or run.
-    pub(crate) fn in_flight(&self) -> u64 {
-        (self.requests_max - self.requests.available_permits()) as u64
+    /// Requests that wait or run, by priority.
+    pub(crate) fn in_flight(&self) -> [(&'static str, u64); 2] {
+        self.places.taken()
     }
 
     /// A place among the searches that may wait or run; refused rather than queued without bound.
-    pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, TooManySearches> {
-        Arc::clone(&self.requests).try_acquire_owned().map_err(|_| TooManySearches)
+    pub(crate) fn admit(&self, priority: Priority) -> Result<Place, TooManySearches> {
+        let place = match priority {
+            Priority::Interactive => self.places.take_interactive(),
+            Priority::Bulk => self.places.take_bulk(),
+        };
+        place.ok_or(TooManySearches)
     }
 
     /// Searches several shards. A scan begins only once the shard's catalogue has reached a barrier that began after the call, and is
@@ -99,6 +105,7 @@ impl SearchPool {
         &self,
         host: &HostHandle<ShardMachine>,
         shards: &[Arc<HostedShard>],
+        priority: Priority,
         probes: Arc<Vec<SearchProbe>>,
     ) -> Vec<Result<ShardAnswers, SearchError>> {
         let given_up = GivenUp::default();
@@ -114,7 +121,7 @@ impl SearchPool {
                 // A shard without a leader must not hold up the answers of the others.
                 let barrier =
                     tokio::time::timeout(CURRENT_WITHIN, current).await.map_err(|_| SearchError::NotCurrent)??;
-                self.scan(shard, barrier, probes, flag).await
+                self.scan(shard, priority, barrier, probes, flag).await
             }
         }))
         .await
@@ -124,6 +131,7 @@ impl SearchPool {
     async fn scan(
         &self,
         shard: &Arc<HostedShard>,
+        priority: Priority,
         barrier: LogIndex,
         probes: Arc<Vec<SearchProbe>>,
         given_up: Arc<AtomicBool>,
@@ -132,15 +140,42 @@ impl SearchPool {
         let count = probes.len();
         // Of this request, from now until it is answered, though its scan may be shared.
         let span = traced!("scan", shard = shard.shard.0, probes = count);
-        let joined = shard.scans.lock().join(barrier, count, WaitingSearch { probes, given_up, reply, _span: span })?;
-        match joined {
+        let search = WaitingSearch { probes, given_up, reply, _span: span };
+        self.join(shard, priority, barrier, count, search)?;
+        answer.await.unwrap_or(Err(SearchError::Panicked))
+    }
+
+    fn join(
+        &self,
+        shard: &Arc<HostedShard>,
+        priority: Priority,
+        barrier: LogIndex,
+        probes: usize,
+        search: WaitingSearch,
+    ) -> Result<(), ScanQueueFull> {
+        // Held until the scan is in line, so that whoever hastens it finds it there.
+        let mut scans = shard.scans.lock();
+        match scans.join(priority, barrier, probes, search)? {
             Joined::AskForScan => {
-                let (shard, metrics, audit) = (Arc::clone(shard), Arc::clone(&self.metrics), Arc::clone(&self.audit));
-                self.threads.spawn_fifo(move || run_scan(&shard, &metrics, &audit));
+                self.asked_for.lock().ask(priority, Arc::clone(shard));
+                let (asked_for, metrics) = (Arc::clone(&self.asked_for), Arc::clone(&self.metrics));
+                let audit = Arc::clone(&self.audit);
+                self.threads.spawn_fifo(move || run_scan(&asked_for, &metrics, &audit));
             }
+            Joined::HastenScan => self.asked_for.lock().hasten(|other| Arc::ptr_eq(other, shard)),
             Joined::Waits => {}
         }
-        answer.await.unwrap_or(Err(SearchError::Panicked))
+        Ok(())
+    }
+}
+
+/// The scans that wait for a thread of the pool, which has one job for each. Locked after a shard's searches, where both are.
+#[derive(Default)]
+struct ScansAskedFor(Mutex<ScanOrder<Arc<HostedShard>>>);
+
+impl ScansAskedFor {
+    fn lock(&self) -> std::sync::MutexGuard<'_, ScanOrder<Arc<HostedShard>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -179,18 +214,21 @@ impl WaitingSearch {
     }
 }
 
-/// Runs one scan for the searches that wait, on a thread of the pool.
-fn run_scan(shard: &Arc<HostedShard>, metrics: &Arc<NodeMetrics>, audit: &Arc<RecallAudit>) {
+/// Runs the scan that is next, for the searches that wait for it, on a thread of the pool.
+fn run_scan(asked_for: &Arc<ScansAskedFor>, metrics: &Arc<NodeMetrics>, audit: &Arc<RecallAudit>) {
+    let next = asked_for.lock().begin();
+    let shard = next.expect("one scan waits for each job of the pool");
     let mut scans = shard.scans.lock();
     // While nobody can join: a moment taken before may be older than the barrier of somebody who has joined since.
     let moment = shard.view.moment();
     let SharedScan { searches, behind, ask_for_scan } =
         scans.begin(moment.searchable_index(), WaitingSearch::is_wanted);
-    drop(scans);
-    if ask_for_scan {
-        let (shard, metrics, audit) = (Arc::clone(shard), Arc::clone(metrics), Arc::clone(audit));
-        rayon::spawn_fifo(move || run_scan(&shard, &metrics, &audit));
+    if let Some(priority) = ask_for_scan {
+        asked_for.lock().ask(priority, Arc::clone(&shard));
+        let (asked_for, metrics, audit) = (Arc::clone(asked_for), Arc::clone(metrics), Arc::clone(audit));
+        rayon::spawn_fifo(move || run_scan(&asked_for, &metrics, &audit));
     }
+    drop(scans);
     behind.into_iter().for_each(|search| search.answer(Err(SearchError::NotCurrent)));
     let probes: Cow<'_, [SearchProbe]> = match searches.as_slice() {
         [] => return,

@@ -114,8 +114,8 @@ impl ShardServer {
             return Err(CallError::invalid("probes", format!("must hold 1 to {PROBES_PER_REQUEST_MAX}")));
         }
         let probes = request.probes.into_iter().map(convert::probe).collect::<Result<Vec<_>, _>>()?;
-        let probes = Arc::new(probes);
-        let _place = self.pool.admit().inspect_err(|_| self.metrics.search_refused())?;
+        let (probes, priority) = (Arc::new(probes), convert::priority(request.priority));
+        let _place = self.pool.admit(priority).inspect_err(|_| self.metrics.search_refused())?;
         let _timer = self.metrics.search(probes.len());
         let (hosted, missing): (Vec<_>, Vec<_>) =
             request.shards.iter().map(|&shard| self.replicas.get(shard).ok_or(shard)).partition(Result::is_ok);
@@ -125,7 +125,7 @@ impl ShardServer {
                 hosted.view.searched_under(&probe.gallery, reference);
             }
         }
-        let answers = self.pool.search(self.replicas.host(), &hosted, Arc::clone(&probes)).await;
+        let answers = self.pool.search(self.replicas.host(), &hosted, priority, Arc::clone(&probes)).await;
         let mut results: Vec<wire::ShardResult> = hosted
             .iter()
             .zip(answers)

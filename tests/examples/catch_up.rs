@@ -99,7 +99,7 @@ async fn search(sandbox: &Sandbox, number: u64) -> Duration {
         gallery: GALLERY.to_owned(),
         references: vec![requests::embedding_reference(Modality::Face, &template(u64::MAX - number))],
         purpose: "measurement".to_owned(),
-        wait_ms: 0,
+        ..Default::default()
     };
     let begun = Instant::now();
     let answer = sandbox.identification().identify(request).await.expect("an answer").into_inner();

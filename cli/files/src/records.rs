@@ -44,6 +44,7 @@ impl Record {
             references: self.references,
             provenance: self.provenance,
             wait_ms,
+            ..EnrolRequest::default()
         }
     }
 }

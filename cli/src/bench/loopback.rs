@@ -109,6 +109,7 @@ impl Loopback {
                 references: vec![requests::embedding_reference(Modality::Face, &probe(place))],
                 purpose: "benchmark".to_owned(),
                 wait_ms: WAIT_MS,
+                ..Default::default()
             };
             IdentificationServiceClient::new(channel).identify(request).await.map(tonic::Response::into_inner)
         })

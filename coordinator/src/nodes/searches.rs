@@ -1,4 +1,5 @@
-//! Searches of nodes: probes that wait for one node travel in requests that they share.
+//! Searches of nodes: probes of one priority that wait for one node travel in requests that they share. Those of the other priority
+//! neither hold them up nor travel with them: which go first is for the node to say, which knows of every coordinator's.
 
 mod pace;
 
@@ -10,7 +11,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use pace::Paces;
 use semel_coordinator_wire::ProbeReply;
-use semel_index::ShardId;
+use semel_index::{Priority, ShardId};
 use semel_proto::internal::v1 as wire;
 use semel_proto::internal::v1::shard_result::Outcome;
 use semel_telemetry::{Instrument as _, follow_callers, traced};
@@ -24,9 +25,9 @@ use super::{ATTEMPT_TELLING, Nodes, within};
 
 /// Probes that travel in one request.
 const PROBES_PER_REQUEST_MAX: usize = 64;
-/// Probes that may wait for one node.
-const PROBES_QUEUED_MAX: usize = 16_384;
-/// Search requests on their way to one node at once; the second follows only once a full one waits. A scan reads every row, and a
+/// Probes of one priority that may wait for one node.
+const PROBES_QUEUED_MAX: usize = 8_192;
+/// Search requests of one priority on their way to one node at once; the second follows only once a full one waits. A scan reads every row, and a
 /// request asks every shard for a barrier, whatever the number of probes, so two half-full requests cost much more than a full one.
 const REQUESTS_PER_NODE_MAX: usize = 2;
 /// So many more full requests must wait for a node than for another before the other is asked for its shards. Probes share a request
@@ -56,8 +57,39 @@ struct Job {
 /// What is known of the nodes that are searched.
 #[derive(Default)]
 pub(super) struct Searched {
+    interactive: Lane,
+    bulk: Lane,
+}
+
+/// What is known of them for one priority: how long they take depends on it.
+#[derive(Default)]
+struct Lane {
     queues: Mutex<HashMap<String, SearchQueue>>,
     paces: Mutex<Paces>,
+}
+
+impl Searched {
+    fn lane(&self, priority: Priority) -> &Lane {
+        match priority {
+            Priority::Interactive => &self.interactive,
+            Priority::Bulk => &self.bulk,
+        }
+    }
+}
+
+impl Lane {
+    /// How reluctantly each node is asked, of those that are not asked as any other.
+    fn burdens(&self) -> HashMap<String, usize> {
+        let now = Instant::now();
+        let paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
+        let searches = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let burden = |(address, queue): (&String, &SearchQueue)| {
+            let waiting = queue.outstanding.load(Ordering::Relaxed) / (REQUESTS_AHEAD_MAX * PROBES_PER_REQUEST_MAX);
+            let burden = if paces.is_slow(address, now) { SLOW } else { waiting };
+            (burden > 0).then(|| (address.clone(), burden))
+        };
+        searches.iter().filter_map(burden).collect()
+    }
 }
 
 /// The probes that wait for one node.
@@ -105,9 +137,10 @@ impl Nodes {
         probe: &wire::SearchProbe,
         shards: &[u32],
         attempt: usize,
+        priority: Priority,
         deadline: Instant,
     ) -> Vec<impl Future<Output = Vec<ShardReply>> + Send + use<>> {
-        let burdens = self.burdens();
+        let burdens = self.searched.lane(priority).burdens();
         let mut shares =
             self.routes.for_search(shards, attempt, |address| burdens.get(address).copied().unwrap_or_default());
         let routed: HashSet<u32> = shares.iter().flat_map(|(_, shards)| shards.iter().copied()).collect();
@@ -121,7 +154,7 @@ impl Nodes {
             let refused = if address.is_empty() {
                 Some("the shard is not placed yet")
             } else {
-                let SearchQueue { jobs, outstanding } = self.search_queue(&address);
+                let SearchQueue { jobs, outstanding } = self.search_queue(&address, priority);
                 let _outstanding = Outstanding::count(&outstanding);
                 let span = tracing::Span::current();
                 let (shards, probe) = (shards.clone(), probe.clone());
@@ -143,33 +176,20 @@ impl Nodes {
         asked.collect()
     }
 
-    fn search_queue(self: &Arc<Self>, address: &str) -> SearchQueue {
-        let mut searches = self.searched.queues.lock().unwrap_or_else(PoisonError::into_inner);
+    fn search_queue(self: &Arc<Self>, address: &str, priority: Priority) -> SearchQueue {
+        let mut searches = self.searched.lane(priority).queues.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(queue) = searches.get(address) {
             return queue.clone();
         }
         let (jobs, receiver) = mpsc::channel(PROBES_QUEUED_MAX);
-        tokio::spawn(Arc::clone(self).run_searches(address.to_owned(), receiver));
+        tokio::spawn(Arc::clone(self).run_searches(address.to_owned(), priority, receiver));
         let queue = SearchQueue { jobs, outstanding: Arc::default() };
         searches.insert(address.to_owned(), queue.clone());
         queue
     }
 
-    /// How reluctantly each node is asked, of those that are not asked as any other.
-    fn burdens(&self) -> HashMap<String, usize> {
-        let now = Instant::now();
-        let paces = self.searched.paces.lock().unwrap_or_else(PoisonError::into_inner);
-        let searches = self.searched.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        let burden = |(address, queue): (&String, &SearchQueue)| {
-            let waiting = queue.outstanding.load(Ordering::Relaxed) / (REQUESTS_AHEAD_MAX * PROBES_PER_REQUEST_MAX);
-            let burden = if paces.is_slow(address, now) { SLOW } else { waiting };
-            (burden > 0).then(|| (address.clone(), burden))
-        };
-        searches.iter().filter_map(burden).collect()
-    }
-
     /// Sends the probes that wait for one node: as they come while the node is idle, together while it is busy.
-    async fn run_searches(self: Arc<Self>, address: String, mut jobs: mpsc::Receiver<Job>) {
+    async fn run_searches(self: Arc<Self>, address: String, priority: Priority, mut jobs: mpsc::Receiver<Job>) {
         let mut gathering = Gathering::new(Instant::now());
         let mut sent = JoinSet::new();
         loop {
@@ -178,7 +198,7 @@ impl Nodes {
                 let span = traced!("search_request", otel.kind = "client", probes);
                 let span = follow_callers(span, batch.iter().map(|job| &job.span));
                 let sending = async move {
-                    nodes.search_node(&address, batch).await;
+                    nodes.search_node(&address, priority, batch).await;
                     (probes, begun.elapsed())
                 };
                 sent.spawn(sending.instrument(span));
@@ -201,7 +221,7 @@ impl Nodes {
         }
     }
 
-    async fn search_node(&self, address: &str, mut batch: Vec<Job>) {
+    async fn search_node(&self, address: &str, priority: Priority, mut batch: Vec<Job>) {
         batch.retain(|job| !job.reply.is_closed());
         let Some(deadline) = batch.iter().map(|job| job.deadline).max() else { return };
         // The node hears how long somebody waits for it, and stops with the last of them.
@@ -212,6 +232,7 @@ impl Nodes {
             cluster_id: self.cluster_id(),
             shards: shards.clone(),
             probes: batch.iter_mut().map(|job| std::mem::take(&mut job.probe)).collect(),
+            priority: semel_coordinator_wire::priority(priority).into(),
         };
         let answered = match self.client(address) {
             Ok(mut client) => {
@@ -238,7 +259,7 @@ impl Nodes {
                 // A node that cannot search says so at once, which is no pace.
                 let searched = |result: &wire::ShardResult| matches!(result.outcome, Some(Outcome::Answer(_)));
                 if response.results.iter().all(searched) {
-                    let mut paces = self.searched.paces.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut paces = self.searched.lane(priority).paces.lock().unwrap_or_else(PoisonError::into_inner);
                     paces.answered(address, begun.elapsed(), Instant::now());
                 }
                 hand_out(batch, response);

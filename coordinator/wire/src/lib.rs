@@ -8,8 +8,8 @@
 
 use bytes::Bytes;
 use semel_index::{
-    BinaryCodeSpec, ComparisonScore, EnrolmentId, GalleryId, KeyVersion, PolicyVersion, ShardId, Slot, Template,
-    TemplateSpec,
+    BinaryCodeSpec, ComparisonScore, EnrolmentId, GalleryId, KeyVersion, PolicyVersion, Priority, ShardId, Slot,
+    Template, TemplateSpec,
 };
 use semel_proto::internal::v1 as wire;
 use semel_proto::v1 as public;
@@ -44,6 +44,14 @@ pub fn enrolment_request(request: public::EnrolRequest) -> domain::EnrolmentRequ
             // Recorded alike, so an empty one and none are the same content.
             .filter(|provenance| *provenance != public::Provenance::default())
             .map(provenance_from),
+    }
+}
+
+/// The priority that a client asks for. One that is not known counts as interactive: nobody at a desk is to wait because of a version.
+pub fn priority_from(priority: i32) -> Priority {
+    match public::Priority::try_from(priority) {
+        Ok(public::Priority::Bulk) => Priority::Bulk,
+        Ok(public::Priority::Interactive | public::Priority::Unspecified) | Err(_) => Priority::Interactive,
     }
 }
 
@@ -137,6 +145,14 @@ pub fn settle(settle: &domain::SettleCommand) -> wire::Command {
         shards_count: settle.shards_count.get(),
     });
     wire::Command { command: Some(command) }
+}
+
+/// The priority of a search.
+pub fn priority(priority: Priority) -> public::Priority {
+    match priority {
+        Priority::Interactive => public::Priority::Interactive,
+        Priority::Bulk => public::Priority::Bulk,
+    }
 }
 
 /// The probe of a search.

@@ -3,7 +3,7 @@
 //!
 //! Lives here: [`Database`] and [`GroupStore`] (rows), [`Host`] (the thread and its owner), [`HostHandle`] (what servers
 //! call), [`SnapshotServer`] (rows of a replica from another process), [`Transport`] (where messages leave; [`GrpcTransport`] between processes), and what every process with a host also
-//! needs: [`server`], [`settings`]. Does not live here: raft itself (`semel-raft`), what is replicated, and the services that
+//! needs: [`server`], [`settings`], [`Places`]. Does not live here: raft itself (`semel-raft`), what is replicated, and the services that
 //! the crates with hosts offer.
 
 mod database;
@@ -24,6 +24,7 @@ mod envelope;
 mod loopback;
 mod grpc;
 mod late_routes;
+mod places;
 pub mod server;
 pub mod settings;
 pub mod metrics;
@@ -47,6 +48,7 @@ pub use late_routes::{Opener, late_routes};
 pub use loopback::LoopbackTransport;
 pub use metrics::HostMetrics;
 pub use opening::AddGroupError;
+pub use places::{Place, Places};
 pub use publisher::{Discard, Publisher};
 pub use snapshot::{OutgoingSnapshot, SNAPSHOT_MESSAGE_BYTES_MAX, SnapshotServer};
 pub use status::GroupStatus;

@@ -24,8 +24,10 @@ mod transition;
 
 // What is read.
 mod replay;
+mod scan_order;
 mod scan_queue;
 mod search_view;
+mod turns;
 mod view;
 
 // What is kept.
@@ -49,9 +51,11 @@ pub use obligation::{Obligation, ObligationId};
 pub use publication::{Publication, Totals};
 pub use receipt::{Receipt, Refusal};
 pub use replay::replay_catalogue;
+pub use scan_order::ScanOrder;
 pub use scan_queue::{Joined, ScanQueue, ScanQueueFull, SharedScan};
 pub use search_view::{SearchError, SearchMoment, SearchView};
 pub use table::{AUDIT, CASES, COUNTS, ENROLMENTS, LINKS, OBLIGATIONS, PENDING, REFERENCES, TABLES, VERDICTS};
+pub use turns::BULK_EVERY;
 pub use verdict::{Candidate, ComparisonRecord, Coverage, ShardCoverage, Verdict, VerdictKind};
 pub use view::{
     PendingEnrolment, audit, case, cases, counts, counts_of, digest, enrolment, history, obligations,

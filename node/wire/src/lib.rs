@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use semel_index::{
-    BinaryCodeSpec, ComparisonScore, EnrolmentId, GalleryId, KeyVersion, MISS_BUDGET_PPB_MAX, PolicyVersion,
+    BinaryCodeSpec, ComparisonScore, EnrolmentId, GalleryId, KeyVersion, MISS_BUDGET_PPB_MAX, PolicyVersion, Priority,
     ProbeReference, SearchProbe, ShardCount, ShardId, ShardSearch, Slot, Template, TemplateSpec,
 };
 use semel_proto::internal::v1 as wire;
@@ -188,6 +188,14 @@ fn canonical_reference_from(reference: wire::CanonicalReference) -> Checked<doma
         quality: quality.map_err(|_| InvalidField::new("quality", "must be 0 to 100"))?,
         algorithm_id: reference.algorithm_id,
     })
+}
+
+/// The priority of a request. One that is not known counts as interactive: nobody at a desk is to wait because of a version.
+pub fn priority(priority: i32) -> Priority {
+    match public::Priority::try_from(priority) {
+        Ok(public::Priority::Bulk) => Priority::Bulk,
+        Ok(public::Priority::Interactive | public::Priority::Unspecified) | Err(_) => Priority::Interactive,
+    }
 }
 
 /// The probe of a request.
@@ -515,6 +523,13 @@ fn candidate(candidate: &semel_index::Candidate, probe: &SearchProbe) -> public:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_search_is_interactive_unless_it_says_that_it_is_bulk() {
+        let priorities = [-1, 0, 1, 2, 3].map(priority);
+        let interactive = Priority::Interactive;
+        assert_eq!(priorities, [interactive, interactive, interactive, Priority::Bulk, interactive]);
+    }
 
     #[test]
     fn a_probe_without_a_permitted_miss_budget_is_invalid() {

@@ -98,6 +98,7 @@ fn requests() {
         references: samples::references(),
         purpose: "aid".to_owned(),
         wait_ms: 500,
+        ..Default::default()
     };
     let public_requests = [
         of_kind(0, &samples::enrolment()),
@@ -168,7 +169,12 @@ fn requests() {
         of_kind(3, &wire::ProposeRequest { cluster_id: cluster_id.clone(), shard: 1, command: Some(samples::stage()) }),
         of_kind(
             4,
-            &wire::SearchRequest { cluster_id: cluster_id.clone(), shards: vec![0, 1], probes: vec![samples::probe()] },
+            &wire::SearchRequest {
+                cluster_id: cluster_id.clone(),
+                shards: vec![0, 1],
+                probes: vec![samples::probe()],
+                ..Default::default()
+            },
         ),
         of_kind(
             5,

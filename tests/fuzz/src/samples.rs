@@ -99,6 +99,7 @@ pub fn enrolment() -> public::EnrolRequest {
             captured_at_ms: 1_700_000_000_000,
         }),
         wait_ms: 2_000,
+        ..Default::default()
     }
 }
 

@@ -4,12 +4,12 @@
 mod kept;
 mod search;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use semel_index::{CatalogueConfig, SealJob, SearchProbe, ShardCount, ShardId};
 use semel_raft::{Event as RaftEvent, LogIndex, MembershipChange, ProposeError, ReplicaId, Store as _, Table, Ticket};
-use semel_shard::{Publication, ScanQueue, SearchMoment, SearchView, ShardMachine};
+use semel_shard::{Publication, ScanOrder, ScanQueue, SearchMoment, SearchView, ShardMachine};
 use semel_workflow::NodeId;
 
 use crate::disk::{GroupDisk, SharedDisk};
@@ -63,7 +63,7 @@ pub(crate) struct Run {
     waiting: BTreeMap<(u64, Ticket), Waiting>,
     timers: BTreeMap<u64, Timer>,
     /// Groups whose scan waits for a thread.
-    scans_asked_for: VecDeque<u64>,
+    scans_asked_for: ScanOrder<u64>,
     scans_under_way: usize,
     pub(crate) busy: bool,
 }
@@ -202,7 +202,7 @@ impl Node {
             shards: BTreeMap::new(),
             waiting: BTreeMap::new(),
             timers: BTreeMap::new(),
-            scans_asked_for: VecDeque::new(),
+            scans_asked_for: ScanOrder::default(),
             scans_under_way: 0,
             busy: false,
         };

@@ -370,7 +370,7 @@ async fn other_requests_that_break_a_rule_are_refused_by_field_and_limit() {
         gallery: gallery(),
         references,
         purpose: purpose.to_owned(),
-        wait_ms: 0,
+        ..Default::default()
     };
     let refused = sandbox.identification().identify(identify("", vec![face()])).await.expect_err("no purpose");
     check("no purpose", &refused, Code::InvalidArgument, &["purpose"]);

@@ -30,7 +30,13 @@ fn faces(identification_allowed: bool) -> Policy {
 }
 
 fn identify(references: Vec<BiometricReference>) -> IdentifyRequest {
-    IdentifyRequest { gallery: GALLERY.to_owned(), references, purpose: PURPOSE.to_owned(), wait_ms: WAIT_MS }
+    IdentifyRequest {
+        gallery: GALLERY.to_owned(),
+        references,
+        purpose: PURPOSE.to_owned(),
+        wait_ms: WAIT_MS,
+        ..Default::default()
+    }
 }
 
 fn face(values: &[f32]) -> Vec<BiometricReference> {

@@ -34,7 +34,13 @@ async fn start(builder: Builder) -> Sandbox {
 
 async fn identify(sandbox: &Sandbox, probe: &[f32], wait_ms: u32) -> Result<IdentifyResponse, Status> {
     let references = vec![requests::embedding_reference(Modality::Face, probe)];
-    let request = IdentifyRequest { gallery: GALLERY.to_owned(), references, purpose: "test".to_owned(), wait_ms };
+    let request = IdentifyRequest {
+        gallery: GALLERY.to_owned(),
+        references,
+        purpose: "test".to_owned(),
+        wait_ms,
+        ..Default::default()
+    };
     sandbox.identification().identify(request).await.map(tonic::Response::into_inner)
 }
 

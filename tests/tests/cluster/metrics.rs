@@ -42,7 +42,8 @@ async fn cluster() -> Sandbox {
         enrol(&sandbox.enrolments(), &request).await;
     }
     let references = vec![requests::embedding_reference(Modality::Face, &capture(&people, 1, 1))];
-    let identify = IdentifyRequest { gallery: GALLERY.to_owned(), references, purpose: "test".to_owned(), wait_ms: 0 };
+    let identify =
+        IdentifyRequest { gallery: GALLERY.to_owned(), references, purpose: "test".to_owned(), ..Default::default() };
     sandbox.identification().identify(identify).await.expect("an answer");
     wait_quiet(&sandbox, GALLERY).await;
     sandbox
@@ -77,7 +78,10 @@ async fn what_happened_is_counted_and_the_page_of_metrics_names_everything() {
     assert_eq!(coordinator.value("semel_cluster_nodes{state=\"live\"}"), 3.0);
     assert_eq!(coordinator.value("semel_cluster_shards{state=\"led\"}"), f64::from(SHARDS));
     assert_eq!(coordinator.value("semel_coordinator_leads"), 1.0);
-    assert_eq!(coordinator.value("semel_coordinator_places_taken"), 0.0);
+    for priority in ["interactive", "bulk"] {
+        let series = format!("semel_coordinator_places_taken{{priority=\"{priority}\"}}");
+        assert_eq!(coordinator.value(&series), 0.0, "{priority}");
+    }
 
     for step in ["stage", "settle"] {
         assert!(all(&format!("semel_node_{step}_seconds_count")) >= enrolments, "{step}");

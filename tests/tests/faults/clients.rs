@@ -288,6 +288,7 @@ impl Clients {
             references: vec![requests::embedding_reference(Modality::Face, &face)],
             purpose: "a lost card".to_owned(),
             wait_ms: WAIT_MS,
+            ..Default::default()
         };
         let mut client = IdentificationServiceClient::new(self.channel(coordinator));
         // Whoever was not sent cannot be found, nor missed.

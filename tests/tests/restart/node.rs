@@ -186,6 +186,7 @@ impl Node {
             cluster_id: self.cluster.clone().into(),
             shards: (0..self.shards).collect(),
             probes: probes.iter().map(probe).collect(),
+            ..Default::default()
         };
         let answered = self.client.clone().search(request).await.map_err(|status| status.to_string())?;
         let mut merged: Vec<Answer> = probes.iter().map(|_| (0, Vec::new())).collect();

@@ -18,6 +18,7 @@ struct HoldingNode {
 struct Asked {
     shards: Vec<u32>,
     probes: usize,
+    priority: i32,
     timeout: Option<Duration>,
 }
 
@@ -37,8 +38,8 @@ impl ShardService for HoldingNode {
         request: tonic::Request<wire::SearchRequest>,
     ) -> Result<Response<wire::SearchResponse>, Status> {
         let timeout = crate::enrolment_service::call_timeout(&request);
-        let wire::SearchRequest { shards, probes, .. } = request.into_inner();
-        let asked = Asked { shards: shards.clone(), probes: probes.len(), timeout };
+        let wire::SearchRequest { shards, probes, priority, .. } = request.into_inner();
+        let asked = Asked { shards: shards.clone(), probes: probes.len(), priority, timeout };
         self.asked.lock().expect("no panic").push(asked);
         let unanswered = Unanswered(Arc::clone(&self.given_up));
         self.answer.acquire().await.expect("never closed").forget();
@@ -129,11 +130,11 @@ fn later() -> Instant {
 async fn probes_that_wait_for_a_busy_node_travel_together_with_those_for_the_same_shards() {
     let (nodes, node) = holding_node().await;
     let probe = wire::SearchProbe::default();
-    let mut answers = nodes.search(&probe, &[0], 0, later());
+    let mut answers = nodes.search(&probe, &[0], 0, Priority::Bulk, later());
     node.asked(1).await;
     for number in 0..2 * PROBES_PER_REQUEST_MAX + 6 {
         let shards: &[u32] = if number % 2 == 0 { &[0, 1] } else { &[2, 3] };
-        answers.extend(nodes.search(&probe, shards, 0, later()));
+        answers.extend(nodes.search(&probe, shards, 0, Priority::Bulk, later()));
     }
     node.answer.add_permits(5);
     for replies in join_all(answers).await {
@@ -146,12 +147,37 @@ async fn probes_that_wait_for_a_busy_node_travel_together_with_those_for_the_sam
     assert_eq!(together, expected);
 }
 
+/// Whoever stood at a desk once waited for every request of a file that was on its way before.
+#[tokio::test]
+async fn an_interactive_probe_waits_for_no_bulk_and_does_not_travel_with_it() {
+    let (nodes, node) = holding_node().await;
+    let probe = wire::SearchProbe::default();
+    let mut answers = nodes.search(&probe, &[0], 0, Priority::Bulk, later());
+    node.asked(1).await;
+    for _ in 0..3 * PROBES_PER_REQUEST_MAX {
+        answers.extend(nodes.search(&probe, &[0], 0, Priority::Bulk, later()));
+    }
+    node.asked(REQUESTS_PER_NODE_MAX).await;
+    answers.extend(nodes.search(&probe, &[0], 0, Priority::Interactive, later()));
+    node.asked(REQUESTS_PER_NODE_MAX + 1).await;
+    {
+        let asked = node.asked.lock().expect("no panic");
+        let last = asked.last().expect("it was asked");
+        assert_eq!((last.probes, last.priority), (1, 1));
+        assert!(asked.iter().rev().skip(1).all(|asked| asked.priority == 2));
+    }
+    node.answer.add_permits(5);
+    for replies in join_all(answers).await {
+        assert!(replies.iter().all(|reply| reply.outcome.is_ok()));
+    }
+}
+
 /// A node once scanned on for callers who had hung up, and never heard of their deadlines.
 #[tokio::test]
 async fn a_node_hears_its_callers_deadline_and_when_the_last_of_them_has_gone() {
     let (nodes, node) = holding_node().await;
     let deadline = Instant::now() + Duration::from_secs(20);
-    let answers = nodes.search(&wire::SearchProbe::default(), &[0], 0, deadline);
+    let answers = nodes.search(&wire::SearchProbe::default(), &[0], 0, Priority::Bulk, deadline);
     node.asked(1).await;
     let timeout = node.asked.lock().expect("no panic")[0].timeout.expect("a deadline travels");
     assert!(timeout <= Duration::from_secs(20), "{timeout:?}");
@@ -165,9 +191,12 @@ async fn a_node_hears_its_callers_deadline_and_when_the_last_of_them_has_gone() 
 async fn a_caller_that_goes_takes_nothing_from_those_who_share_its_request() {
     let (nodes, node) = holding_node().await;
     let probe = wire::SearchProbe::default();
-    let first = nodes.search(&probe, &[0], 0, later());
+    let first = nodes.search(&probe, &[0], 0, Priority::Bulk, later());
     node.asked(1).await;
-    let (gone, stays) = (nodes.search(&probe, &[0], 0, later()), nodes.search(&probe, &[0], 0, later()));
+    let (gone, stays) = (
+        nodes.search(&probe, &[0], 0, Priority::Bulk, later()),
+        nodes.search(&probe, &[0], 0, Priority::Bulk, later()),
+    );
     node.answer.add_permits(1);
     node.asked(2).await;
     drop(gone);

@@ -1,7 +1,7 @@
 //! Searching a shard: a barrier first, then the wait until the view has reached it, then a scan of one pinned moment, which
 //! searches share that wait for a thread.
 
-use semel_index::{ComparisonScore, ProbeReference, SearchProbe, ShardId, ShardSearch};
+use semel_index::{ComparisonScore, Priority, ProbeReference, SearchProbe, ShardId, ShardSearch};
 use semel_raft::LogIndex;
 use semel_shard::{Joined, ScanQueueFull, SearchMoment, SharedScan};
 
@@ -64,12 +64,18 @@ impl Run {
         let Some(hosted) = self.shards.get_mut(&group) else { return };
         let (caller, call) = (search.caller, search.call);
         let barrier = if world.has(Mutant::BarrierOfAppliedIndex) { LogIndex(0) } else { barrier };
-        match hosted.queue.join(barrier, 1, search) {
+        // Any rule does, if it makes no choice of chance: what must hold does not depend on it.
+        let priority = if call % 3 == 0 { Priority::Interactive } else { Priority::Bulk };
+        match hosted.queue.join(priority, barrier, 1, search) {
             Ok(joined) => {
                 hosted.queued.insert((caller, call));
-                if joined == Joined::AskForScan {
-                    self.scans_asked_for.push_back(group);
-                    self.begin_scans(world);
+                match joined {
+                    Joined::AskForScan => {
+                        self.scans_asked_for.ask(priority, group);
+                        self.begin_scans(world);
+                    }
+                    Joined::HastenScan => self.scans_asked_for.hasten(|other| *other == group),
+                    Joined::Waits => {}
                 }
             }
             Err(ScanQueueFull) => {
@@ -82,7 +88,7 @@ impl Run {
     /// Begins the scans that were asked for, as far as threads are free.
     fn begin_scans(&mut self, world: &mut World) {
         while self.scans_under_way < SCANS_MAX
-            && let Some(group) = self.scans_asked_for.pop_front()
+            && let Some(group) = self.scans_asked_for.begin()
         {
             let Some(hosted) = self.shards.get_mut(&group) else { continue };
             let moment = hosted.view.moment();
@@ -93,8 +99,8 @@ impl Run {
             for search in searches.iter().chain(&behind) {
                 queued.remove(&(search.caller, search.call));
             }
-            if ask_for_scan {
-                self.scans_asked_for.push_back(group);
+            if let Some(priority) = ask_for_scan {
+                self.scans_asked_for.ask(priority, group);
             }
             for search in behind {
                 self.answer(world, search.caller, search.call, Err(Refused::NothingDone));
