@@ -18,7 +18,7 @@ use clap::Args;
 use futures::StreamExt as _;
 use semel_client::{Answer, CallError, Client, Outcome, Settings};
 use semel_files::names;
-use semel_proto::v1::EnrolRequest;
+use semel_proto::v1::{EnrolRequest, Priority};
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -83,6 +83,9 @@ pub(crate) struct EnrolArguments {
     /// How long each attempt waits for its verdict, in milliseconds, 1 to 60000.
     #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     wait_ms: u32,
+    /// Sends the enrolments as those of people who wait at a desk. [default: as bulk, behind them]
+    #[arg(long)]
+    interactive: bool,
     /// Where progress is kept. [default: beside the first file, its name with .progress added; none for `-`]
     #[arg(long, value_name = "FILE")]
     progress: Option<PathBuf>,
@@ -143,6 +146,7 @@ pub(crate) async fn run(arguments: EnrolArguments) -> anyhow::Result<Exit> {
         files,
         gallery: arguments.gallery.clone(),
         wait_ms: arguments.wait_ms,
+        priority: if arguments.interactive { Priority::Interactive } else { Priority::Bulk },
         mark: stand.mark.clone(),
         window: Arc::clone(&window),
     };

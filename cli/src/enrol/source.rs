@@ -7,7 +7,7 @@ use std::sync::Arc;
 use blake3::Hash;
 use prost::Message as _;
 use semel_files::{BadRecord, Record, Records};
-use semel_proto::v1::EnrolRequest;
+use semel_proto::v1::{EnrolRequest, Priority};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -53,6 +53,7 @@ pub(crate) struct Source {
     pub(crate) files: Vec<(PathBuf, Records)>,
     pub(crate) gallery: String,
     pub(crate) wait_ms: u32,
+    pub(crate) priority: Priority,
     /// Where a run before stood.
     pub(crate) mark: Mark,
     /// A place for each record above the mark; closed when no further one is wanted.
@@ -65,13 +66,15 @@ impl Source {
     /// # Errors
     /// [`Changed`], once the records below the mark are read.
     pub(crate) fn read(self, sourced: &mpsc::Sender<Sourced>, runtime: &Handle) -> Result<(), Changed> {
-        let Self { files, gallery, wait_ms, mark, window } = self;
+        let Self { files, gallery, wait_ms, priority, mark, window } = self;
+        let as_asked =
+            |content| EnrolRequest { gallery: gallery.clone(), wait_ms, priority: priority.into(), ..content };
         let changed = Changed { records: mark.records };
         let (mut number, mut chain) = (0, Mark::default().chain);
         for (path, records) in files {
             let file: Arc<str> = path.display().to_string().into();
             for record in records {
-                let one = source(record, number, &file, &gallery, wait_ms);
+                let one = source(record, number, &file, as_asked);
                 let is_below = number < mark.records;
                 number += 1;
                 let wanted = if is_below {
@@ -94,15 +97,20 @@ impl Source {
     }
 }
 
-fn source(record: Result<Record, BadRecord>, number: u64, file: &Arc<str>, gallery: &str, wait_ms: u32) -> Sourced {
+fn source(
+    record: Result<Record, BadRecord>,
+    number: u64,
+    file: &Arc<str>,
+    as_asked: impl FnOnce(EnrolRequest) -> EnrolRequest,
+) -> Sourced {
     match record {
         Ok(record) => {
             let row = record.line;
-            // What identifies the record is its content: not the gallery, which the run has, nor how long to wait.
+            // What identifies the record is its content: not the gallery, which the run has, nor how long to wait and who does.
             let content = record.into_request("", 0);
             let hash = blake3::hash(&content.encode_to_vec());
             let place = Place { number, file: Arc::clone(file), row, enrolment_id: content.enrolment_id.clone() };
-            Sourced { place, hash, request: Ok(EnrolRequest { gallery: gallery.to_owned(), wait_ms, ..content }) }
+            Sourced { place, hash, request: Ok(as_asked(content)) }
         }
         Err(BadRecord { file: named, line, enrolment_id, reason }) => {
             let hash = blake3::hash(format!("{line}:{reason}").as_bytes());
@@ -131,6 +139,7 @@ mod tests {
             files: vec![(PathBuf::from("x.jsonl"), records)],
             gallery: "people".to_owned(),
             wait_ms: 7,
+            priority: Priority::Bulk,
             mark,
             window: Arc::new(Semaphore::new(100)),
         };
@@ -143,6 +152,7 @@ mod tests {
             mark = Mark { records: mark.records + 1, chain: chained(&mark.chain, &one.hash), ..mark };
             let request = one.request.expect("it can be read");
             assert_eq!((request.gallery.as_str(), request.wait_ms), ("people", 7));
+            assert_eq!(request.priority(), Priority::Bulk);
             sent.push((one.place.number, one.place.enrolment_id));
         }
         (sent, mark, outcome)
