@@ -12,7 +12,7 @@ use semel_index::{
     CanonicalEmbedding, ComparisonScore, EnrolmentId, MISS_BUDGET_PPB_DEFAULT, SearchProbe, ShardCount, ShardSearch,
     shard_of,
 };
-use semel_proto::v1::{IdentifyResponse, identify_response};
+use semel_proto::v1::{IdentifyResponse, Priority, identify_response};
 use semel_sandbox::requests;
 use serde::Serialize;
 
@@ -39,6 +39,7 @@ const FILLING: usize = 256;
 Examples:
     semel bench cluster
     semel bench cluster --people 50000 --callers 16
+    semel bench cluster --desk 4                what four people at desks wait while the others are a load
     semel bench cluster --data ./bench          keeps the enrolments for the next run with the same people and seed
 
 {EXIT_CODES}")
@@ -53,6 +54,10 @@ pub(crate) struct ClusterArguments {
     /// Callers at once, each with one probe at a time, 1 to 1024.
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=1_024))]
     callers: u16,
+    /// Callers at a desk, 0 to 64, each with one probe at a time. They are measured in turns of their own: beside no load, beside a load
+    /// of the others that is interactive too, and beside one that is bulk.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=64))]
+    desk: u16,
     /// Turns of each kind, 1 to 100.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     turns: u16,
@@ -101,7 +106,22 @@ struct Figures {
     mates: usize,
     mates_missed: usize,
     enrolments_per_second: Option<f64>,
+    desk_callers: u16,
+    desk: Vec<DeskFigures>,
 }
+
+/// What callers at a desk met beside a load.
+#[derive(Debug, Serialize)]
+struct DeskFigures {
+    beside: &'static str,
+    searches: usize,
+    p50_ms: f64,
+    p99_ms: f64,
+    load_probes_per_second: Option<f64>,
+}
+
+/// How long the callers at a desk are measured beside no load.
+const DESK_ALONE: Duration = Duration::from_secs(5);
 
 impl Figures {
     fn share(&self) -> f64 {
@@ -152,7 +172,9 @@ pub(crate) async fn run(arguments: ClusterArguments) -> anyhow::Result<Exit> {
     let callers = usize::from(arguments.callers);
     let search = async |what: &str| {
         let started = Instant::now();
-        let calls = loopback.identify(what, callers, probes.len(), |place| probes[place].clone()).await?;
+        let calls = loopback
+            .identify(what, (callers, Priority::Interactive), probes.len(), |place| probes[place].clone())
+            .await?;
         Ok::<_, anyhow::Error>((calls, started.elapsed()))
     };
     search("cluster, warming up").await?;
@@ -173,6 +195,7 @@ pub(crate) async fn run(arguments: ClusterArguments) -> anyhow::Result<Exit> {
         cluster_processor += processor() - between;
         calls.extend(answers);
     }
+    let desk = if arguments.desk > 0 { desk(&loopback, &arguments, &probes).await? } else { Vec::new() };
     let count = probes.len() * usize::from(arguments.turns);
     let mut times: Vec<Duration> = calls.iter().map(|call| call.took).collect();
     times.sort_unstable();
@@ -198,12 +221,54 @@ pub(crate) async fn run(arguments: ClusterArguments) -> anyhow::Result<Exit> {
         mates,
         mates_missed,
         enrolments_per_second,
+        desk_callers: arguments.desk,
+        desk,
     };
     match arguments.output {
         Output::Json => output::json(&figures)?,
         Output::Table => show(&figures),
     }
     Ok(if figures.mates_missed == 0 { Exit::Done } else { Exit::Failed })
+}
+
+/// Measures the callers at a desk beside each load, in turns.
+async fn desk(
+    loopback: &Loopback,
+    arguments: &ClusterArguments,
+    probes: &[Vec<f32>],
+) -> anyhow::Result<Vec<DeskFigures>> {
+    let (callers, probe) = (usize::from(arguments.callers), |place: usize| probes[place % probes.len()].clone());
+    let loads = [
+        ("no load", None),
+        ("an interactive load", Some(Priority::Interactive)),
+        ("a bulk load", Some(Priority::Bulk)),
+    ];
+    let mut measured = loads.map(|_| (Vec::new(), Duration::ZERO));
+    for _ in 0..arguments.turns {
+        for ((beside, priority), (times, took)) in loads.iter().zip(&mut measured) {
+            let load = async {
+                match priority {
+                    Some(priority) => {
+                        let what = format!("callers at a desk beside {beside}");
+                        loopback.identify(&what, (callers, *priority), probes.len(), probe).await?;
+                    }
+                    None => tokio::time::sleep(DESK_ALONE).await,
+                }
+                Ok(())
+            };
+            let started = Instant::now();
+            let ((), more) = loopback.identify_beside(load, usize::from(arguments.desk), probe).await?;
+            *took += started.elapsed();
+            times.extend(more);
+        }
+    }
+    let figures = loads.into_iter().zip(measured).map(|((beside, load), (mut times, took))| {
+        times.sort_unstable();
+        let ms = |share| quantile(&times, share).as_secs_f64() * 1e3;
+        let load_probes_per_second = load.map(|_| rate(probes.len() * usize::from(arguments.turns), took));
+        DeskFigures { beside, searches: times.len(), p50_ms: ms(0.5), p99_ms: ms(0.99), load_probes_per_second }
+    });
+    Ok(figures.collect())
 }
 
 fn id(place: usize) -> String {
@@ -339,6 +404,20 @@ fn show(figures: &Figures) {
         figures.mates_missed,
         grouped(figures.mates as u64)
     ));
+    if !figures.desk.is_empty() {
+        let heads = ["callers at a desk beside", "searches", "p50", "p99", "load, probes/s"];
+        let mut table = output::table(heads);
+        for desk in &figures.desk {
+            table.add_row([
+                desk.beside.to_owned(),
+                grouped(desk.searches as u64),
+                format!("{:.1} ms", desk.p50_ms),
+                format!("{:.1} ms", desk.p99_ms),
+                desk.load_probes_per_second.map(shown).unwrap_or_default(),
+            ]);
+        }
+        table.show();
+    }
     if let Some(enrolments) = figures.enrolments_per_second {
         output::line(format!("filled at {} enrolments/s, {FILLING} at once", shown(enrolments)));
     }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -10,7 +10,7 @@ use futures::future::try_join_all;
 use semel_index::ComparisonScore;
 use semel_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use semel_proto::v1::identification_service_client::IdentificationServiceClient;
-use semel_proto::v1::{EnrolRequest, EnrolResponse, IdentifyRequest, IdentifyResponse, Modality, Policy};
+use semel_proto::v1::{EnrolRequest, EnrolResponse, IdentifyRequest, IdentifyResponse, Modality, Policy, Priority};
 use semel_sandbox::{Builder, Mode, Sandbox, requests};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -37,6 +37,8 @@ const METRICS_BYTES_MAX: u64 = 4 << 20;
 pub(super) struct Loopback {
     pub(super) sandbox: Sandbox,
     channels: Vec<Channel>,
+    /// Those of callers at a desk, which share no connection with a load.
+    desk_channels: Vec<Channel>,
 }
 
 /// What one caller's call took.
@@ -65,8 +67,9 @@ impl Loopback {
         let sandbox = change(builder).start().await?;
         let endpoint =
             Endpoint::from_shared(sandbox.endpoint()).context("the coordinator's address")?.tcp_nodelay(true);
-        let channels = try_join_all((0..CONNECTIONS).map(|_| endpoint.connect())).await.context("connect")?;
-        Ok(Self { sandbox, channels })
+        let connect = || try_join_all((0..CONNECTIONS).map(|_| endpoint.connect()));
+        let (channels, desk_channels) = tokio::try_join!(connect(), connect()).context("connect")?;
+        Ok(Self { sandbox, channels, desk_channels })
     }
 
     /// Creates the gallery; one that is there already stays.
@@ -99,21 +102,39 @@ impl Loopback {
     pub(super) async fn identify(
         &self,
         what: &str,
-        callers: usize,
+        (callers, priority): (usize, Priority),
         count: usize,
         probe: impl Fn(usize) -> Vec<f32>,
     ) -> anyhow::Result<Vec<Call<IdentifyResponse>>> {
-        self.call_all(what, callers, count, async |channel, place| {
-            let request = IdentifyRequest {
-                gallery: GALLERY.to_owned(),
-                references: vec![requests::embedding_reference(Modality::Face, &probe(place))],
-                purpose: "benchmark".to_owned(),
-                wait_ms: WAIT_MS,
-                ..Default::default()
-            };
-            IdentificationServiceClient::new(channel).identify(request).await.map(tonic::Response::into_inner)
-        })
-        .await
+        self.call_all(what, callers, count, async |channel, place| identify(channel, priority, &probe(place)).await)
+            .await
+    }
+
+    /// Identifies for so many callers at a desk, each one probe at a time, for as long as the load takes; how long each took.
+    pub(super) async fn identify_beside<T>(
+        &self,
+        load: impl Future<Output = anyhow::Result<T>>,
+        callers: usize,
+        probe: impl Fn(usize) -> Vec<f32>,
+    ) -> anyhow::Result<(T, Vec<Duration>)> {
+        let (ended, next) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let load = async {
+            let loaded = load.await;
+            ended.store(true, Ordering::Relaxed);
+            loaded
+        };
+        let desk = try_join_all((0..callers).map(async |caller| {
+            let (channel, mut times) = (&self.desk_channels[caller % CONNECTIONS], Vec::new());
+            while !ended.load(Ordering::Relaxed) {
+                let values = probe(next.fetch_add(1, Ordering::Relaxed));
+                let started = Instant::now();
+                until_taken(|| identify(channel.clone(), Priority::Interactive, &values)).await?;
+                times.push(started.elapsed());
+            }
+            Ok(times)
+        }));
+        let (loaded, times) = tokio::try_join!(load, desk)?;
+        Ok((loaded, times.concat()))
     }
 
     async fn call_all<T>(
@@ -158,6 +179,17 @@ impl Loopback {
         progress.finish();
         Ok(calls)
     }
+}
+
+async fn identify(channel: Channel, priority: Priority, probe: &[f32]) -> Result<IdentifyResponse, Status> {
+    let request = IdentifyRequest {
+        gallery: GALLERY.to_owned(),
+        references: vec![requests::embedding_reference(Modality::Face, probe)],
+        purpose: "benchmark".to_owned(),
+        wait_ms: WAIT_MS,
+        priority: priority.into(),
+    };
+    IdentificationServiceClient::new(channel).identify(request).await.map(tonic::Response::into_inner)
 }
 
 /// Makes a call again while the cluster asks to come back later; also says how often that was.
