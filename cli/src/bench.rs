@@ -3,18 +3,22 @@
 mod cluster;
 mod engines;
 mod enrol;
+mod export;
 mod loopback;
 mod people;
+mod plot;
 mod processor;
+mod results;
 mod shard;
 mod twin;
 
+use std::path::Path;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use semel_index::ComparisonScore;
 
-use crate::exit::Exit;
+use crate::exit::{Exit, UsageError};
 
 /// Measures searches and enrolments on this machine, beside raw reference figures of the same run.
 #[derive(Debug, Args)]
@@ -32,6 +36,7 @@ pub(crate) struct BenchArguments {
 #[derive(Debug, Subcommand)]
 enum What {
     Engines(engines::EnginesArguments),
+    Plot(plot::PlotArguments),
     Shard(shard::ShardArguments),
     Cluster(cluster::ClusterArguments),
     Enrol(enrol::EnrolArguments),
@@ -41,6 +46,7 @@ enum What {
 pub(crate) async fn run(arguments: BenchArguments) -> anyhow::Result<Exit> {
     match arguments.what {
         What::Engines(engines) => tokio::task::spawn_blocking(move || engines::run(&engines)).await?,
+        What::Plot(plot) => tokio::task::spawn_blocking(move || plot::run(&plot)).await?,
         What::Shard(shard) => tokio::task::spawn_blocking(move || shard::run(&shard)).await?,
         What::Cluster(cluster) => cluster::run(cluster).await,
         What::Enrol(enrol) => enrol::run(enrol).await,
@@ -52,6 +58,19 @@ fn threshold(text: &str) -> Result<ComparisonScore, String> {
     let value: f64 = text.parse().map_err(|_| "is not a number".to_owned())?;
     let score = ComparisonScore::from_f64(value).filter(|score| *score >= ComparisonScore::ZERO);
     score.ok_or_else(|| "must be 0 to 1".to_owned())
+}
+
+/// Refuses a file that cannot be written because its folder is not there, before anything is measured.
+fn writable(field: &str, file: &Path) -> Result<(), UsageError> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let wrong = |reason: String| Err(UsageError(format!("{field} {}: {reason}", file.display())));
+    if file.is_dir() {
+        return wrong("is a folder, must be a file".to_owned());
+    }
+    if !folder.is_dir() {
+        return wrong(format!("there is no folder {}", folder.display()));
+    }
+    Ok(())
 }
 
 /// So many in a time, per second.

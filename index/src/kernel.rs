@@ -79,6 +79,17 @@ impl Path {
     }
 }
 
+/// The name of the instructions that scans use on this processor: `avx512`, `avx2` or `portable`.
+pub fn kernel_path() -> &'static str {
+    match Path::detect() {
+        Path::Portable => "portable",
+        #[cfg(target_arch = "x86_64")]
+        Path::Avx2 => "avx2",
+        #[cfg(target_arch = "x86_64")]
+        Path::Avx512 => "avx512",
+    }
+}
+
 /// Asks for memory to be brought into the second-level cache, where the processor can be asked.
 pub(crate) fn prefetch<T>(lines: &[T]) {
     const { assert!(64 % size_of::<T>() == 0 && align_of::<T>() >= size_of::<T>(), "no item crosses cache lines") };

@@ -59,6 +59,7 @@ pub use embedding_rows::{EmbeddingRows, ScanProbe};
 pub use ids::{
     EnrolmentId, GalleryId, InvalidId, KeyVersion, PolicyVersion, SHARDS_MAX, ShardCount, ShardId, shard_of,
 };
+pub use kernel::kernel_path;
 pub use planted::{Direction, Planted, Planter, WINDOW_MICROS};
 pub use priority::Priority;
 pub use proportion::{Interval, Proportion};

@@ -5,22 +5,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use clap::Args;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use semel_index::{
-    Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, Engine, EngineProbe, EnrolmentOrdinal,
-    ExactEngine, KeyVersion, MISS_BUDGET_PPB_DEFAULT, Proposal, ScanProbe, Segment,
+    Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, Engine, EngineProbe, EnrolmentOrdinal, KeyVersion,
+    MISS_BUDGET_PPB_DEFAULT, Proposal, ScanProbe, Segment, kernel_path,
 };
 use semel_population::{Population, Preset, Seed, Spectrum};
 use semel_workflow::{GalleryKey, RotationMatrix};
-use serde::Serialize;
 
 use super::people::{People, threads as cores};
-use super::{percent, rate, shown, twin};
+use super::results::{self, Proposals, Row};
+use super::{export, plot, rate, twin};
 use crate::exit::{EXIT_CODES, Exit, UsageError};
 use crate::output::{self, Output, Progress, grouped, quantile};
 
@@ -40,14 +40,19 @@ const READ_BYTES: usize = 512 << 20;
 #[command(
     long_about = "Builds a segment of each engine over the same references, in turn, and searches it: for strangers, as nearly all \
         of a registry's applicants are, in batches of 64 and one by one; and for mates, of which those that the engine misses are \
-        counted. What an engine proposes is re-scored exactly, as a node does; that is part of every rate.\n\nMates are other captures \
-        of enrolled people who score the threshold or more, and probes planted with scores up to 0.05 above it.\n\nReferences are \
+        counted. What an engine proposes is re-scored exactly, as a node does; that is part of every rate.\n\nMates are pairs of another \
+        capture of an enrolled person and a reference that score the threshold or more; planted are pairs with a probe that was placed 0 to 0.05 above it. Both \
+        come with the bound that the share of missed ones is below, with a confidence of 95 %; every rate, with the searches that it rests on. \
+        Over two sizes or more, the exponent says how a search's cost grows with N: 1 is linear.\n\nReferences are \
         rotated by a key first, as coordinators do. FAISS uses the instructions that it was compiled for (AVX2), and is asked for \
-        lists that grow until they hold all rows above its cut; `sketch` uses what the processor has. References and templates of all engines: 1 kB each, and what the engine takes.",
+        lists that grow until they hold all rows above its cut; `sketch` uses what the processor has. References and templates of all engines: 1 kB each, and what the engine takes.\n\n\
+        --export writes the same references, probes and mates as .npy arrays. `cli/bench/peers.py FOLDER/N --save peers.json` searches them with usearch, hnswlib, \
+        pgvector and Milvus-Lite, and `semel bench plot` shows its results beside these.",
     after_help = format!("\
 Examples:
     semel bench engines
     semel bench engines --references 100000,1000000 --engines sketch,faiss
+    semel bench engines --references 10000,100000 --save engines.json --plot engines.svg
     semel bench engines --population f3 --threads 2
     semel bench engines --covariance-of faces.npy          strangers as alike as those of the file
 
@@ -81,6 +86,15 @@ pub(crate) struct EnginesArguments {
     /// The seed of people and probes.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Saves the rows of the table in this file, for `semel bench plot`; a file that is there is replaced.
+    #[arg(long, value_name = "FILE.json")]
+    save: Option<PathBuf>,
+    /// Draws the rows in this file, as `semel bench plot` does.
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// Writes what is searched into FOLDER/N for other programs (`cli/bench/peers.py`): 2 kB for each reference of 512 components.
+    #[arg(long, value_name = "FOLDER")]
+    export: Option<PathBuf>,
     /// How the figures look.
     #[arg(long, value_enum, default_value = "table", env = "SEMEL_OUTPUT", hide_env_values = true)]
     output: Output,
@@ -90,58 +104,42 @@ fn preset(name: &str) -> Result<Preset, String> {
     name.parse().map_err(|error: semel_population::UnknownPreset| error.to_string())
 }
 
-/// What was measured over one number of references.
-#[derive(Debug, Serialize)]
-struct Figures {
-    references: u32,
-    dimension: u32,
-    population: String,
-    threads: u16,
-    threshold: f64,
-    miss_budget_ppb: u32,
-    mates: usize,
-    read_bytes_per_second: f64,
-    engines: Vec<EngineFigures>,
-}
-
-#[derive(Debug, Serialize)]
-struct EngineFigures {
-    engine: String,
-    build_seconds: f64,
-    bytes_per_reference: f64,
-    batched_probes_per_second: f64,
-    one_by_one_probes_per_second: f64,
-    one_by_one_p50_ms: f64,
-    one_by_one_p99_ms: f64,
-    mates_missed: usize,
-    /// Mated probes compared with every row, because the engine could not tell.
-    mated_scanned_exactly: usize,
-    /// Rows proposed for a stranger.
-    proposed_per_probe: f64,
-    /// Strangers compared with every row.
-    scanned_exactly: usize,
-}
-
 /// Runs `semel bench engines`.
 pub(crate) fn run(arguments: &EnginesArguments) -> anyhow::Result<Exit> {
     let engines = arguments.engines.iter().map(|name| twin::engine(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    for (field, file) in [("--save", &arguments.save), ("--plot", &arguments.plot)] {
+        if let Some(file) = file {
+            super::writable(field, file)?;
+        }
+    }
     let mut all = Vec::new();
     for references in &arguments.references {
-        let figures = measure(arguments, *references, &engines)?;
+        let rows = measure(arguments, *references, &engines)?;
         if let Output::Table = arguments.output {
-            show(&figures);
+            results::show(&rows);
         }
-        all.push(figures);
+        all.extend(rows);
     }
-    if let Output::Json = arguments.output {
-        output::json(&all)?;
+    if let Some(file) = &arguments.save {
+        results::save(file, all.clone())?;
     }
-    let beyond = |figures: &Figures| {
-        let allowed = f64::from(figures.miss_budget_ppb) * 1e-9 * figures.mates as f64;
-        // Four deviations of a count: more is no chance.
-        figures.engines.iter().any(|engine| engine.mates_missed as f64 > allowed + 4.0 * allowed.sqrt())
-    };
-    Ok(if all.iter().any(beyond) { Exit::Failed } else { Exit::Done })
+    if let Some(file) = &arguments.plot {
+        plot::write("--plot", file, &all)?;
+    }
+    let exit = if all.iter().any(beyond_budget) { Exit::Failed } else { Exit::Done };
+    match arguments.output {
+        Output::Table => results::show_growth(&all),
+        Output::Json => results::print(all)?,
+    }
+    Ok(exit)
+}
+
+/// Whether an engine missed more than its budget lets it.
+fn beyond_budget(row: &Row) -> bool {
+    let budget = row.proposals.as_ref().map_or(0, |proposals| proposals.miss_budget_ppb);
+    let allowed = f64::from(budget) * 1e-9 * (row.mates + row.planted) as f64;
+    // Four deviations of a count: more is no chance.
+    (row.mates_missed + row.planted_missed) as f64 > allowed + 4.0 * allowed.sqrt()
 }
 
 fn population(arguments: &EnginesArguments, people: u32) -> anyhow::Result<(Population, String)> {
@@ -182,7 +180,7 @@ fn covariance<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, dimension: usi
     sums
 }
 
-fn measure(arguments: &EnginesArguments, references: u32, engines: &[Arc<dyn Engine>]) -> anyhow::Result<Figures> {
+fn measure(arguments: &EnginesArguments, references: u32, engines: &[Arc<dyn Engine>]) -> anyhow::Result<Vec<Row>> {
     let (population, name) = population(arguments, references + STRANGERS)?;
     let people = People::of(population, references);
     let key = GalleryKey::from_secret(*blake3::hash(&arguments.seed.to_le_bytes()).as_bytes());
@@ -195,20 +193,35 @@ fn measure(arguments: &EnginesArguments, references: u32, engines: &[Arc<dyn Eng
     }
     let rows = Arc::new(rows);
     let strangers = people.strangers(rotated);
-    let mut mated = people.probes(arguments.mated as usize, rotated);
+    let captures = arguments.mated as usize;
+    let mut mated = people.probes(captures, rotated);
     mated.extend(plant(&rows, arguments));
     let truth = truth(&rows, &mated, arguments.threshold);
-    let mut figures = Figures {
-        references,
-        dimension: people.dimension(),
-        population: name,
-        threads: arguments.threads,
-        threshold: arguments.threshold.as_f64(),
-        miss_budget_ppb: MISS_BUDGET_PPB_DEFAULT,
-        mates: truth.iter().map(BTreeSet::len).sum(),
-        read_bytes_per_second: read_rate(arguments.threads),
-        engines: Vec::new(),
-    };
+    let processor = results::processor();
+    if let Some(folder) = &arguments.export {
+        output::note(format!("writing {} references to {}", grouped(references.into()), folder.display()));
+        let description = export::Description {
+            references,
+            dimension: people.dimension(),
+            population: name.clone(),
+            seed: arguments.seed,
+            threshold: arguments.threshold.as_f64(),
+            captures: arguments.mated,
+            processor: processor.clone(),
+        };
+        let made_from: Vec<u32> = (0..captures)
+            .map(|place| people.probed(place, captures))
+            .chain((0..arguments.mated).map(|place| planted_on(place, &rows, arguments) as u32))
+            .collect();
+        let (strangers, mated, made_from, truth) = (&*strangers, &*mated, &*made_from, &*truth);
+        export::write(
+            &folder.join(references.to_string()),
+            &description,
+            &export::Data { rows: &rows, strangers, mated, made_from, truth },
+        )?;
+    }
+    let read_bytes_per_second = read_rate(arguments.threads);
+    let mut figures = Vec::new();
     for engine in engines {
         let calibration = Calibration { thresholds: vec![arguments.threshold], ..Calibration::default() };
         output::note(format!("building {} over {} references", engine.name(), grouped(references.into())));
@@ -216,14 +229,14 @@ fn measure(arguments: &EnginesArguments, references: u32, engines: &[Arc<dyn Eng
         let segment = engine.build(Arc::clone(&rows), &calibration)?;
         let build_seconds = started.elapsed().as_secs_f64();
         let gallery = Searched { segment: segment.as_ref(), rows: &rows, threshold: arguments.threshold };
-        let (batched, _) = gallery.pace(&strangers, BATCH, arguments);
+        let (batched, batches) = gallery.pace(&strangers, BATCH, arguments);
         let (one_by_one, mut took) = gallery.pace(&strangers, 1, arguments);
         took.sort_unstable();
         let (mut found, mut mated_scanned_exactly) = (Vec::new(), 0);
         for batch in mated.chunks(BATCH) {
             let (mates, told) = gallery.search(batch);
             found.extend(mates);
-            mated_scanned_exactly += told.scanned_exactly;
+            mated_scanned_exactly += told.scanned_exactly as u64;
         }
         let (mut proposed, mut scanned_exactly) = (0, 0);
         for batch in strangers.chunks(BATCH) {
@@ -231,21 +244,58 @@ fn measure(arguments: &EnginesArguments, references: u32, engines: &[Arc<dyn Eng
             proposed += told.proposed;
             scanned_exactly += told.scanned_exactly;
         }
-        figures.engines.push(EngineFigures {
+        let missed: Vec<usize> =
+            truth.iter().zip(&found).map(|(truth, found)| truth.difference(found).count()).collect();
+        let (mates, planted) = truth.split_at(captures);
+        let (mates_missed, planted_missed) = missed.split_at(captures);
+        figures.push(Row {
             engine: engine.name().to_owned(),
+            program: concat!("semel ", env!("CARGO_PKG_VERSION")).to_owned(),
+            measured_at: now(),
+            processor: processor.clone(),
+            kernel: kernel(engine.name()).to_owned(),
+            threads: arguments.threads.into(),
+            threshold: arguments.threshold.as_f64(),
+            dimension: people.dimension(),
+            population: name.clone(),
+            seed: arguments.seed,
+            references,
             build_seconds,
             bytes_per_reference: segment.memory_bytes() as f64 / f64::from(references),
+            template_bytes_per_reference: rows.memory_bytes() as f64 / f64::from(references),
+            batch: BATCH as u32,
             batched_probes_per_second: batched,
+            batched_searches: (batches.len() * BATCH) as u64,
             one_by_one_probes_per_second: one_by_one,
+            one_by_one_searches: took.len() as u64,
             one_by_one_p50_ms: quantile(&took, 0.5).as_secs_f64() * 1e3,
             one_by_one_p99_ms: quantile(&took, 0.99).as_secs_f64() * 1e3,
-            mates_missed: truth.iter().zip(&found).map(|(truth, found)| truth.difference(found).count()).sum(),
-            mated_scanned_exactly,
-            proposed_per_probe: proposed as f64 / (strangers.len() - scanned_exactly).max(1) as f64,
-            scanned_exactly,
+            mates: mates.iter().map(BTreeSet::len).sum::<usize>() as u64,
+            mates_missed: mates_missed.iter().sum::<usize>() as u64,
+            planted: planted.iter().map(BTreeSet::len).sum::<usize>() as u64,
+            planted_missed: planted_missed.iter().sum::<usize>() as u64,
+            proposals: Some(Proposals {
+                miss_budget_ppb: MISS_BUDGET_PPB_DEFAULT,
+                read_bytes_per_second,
+                per_stranger: proposed as f64 / (strangers.len() - scanned_exactly).max(1) as f64,
+                strangers: strangers.len() as u64,
+                strangers_scanned_exactly: scanned_exactly as u64,
+                mated_scanned_exactly,
+            }),
         });
     }
     Ok(figures)
+}
+
+/// The instructions that an engine's scans use.
+fn kernel(engine: &str) -> &'static str {
+    if engine.starts_with("faiss") { "as FAISS was compiled" } else { kernel_path() }
+}
+
+/// The date and time in UTC.
+fn now() -> String {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    output::instant(since.as_millis() as i64)
 }
 
 /// Probes that score the threshold or up to [`PLANTED_ABOVE`] more with a row, and point anywhere beside it.
@@ -253,8 +303,9 @@ fn plant(rows: &EmbeddingRows, arguments: &EnginesArguments) -> Vec<CanonicalEmb
     let mut random = ChaCha8Rng::seed_from_u64(arguments.seed);
     let lowest = arguments.threshold.as_f64() + 1e-5;
     let plant = |place: u32| {
-        let row = (u64::from(place) * rows.len() as u64 / u64::from(arguments.mated)) as usize;
-        let own = unit(rows.row(row).0.iter().map(|component| f64::from(*component)).collect());
+        let own = unit(
+            rows.row(planted_on(place, rows, arguments)).0.iter().map(|component| f64::from(*component)).collect(),
+        );
         // Uniform components point nearly anywhere, and need no other distribution here: what counts is the score.
         let other: Vec<f64> = own.iter().map(|_| random.random_range(-1.0..1.0)).collect();
         let along: f64 = own.iter().zip(&other).map(|(own, other)| own * other).sum();
@@ -265,6 +316,11 @@ fn plant(rows: &EmbeddingRows, arguments: &EnginesArguments) -> Vec<CanonicalEmb
         CanonicalEmbedding::from_f32(&mixed).expect("of length one")
     };
     (0..arguments.mated).map(plant).collect()
+}
+
+/// The row that one of the planted probes scores the threshold with.
+fn planted_on(place: u32, rows: &EmbeddingRows, arguments: &EnginesArguments) -> usize {
+    (u64::from(place) * rows.len() as u64 / u64::from(arguments.mated)) as usize
 }
 
 fn unit(mut values: Vec<f64>) -> Vec<f64> {
@@ -399,55 +455,4 @@ fn read_rate(threads: u16) -> f64 {
         }
     });
     READ_BYTES as f64 / started.elapsed().as_secs_f64()
-}
-
-fn show(figures: &Figures) {
-    output::line(format!(
-        "{} references x {} components of population {}, {} thread(s), threshold {}; {} mates; this machine reads {:.1} GB/s",
-        grouped(figures.references.into()),
-        figures.dimension,
-        figures.population,
-        figures.threads,
-        figures.threshold,
-        grouped(figures.mates as u64),
-        figures.read_bytes_per_second * 1e-9,
-    ));
-    let mut table = output::table([
-        "engine",
-        "built in",
-        "bytes/reference",
-        "probes/s, batches of 64",
-        "one by one",
-        "p50",
-        "p99",
-        "reads of the machine's",
-        "proposed/probe",
-        "mates missed",
-    ]);
-    for engine in &figures.engines {
-        let read = engine.one_by_one_probes_per_second * engine.bytes_per_reference * f64::from(figures.references);
-        let exactly = match engine.scanned_exactly {
-            0 => String::new(),
-            some => format!(", {some} of {STRANGERS} compared with all"),
-        };
-        let is_exact = engine.engine == ExactEngine.name();
-        table.add_row([
-            engine.engine.clone(),
-            format!("{:.1} s", engine.build_seconds),
-            format!("{:.1}", engine.bytes_per_reference),
-            shown(engine.batched_probes_per_second),
-            shown(engine.one_by_one_probes_per_second),
-            format!("{:.1} ms", engine.one_by_one_p50_ms),
-            format!("{:.1} ms", engine.one_by_one_p99_ms),
-            if is_exact { String::new() } else { percent(read / figures.read_bytes_per_second) },
-            if is_exact { String::new() } else { format!("{:.1}{exactly}", engine.proposed_per_probe) },
-            match engine.mated_scanned_exactly {
-                some if some > 0 && !is_exact => {
-                    format!("{} of {}, {some} compared with all", engine.mates_missed, grouped(figures.mates as u64))
-                }
-                _ => format!("{} of {}", engine.mates_missed, grouped(figures.mates as u64)),
-            },
-        ]);
-    }
-    table.show();
 }

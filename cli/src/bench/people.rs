@@ -40,10 +40,15 @@ impl People {
 
     /// Another capture of so many people, spread evenly: each has a mate among the references.
     pub(super) fn probes<T: Send>(&self, count: usize, make: impl Fn(Vec<f32>) -> T + Sync) -> Vec<T> {
-        let person = |place: usize| PersonId((place as u64 * u64::from(self.count) / count as u64) as u32);
+        let person = |place: usize| PersonId(self.probed(place, count));
         // A person who is a probe more than once, because there are more probes than people, is captured anew.
         let capture = |place: usize| CaptureNumber(1 + (place / self.count as usize) as u32);
         self.draw("drawing probes", count, make, |place| (person(place), capture(place)))
+    }
+
+    /// The person of one of so many [`probes`](Self::probes), who is the reference of that number.
+    pub(super) fn probed(&self, place: usize, count: usize) -> u32 {
+        (place as u64 * u64::from(self.count) / count as u64) as u32
     }
 
     /// A capture of each stranger.
