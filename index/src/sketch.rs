@@ -62,8 +62,8 @@ const PASSES_TO_PREFETCH: usize = 4;
 const PROPOSALS_SHARE: usize = 16;
 /// Pairs of rows that a segment is guarded by.
 const GUARD_PAIRS: usize = 4096;
-/// Of as many normal numbers, the largest is beyond this once in ten times.
-const GUARD_LARGEST: f64 = 4.2;
+/// Of twice as many normal numbers, the largest is beyond this once in thirty times.
+const GUARD_LARGEST: f64 = 4.6;
 
 const FORMAT: u8 = 2;
 

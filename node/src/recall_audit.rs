@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     fn gallery() -> GalleryId {
-        GalleryId::new("people").expect("valid")
+        "people".parse().expect("valid")
     }
 
     fn recall(shared: &Shared) -> GalleryRecall {

@@ -406,8 +406,7 @@ mod x86 {
             }
         }
         for probe in 0..PROBES {
-            let [slope, plus, minus] = [least[probe].slope, least[probe].plus, least[probe].minus]
-                .map(|number| _mm256_set1_epi16(number.cast_signed()));
+            let asked = least[probe].wide_avx2();
             let mut sums = [_mm256_setzero_si256(); 4];
             let mut codes = 0_u64;
             for side in 0..2 {
@@ -417,15 +416,9 @@ mod x86 {
                 sums[2 * side] = _mm256_permute2x128_si256::<0x20>(low, high);
                 sums[2 * side + 1] = _mm256_permute2x128_si256::<0x31>(low, high);
                 let alignments = load_256(alignments, side);
-                let reach = |sums, alignments| {
-                    let sloped = _mm256_mulhrs_epi16(_mm256_slli_epi16::<7>(_mm256_cvtepu8_epi16(alignments)), slope);
-                    let least = _mm256_subs_epu16(_mm256_adds_epu16(sloped, plus), minus);
-                    // There is no unsigned comparison: the larger of the two is the sum itself where it reaches the least.
-                    _mm256_cmpeq_epi16(_mm256_max_epu16(sums, least), sums)
-                };
                 let both = _mm256_packs_epi16(
-                    reach(sums[2 * side], _mm256_castsi256_si128(alignments)),
-                    reach(sums[2 * side + 1], _mm256_extracti128_si256::<1>(alignments)),
+                    reaching_avx2(sums[2 * side], _mm256_castsi256_si128(alignments), asked),
+                    reaching_avx2(sums[2 * side + 1], _mm256_extracti128_si256::<1>(alignments), asked),
                 );
                 let in_order = _mm256_permute4x64_epi64::<0b11_01_10_00>(both);
                 codes |= u64::from(_mm256_movemask_epi8(in_order).cast_unsigned()) << (32 * side);
@@ -439,6 +432,28 @@ mod x86 {
                 }
             }
         }
+    }
+
+    impl Least {
+        #[target_feature(enable = "avx2")]
+        #[inline]
+        fn wide_avx2(self) -> [__m256i; 3] {
+            [
+                _mm256_set1_epi16(self.slope.cast_signed()),
+                _mm256_set1_epi16(self.plus.cast_signed()),
+                _mm256_set1_epi16(self.minus.cast_signed()),
+            ]
+        }
+    }
+
+    /// All ones where sums reach what is asked of alignments.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn reaching_avx2(sums: __m256i, alignments: __m128i, [slope, plus, minus]: [__m256i; 3]) -> __m256i {
+        let sloped = _mm256_mulhrs_epi16(_mm256_slli_epi16::<7>(_mm256_cvtepu8_epi16(alignments)), slope);
+        let least = _mm256_subs_epu16(_mm256_adds_epu16(sloped, plus), minus);
+        // There is no unsigned comparison: the larger of the two is the sum itself where it reaches the least.
+        _mm256_cmpeq_epi16(_mm256_max_epu16(sums, least), sums)
     }
 
     #[target_feature(enable = "avx2")]
@@ -490,21 +505,21 @@ mod x86 {
         first_probe: usize,
         reached: &mut Reached,
     ) {
+        // Neither here nor below are there closures for `map`: they are compiled for any processor, and hand registers on by way of memory.
         let mut all = [[_mm512_setzero_si512(); 2]; PROBES];
         let mut odd = [[_mm512_setzero_si512(); 2]; PROBES];
-        let probes = probes.map(|tables| tables.as_chunks::<4>().0);
         // Two steps are eight fields, the entries of which fit a byte.
         let (pairs, last) = block.as_chunks::<12>();
         for (pair, lines) in pairs.iter().enumerate() {
             let (first, second) = lines.split_at(6);
             let (first, second) = (fields_of_step(first), fields_of_step(second));
             for probe in 0..PROBES {
-                let tables = [&probes[probe][2 * pair], &probes[probe][2 * pair + 1]];
-                let tables = tables.map(|tables| tables.each_ref().map(|line| load_512(line)));
+                let (first_tables, second_tables) =
+                    (tables_512(probes[probe], 2 * pair), tables_512(probes[probe], 2 * pair + 1));
                 for half in 0..2 {
                     let bytes = _mm512_add_epi8(
-                        looked_up_512(&first[half], &tables[0]),
-                        looked_up_512(&second[half], &tables[1]),
+                        looked_up_512(&first[half], &first_tables),
+                        looked_up_512(&second[half], &second_tables),
                     );
                     all[probe][half] = _mm512_add_epi16(all[probe][half], bytes);
                     odd[probe][half] = _mm512_add_epi16(odd[probe][half], _mm512_srli_epi16::<8>(bytes));
@@ -514,7 +529,7 @@ mod x86 {
         if !last.is_empty() {
             let fields = fields_of_step(last);
             for probe in 0..PROBES {
-                let tables = probes[probe][2 * pairs.len()].each_ref().map(|line| load_512(line));
+                let tables = tables_512(probes[probe], 2 * pairs.len());
                 for half in 0..2 {
                     let bytes = looked_up_512(&fields[half], &tables);
                     all[probe][half] = _mm512_add_epi16(all[probe][half], bytes);
@@ -522,16 +537,26 @@ mod x86 {
                 }
             }
         }
-        let alignments = alignments.each_ref().map(|line| load_512(line));
         // Of each half the even codes' and the odd ones', times 2⁷.
-        let of_even = alignments.map(|both| _mm512_slli_epi16::<7>(_mm512_and_si512(both, _mm512_set1_epi16(0xFF))));
-        let of_odd = alignments.map(|both| _mm512_slli_epi16::<7>(_mm512_srli_epi16::<8>(both)));
+        let (first, second) = (load_512(&alignments[0]), load_512(&alignments[1]));
+        let low = _mm512_set1_epi16(0xFF);
+        let of_even = [
+            _mm512_slli_epi16::<7>(_mm512_and_si512(first, low)),
+            _mm512_slli_epi16::<7>(_mm512_and_si512(second, low)),
+        ];
+        let of_odd = [
+            _mm512_slli_epi16::<7>(_mm512_srli_epi16::<8>(first)),
+            _mm512_slli_epi16::<7>(_mm512_srli_epi16::<8>(second)),
+        ];
         for probe in 0..PROBES {
             let asked = least[probe].wide_avx512();
-            let even = [0, 1].map(|half| _mm512_sub_epi16(all[probe][half], _mm512_slli_epi16::<8>(odd[probe][half])));
             let odd = odd[probe];
-            let evens = [0, 1].map(|half| reaching_avx512(even[half], of_even[half], asked));
-            let odds = [0, 1].map(|half| reaching_avx512(odd[half], of_odd[half], asked));
+            let even = [
+                _mm512_sub_epi16(all[probe][0], _mm512_slli_epi16::<8>(odd[0])),
+                _mm512_sub_epi16(all[probe][1], _mm512_slli_epi16::<8>(odd[1])),
+            ];
+            let evens = [reaching_avx512(even[0], of_even[0], asked), reaching_avx512(even[1], of_even[1], asked)];
+            let odds = [reaching_avx512(odd[0], of_odd[0], asked), reaching_avx512(odd[1], of_odd[1], asked)];
             if evens[0] | evens[1] | odds[0] | odds[1] != 0 {
                 let (codes, sums) = (&mut reached.codes[first_probe + probe], &mut reached.sums[first_probe + probe]);
                 tell_avx512(&even, &odd, evens, odds, codes, sums);
@@ -543,7 +568,11 @@ mod x86 {
         #[target_feature(enable = "avx512f,avx512bw")]
         #[inline]
         fn wide_avx512(self) -> [__m512i; 3] {
-            [self.slope, self.plus, self.minus].map(|number| _mm512_set1_epi16(number.cast_signed()))
+            [
+                _mm512_set1_epi16(self.slope.cast_signed()),
+                _mm512_set1_epi16(self.plus.cast_signed()),
+                _mm512_set1_epi16(self.minus.cast_signed()),
+            ]
         }
     }
 
@@ -640,6 +669,14 @@ mod x86 {
     fn fields_of_step(lines: &[Bytes]) -> [[__m512i; 4]; 2] {
         let [a, b, c, d, e, f] = lines else { unreachable!("a step has six lines") };
         [fields_512([a, b, c]), fields_512([d, e, f])]
+    }
+
+    /// The tables of the four fields of a step of a probe.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn tables_512(tables: &[Bytes], step: usize) -> [__m512i; 4] {
+        let [a, b, c, d] = &tables[4 * step..4 * step + 4] else { unreachable!("four lines") };
+        [load_512(a), load_512(b), load_512(c), load_512(d)]
     }
 
     /// What four fields earn together.

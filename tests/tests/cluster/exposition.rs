@@ -83,8 +83,12 @@ impl Exposition {
 
     /// The value of one series, as written.
     pub(crate) fn value(&self, series: &str) -> f64 {
-        let found = self.0.values().find_map(|family| family.samples.get(series));
-        *found.unwrap_or_else(|| panic!("no series {series}"))
+        self.get(series).unwrap_or_else(|| panic!("no series {series}"))
+    }
+
+    /// The value of a series that may not be there.
+    pub(crate) fn get(&self, series: &str) -> Option<f64> {
+        self.0.values().find_map(|family| family.samples.get(series)).copied()
     }
 }
 

@@ -5,10 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use semel_index::ComparisonScore;
-use semel_population::{Oracle, Population, Preset, RegistrationPlan, Seed, Workload};
+use semel_population::{CaptureNumber, Oracle, PersonId, Population, Preset, RegistrationPlan, Seed, Workload};
 use semel_proto::v1::CreateGalleryRequest;
 use semel_sandbox::{Sandbox, requests};
 
+use crate::exposition::scrape;
 use crate::registry::{candidates, enrol, wait_quiet};
 
 const GALLERY: &str = "people";
@@ -94,6 +95,37 @@ async fn enrolling_faces_one_by_one_into_sealed_segments_names_whom_the_exact_or
         let status = wait_quiet(&sandbox, GALLERY).await;
         for replica in &status.shards[0].replicas {
             assert!(replica.references_sealed >= 1_024, "{engine}: nothing was sealed: {replica:?}");
+        }
+        assert_audited(&sandbox, &population, request).await;
+    }
+}
+
+/// Enrols until a node has audited a search in sealed segments; nothing was missed.
+async fn assert_audited(
+    sandbox: &Sandbox,
+    population: &Population,
+    request: impl Fn(&str, &[f32]) -> semel_proto::v1::EnrolRequest,
+) {
+    let mut searches = 1_000;
+    loop {
+        let mut planted = 0.0;
+        for node in 0..3 {
+            let shown = scrape(sandbox.node_metrics(node).await.expect("it exists")).await;
+            let of_gallery =
+                |name: &str| shown.get(&format!("semel_recall_{name}{{gallery=\"{GALLERY}\"}}")).unwrap_or(0.0);
+            planted += of_gallery("planted_mates_total");
+            for silent in ["planted_mates_missed_total", "live_mates_missed_total", "over_budget"] {
+                assert_eq!(of_gallery(silent), 0.0, "{silent}");
+            }
+        }
+        if planted > 0.0 {
+            return;
+        }
+        assert!(searches < 6_000, "no audit");
+        for _ in 0..50 {
+            let face = population.capture(PersonId(0), CaptureNumber(searches));
+            enrol(&sandbox.enrolments(), &request(&format!("again-{searches}"), &face)).await;
+            searches += 1;
         }
     }
 }
