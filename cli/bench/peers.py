@@ -14,10 +14,12 @@ installed, or fails, is left out, and that is said.
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import pathlib
 import subprocess
@@ -26,7 +28,6 @@ import tempfile
 import threading
 import time
 import venv
-import warnings
 
 HERE = pathlib.Path(__file__).resolve().parent
 VERSION = 1
@@ -155,8 +156,6 @@ class Pgvector:
     kernel = "as packaged"
 
     def __init__(self, references, given):
-        # It warns of where it keeps its locks.
-        warnings.filterwarnings("ignore", category=RuntimeWarning, module="platformdirs")
         import pgserver
         from pgvector.psycopg import register_vector
 
@@ -292,8 +291,6 @@ class Export:
         most = int(np.bincount(self.mates[:, 0]).max(initial=0))
         if most > k:
             sys.exit(f"error: --k: must be {most} or more, as many mates as one probe has")
-        others = int((self.made_from[self.mates[:, 0]] != self.mates[:, 1]).sum())
-        say(f"{folder}: {len(self.mates)} mates, {others} of them with a reference that the probe was not made from")
 
 
 def pace(peer, probes, batch, threshold, given):
@@ -347,7 +344,7 @@ def missed(peer, export):
 
 
 def measure(make, export, given):
-    say(f"building over {len(export.references)} references")
+    say(f"building {make.__name__} over {len(export.references)} references")
     begun = time.perf_counter()
     peer = make(np.ascontiguousarray(export.references), given)
     build_seconds = time.perf_counter() - begun
@@ -430,18 +427,61 @@ def cells(row):
     )
 
 
+def load_numpy():
+    global np
+    import numpy as np
+
+
+def work(name, folder, given, results):
+    """Measures one peer in a process of its own: one that ends takes nobody with it, and none has another's threads."""
+    load_numpy()
+    try:
+        for row in measure(PEERS[name], Export(folder, given.k), given):
+            results.send(row)
+    except Exception as error:
+        sys.exit(f"{name}: {type(error).__name__}: {str(error)[:300]}")
+
+
+def rows_of(name, folder, given):
+    """The rows of a peer as they come, and its exit code at last."""
+    spawn = multiprocessing.get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=work, args=(name, folder, given, sender))
+    process.start()
+    sender.close()
+    with contextlib.suppress(EOFError):
+        while True:
+            yield receiver.recv()
+    process.join()
+    return process.exitcode
+
+
 def main():
     given = arguments()
     # Before any library that starts threads of its own is there.
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
     inside(given.environment, given.peers)
-    global np
-    import numpy as np
+    load_numpy()
 
-    rows, absent = [], []
+    saved, absent = [], []
+
+    def show(name, folder):
+        rows = rows_of(name, folder, given)
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration as end:
+                return end.value
+            saved.append(row)
+            print(f"| {' | '.join(cells(row))} |", flush=True)
+            if given.save:
+                given.save.write_text(json.dumps({"version": VERSION, "rows": saved}, indent=1) + "\n")
+
     for folder in given.folders:
         export = Export(folder, given.k)
         told = export.told
+        others = int((export.made_from[export.mates[:, 0]] != export.mates[:, 1]).sum())
+        say(f"{folder}: {len(export.mates)} mates, {others} of them with a reference that the probe was not made from")
         print(
             f"{told['references']:,} references x {told['dimension']} components of population {told['population']},"
             f" {given.threads} thread(s), threshold {told['threshold']}, {told['processor']};"
@@ -449,15 +489,9 @@ def main():
         )
         print(f"| {' | '.join(HEADS)} |\n|{'---|' * len(HEADS)}", flush=True)
         for name in given.peers:
-            try:
-                for row in measure(PEERS[name], export, given):
-                    rows.append(row)
-                    print(f"| {' | '.join(cells(row))} |", flush=True)
-                    if given.save:
-                        given.save.write_text(json.dumps({"version": VERSION, "rows": rows}, indent=1) + "\n")
-            except Exception as error:
+            if code := show(name, folder):
                 absent.append(name)
-                say(f"{name}: left out: {type(error).__name__}: {str(error)[:300]}")
+                say(f"{name}: left out over {told['references']} references: its process ended with {code}")
         print()
     sys.exit(1 if absent else 0)
 
