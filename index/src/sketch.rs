@@ -22,7 +22,7 @@
 //! # Heads and tails
 //!
 //! A row is judged by the *head* of its code first, two thirds of it, which is all that a scan reads of most rows: among strangers of 512
-//! components and at a threshold of 0.42, of all but one in a thousand. Of those the *tail* is looked at, and the whole code judged. A mate
+//! components and at a threshold of 0.42, of all but a few in a thousand. Of those the *tail* is looked at, and the whole code judged. A mate
 //! falls short of either line in half as many cases as the miss budget allows.
 //!
 //! # The guard
