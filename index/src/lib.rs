@@ -60,7 +60,7 @@ pub use ids::{
     EnrolmentId, GalleryId, InvalidId, KeyVersion, PolicyVersion, SHARDS_MAX, ShardCount, ShardId, shard_of,
 };
 pub use kernel::kernel_path;
-pub use planted::{Direction, Planted, Planter, WINDOW_MICROS};
+pub use planted::{Direction, Planted, Planter};
 pub use priority::Priority;
 pub use proportion::{Interval, Proportion};
 pub use rows::EnrolmentOrdinal;

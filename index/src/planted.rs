@@ -12,7 +12,7 @@ use crate::embedding_rows::EmbeddingRows;
 use crate::score::ComparisonScore;
 
 /// Planted scores reach from the threshold to this much above it, in units of 1e-6.
-pub const WINDOW_MICROS: i32 = 50_000;
+const WINDOW_MICROS: i32 = 50_000;
 
 /// Where the part of a planted probe that is not its row points.
 ///

@@ -53,7 +53,7 @@ use probe::{Alignment, HeadAlignment, Lines, head_components};
 const DIMENSION_MIN: u32 = 64;
 /// The fewest rows of a segment; fewer are scanned exactly as fast.
 const REFERENCES_MIN: usize = 256;
-/// Blocks that all probes of a search pass over before the next ones: 176 KiB at 512 components, which a second-level cache holds.
+/// Blocks that all probes of a search pass over before the next ones: 172 KiB at 512 components, which a second-level cache holds.
 const BLOCKS_PER_TILE: usize = 32;
 /// Passes over a tile from which the next one is asked for ahead.
 const PASSES_TO_PREFETCH: usize = 4;

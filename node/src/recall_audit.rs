@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -155,7 +156,10 @@ impl Shared {
     fn work(&self, jobs: &Receiver<Job>, permille: u32) {
         while let Ok(job) = jobs.recv() {
             let began = Instant::now();
-            self.audit(&job);
+            // An engine that panics must not end the audits in silence; of this one nothing was noted yet.
+            if catch_unwind(AssertUnwindSafe(|| self.audit(&job))).is_err() {
+                tracing::error!("a recall audit panicked; the next one comes as usual");
+            }
             drop(job);
             let rest = began.elapsed() * (1_000 - permille.min(1_000)) / permille;
             match rest_until_ended(jobs, rest) {
