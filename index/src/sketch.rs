@@ -1,146 +1,156 @@
-//! The `sketch` engine: one bit for each component of a template, an estimate of the cosine with a known error, and an exhaustive scan.
+//! The `sketch` engine: short codes, an estimate of the cosine with a known error, and an exhaustive scan.
 //!
 //! # The estimate
 //!
-//! RaBitQ (Gao & Long, *RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error Bound for Approximate Nearest Neighbor
-//! Search*, SIGMOD 2024), for unit vectors that a random rotation has turned, as every template here. Of a reference x the code keeps the
-//! signs s ∈ {−1, 1}ᵈ/√d and the *alignment* f = ⟨x, s⟩, about √(2/π). Of some of the components, a share v of all, s keeps those signs
-//! alone, has length √v, and f is about √(2/π)·v. Write a probe as q = c·x + √(1 − c²)·u with u ⊥ x, both of length one. Then
+//! After RaBitQ (Gao & Long, *RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error Bound for Approximate Nearest Neighbor
+//! Search*, SIGMOD 2024), for unit vectors that a random rotation has turned, as every template here. Of a reference x a code keeps a vector s
+//! that is made of x alone, and its *alignment* f = ⟨x, s⟩. Write a probe as q = c·x + √(1 − c²)·u with u ⊥ x, both of length one. Then
 //!
-//! ⟨q, s⟩ = c·f + √(1 − c²)·√(v − f²)·t,
+//! ⟨q, s⟩ = c·f + √(1 − c²)·√(|s|² − f²)·t,
 //!
 //! where t is the component of u along a direction that is orthogonal to x. Under a random rotation, t is a component of a uniformly random
 //! direction in d − 1 dimensions: its mean is 0, its deviation 1/√(d − 1), and from two deviations on it goes beyond k of them less often
 //! than a normal number does. So ⟨q, s⟩/f estimates the cosine without bias, and a mate at the threshold T falls below
 //!
-//! g(f) = T·f − k·√((1 − T²)(v − f²)/(d − 1) + ρ²)
+//! g = T·f − k·√((1 − T²)(|s|² − f²)/(d − 1) + ρ²)
 //!
-//! with a probability of at most p, where k is the normal quantile of p; mates above T do so less often. ρ² is the variance that the rounding
-//! of lookup tables adds. g is convex in f, so its tangent at √(2/π)·v lies below it everywhere: rows are judged by that line. Nothing is
-//! measured at sealing, and a change of policy recomputes nothing.
+//! with a probability of at most p, where k is the normal quantile of p; mates above T do so less often. ρ² is the variance that rounding
+//! adds. Nothing is measured at sealing, and a change of policy recomputes nothing.
 //!
 //! # Heads and tails
 //!
-//! A row is judged by the *head* of its code first, two thirds of it, which is all that a scan reads of most rows: among strangers of 512
-//! components and at a threshold of 0.42, of all but a few in a thousand. Of those the *tail* is looked at, and the whole code judged. A mate
-//! falls short of either line in half as many cases as the miss budget allows.
+//! A row is judged by the *head* of its code first, which is all that a scan reads of most rows: signs, of length one in all, that are words of
+//! a short linear code (`book`), a little more than half a bit for each component. g is convex in f there, and its tangent at the mean f lies
+//! below it everywhere: heads are judged by that line. Of the rows that reach it, a few in a thousand among strangers of 512 components and at
+//! a threshold of 0.42, the *tail* is looked at: the signs of what the head leaves of two thirds of the components (`code`). Head and tail
+//! together make a vector that errs by an eighth less than one bit for each component would. A mate falls short of either line in half as
+//! many cases as the miss budget allows.
 //!
 //! # The guard
 //!
 //! All of this rests on templates that a random rotation has turned. Every segment therefore looks at pairs of its own rows when it is built:
-//! where their t spreads wider than it must, k grows in proportion, and the segment proposes more. It sees how people differ from each
+//! where their t spreads wider than it must, k grows in proportion, and the segment proposes more (`guard`). It sees how people differ from each
 //! other, not how captures of one person do. And a share is one over all keys: that of one gallery's key may be a little larger or smaller.
 //!
-//! How probes are compared with codes is in `probe`, which kernels add up in `kernel::sketch`.
+//! How probes are compared with codes is in `probe`, which kernels add up in `kernel::sketch` and `kernel::tails`.
 
+mod book;
+mod code;
+mod guard;
 mod probe;
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::embedding_rows::EmbeddingRows;
-use crate::kernel::sketch::{
-    Bytes, CODES_PER_BLOCK, COMPONENTS_MAX, Layout, Least, PROBES_PER_PASS, Reached, TailPiece, reach, set_alignment,
-    tail_pieces,
-};
+use crate::kernel::sketch::{Bytes, CODES_PER_BLOCK, Layout, Least, PROBES_PER_PASS, Reached, reach, set_alignment};
+use crate::kernel::tails::TailPiece;
 use crate::kernel::{self, Path};
 use crate::score::ComparisonScore;
 use crate::segment::{BuildError, Calibration, Engine, EngineProbe, MISS_BUDGET_PPB_MAX, Proposal, Segment};
+use book::Book;
+use code::{HeadAlignment, Measures, RowCode, tail_pieces};
+use probe::Lines;
 pub(crate) use probe::SketchProbe;
-use probe::{Alignment, HeadAlignment, Lines, head_components};
 
 /// The fewest components: below, a normal number is no good bound of t, and an exact scan is cheap.
 const DIMENSION_MIN: u32 = 64;
 /// The fewest rows of a segment; fewer are scanned exactly as fast.
 const REFERENCES_MIN: usize = 256;
-/// Blocks that all probes of a search pass over before the next ones: 172 KiB at 512 components, which a second-level cache holds.
+/// The most components: what sums of codes are proved for.
+const DIMENSION_MAX: u32 = 4096;
+/// Blocks that all probes of a search pass over before the next ones: 160 KiB at 512 components, which a second-level cache holds.
 const BLOCKS_PER_TILE: usize = 32;
-/// Passes over a tile from which the next one is asked for ahead.
-const PASSES_TO_PREFETCH: usize = 4;
+/// Blocks that memory is asked for ahead where one pass alone looks at each.
+const BLOCKS_AHEAD: usize = 8;
 /// A segment is scanned exactly for a probe of which it would propose more than one row in so many: re-scoring scattered rows costs several
 /// times what the exact scan of a batch does for each.
 const PROPOSALS_SHARE: usize = 16;
-/// Pairs of rows that a segment is guarded by.
-const GUARD_PAIRS: usize = 4096;
-/// Of twice as many normal numbers, the largest is beyond this once in thirty times.
-const GUARD_LARGEST: f64 = 4.6;
+const FORMAT: u8 = 3;
 
-const FORMAT: u8 = 2;
-
-/// Builds segments of sign codes.
+/// Builds segments of short codes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SketchEngine;
 
 const NAME: &str = "sketch";
 
-/// Sign codes of a segment's rows. A bit is 1 where the component is not negative.
+/// What a segment's codes are written in, and what reads them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Form {
+    layout: Layout,
+    path: Path,
+}
+
+impl Form {
+    /// The fastest of this processor.
+    fn detect() -> Self {
+        let path = Path::detect();
+        Self { layout: Layout::of(path), path }
+    }
+}
+
+/// Codes of a segment's rows.
 pub(crate) struct SketchSegment {
     dimension: u32,
     rows: usize,
-    path: Path,
-    /// `block_lines` of each block of rows. Bits of rows beyond the last are 0.
+    form: Form,
+    /// `block_lines` of each block of rows. Fields of rows beyond the last are 0.
     heads: Vec<Bytes>,
-    /// `tail_pieces` of each row. The last 16 bits are its alignment.
+    /// `tail_pieces` of each row.
     tails: Vec<TailPiece>,
     /// How much wider t spreads among the rows than a random rotation would have it; at least 1.
     spread: f64,
 }
 
 /// A row whose head reached the line, and its sum.
-type Reaching = (u32, u16);
+type Reaching = (u32, u32);
 
 impl SketchSegment {
-    fn empty(dimension: u32, rows: usize, path: Path) -> Self {
-        let mut segment = Self { dimension, rows, path, heads: Vec::new(), tails: Vec::new(), spread: 1.0 };
+    fn empty(dimension: u32, rows: usize, form: Form) -> Self {
+        let mut segment = Self { dimension, rows, form, heads: Vec::new(), tails: Vec::new(), spread: 1.0 };
         segment.heads = vec![Bytes::ZERO; rows.div_ceil(CODES_PER_BLOCK) * segment.block_lines()];
         segment.tails = Vec::with_capacity(rows * segment.tail_pieces());
         segment
     }
 
-    fn head_components(&self) -> usize {
-        head_components(self.dimension as usize)
+    fn book(&self) -> &'static Book {
+        Book::of(self.form.layout)
     }
 
     fn block_lines(&self) -> usize {
-        Layout::of(self.path).block_lines(self.head_components())
+        self.form.layout.block_lines(self.book().fields(self.dimension as usize))
     }
 
     fn tail_pieces(&self) -> usize {
-        tail_pieces(self.dimension as usize - self.head_components())
+        tail_pieces(self.dimension as usize)
     }
 
     /// Appends a row, of which there is still one missing.
-    fn push(&mut self, signs: impl Iterator<Item = bool>, alignment: Alignment, of_head: HeadAlignment) {
-        let (pieces, head) = (self.tail_pieces(), self.head_components());
-        let row = self.tails.len() / pieces;
+    fn push(&mut self, fields: impl Iterator<Item = u8>, of_head: HeadAlignment, tail: &[TailPiece]) {
+        let row = self.tails.len() / self.tail_pieces();
         let (number, code, lines) = (row / CODES_PER_BLOCK, row % CODES_PER_BLOCK, self.block_lines());
         let block = &mut self.heads[number * lines..(number + 1) * lines];
-        self.tails.resize(self.tails.len() + pieces, TailPiece::ZERO);
-        let tail = &mut self.tails[row * pieces..];
-        for (component, _) in signs.enumerate().filter(|(_, is_set)| *is_set) {
-            match component.checked_sub(head) {
-                None => Layout::of(self.path).set(block, code, component),
-                Some(bit) => tail[bit / 256].0[bit / 64 % 4] |= 1 << (bit % 64),
-            }
+        for (field, value) in fields.enumerate() {
+            self.form.layout.set(block, code, field, value);
         }
         set_alignment(block, code, of_head.0);
-        tail[pieces - 1].0[3] |= u64::from(alignment.0) << 48;
+        self.tails.extend_from_slice(tail);
     }
 
-    fn tail(&self, row: usize) -> (&[TailPiece], Alignment) {
-        let tail = &self.tails[row * self.tail_pieces()..][..self.tail_pieces()];
-        (tail, Alignment((tail[tail.len() - 1].0[3] >> 48) as u16))
+    fn tail(&self, row: usize) -> &[TailPiece] {
+        &self.tails[row * self.tail_pieces()..][..self.tail_pieces()]
     }
 
     /// `None` where the guard cannot tell.
-    fn build(rows: &EmbeddingRows, path: Path) -> Option<Self> {
-        let mut segment = Self::empty(rows.dimension(), rows.len(), path);
+    fn build(rows: &EmbeddingRows, form: Form) -> Option<Self> {
+        let mut segment = Self::empty(rows.dimension(), rows.len(), form);
+        let mut code = RowCode::new(segment.book(), rows.dimension() as usize);
         for row in 0..rows.len() {
             let (components, norm) = rows.row(row);
-            let signs = components.iter().map(|component| *component >= 0);
-            segment.push(signs, Alignment::of(components, norm), HeadAlignment::of(components, norm));
+            code.write(components, norm);
+            segment.push(code.fields.iter().copied(), code.of_head, &code.tail);
         }
-        segment.spread = spread(rows)?;
+        segment.spread = guard::spread(rows, segment.book())?;
         Some(segment)
     }
 
@@ -152,20 +162,19 @@ impl SketchSegment {
         let mut reaching: [Vec<Reaching>; PROBES_PER_PASS] = Default::default();
         let tile_lines = BLOCKS_PER_TILE * self.block_lines();
         for (tile, lines) in self.heads.chunks(tile_lines).enumerate() {
-            let mut coming = self.heads.chunks(tile_lines).nth(tile + 1).unwrap_or_default();
             let open: Vec<usize> = (0..probes.len()).filter(|probe| found[*probe].is_some()).collect();
-            // The next tile comes in while several passes look at this one, a part of it with every block. One pass alone asks for memory as
-            // fast as it comes.
-            let passes = open.len().div_ceil(PROBES_PER_PASS);
-            let lines_at_once = if passes < PASSES_TO_PREFETCH { 0 } else { self.block_lines().div_ceil(passes) };
-            for pass in open.chunks(PROBES_PER_PASS) {
+            // What several passes look at comes in while they look at the tile before it, a part of it with each.
+            let passes = open.len().div_ceil(PROBES_PER_PASS).max(1);
+            let blocks_ahead = if passes == 1 { BLOCKS_AHEAD } else { BLOCKS_PER_TILE };
+            let part = self.block_lines().div_ceil(passes);
+            for (pass_number, pass) in open.chunks(PROBES_PER_PASS).enumerate() {
                 let tables: Vec<&[Bytes]> = pass.iter().map(|probe| probes[*probe].0.tables()).collect();
                 let least: Vec<Least> = pass.iter().map(|probe| probes[*probe].1.head).collect();
                 for (number, block) in lines.chunks_exact(self.block_lines()).enumerate() {
-                    let (now, later) = coming.split_at(lines_at_once.min(coming.len()));
-                    kernel::prefetch(now);
-                    coming = later;
-                    reach(self.path, block, &tables, &least, &mut reached);
+                    let coming =
+                        (tile * BLOCKS_PER_TILE + number + blocks_ahead) * self.block_lines() + pass_number * part;
+                    kernel::prefetch(self.heads.get(coming..coming + part).unwrap_or_default());
+                    reach(self.form.path, self.form.layout, block, &tables, &least, &mut reached);
                     let first_row = (tile * BLOCKS_PER_TILE + number) * CODES_PER_BLOCK;
                     for (place, reaching) in reaching[..pass.len()].iter_mut().enumerate() {
                         self.note(first_row, reached.codes[place], &reached.sums[place], reaching);
@@ -191,66 +200,18 @@ impl SketchSegment {
             let row = first_row + code;
             // The last block may have fewer rows than codes.
             if row < self.rows {
-                kernel::prefetch(self.tail(row).0);
-                reaching.push((row as u32, sums[code]));
+                kernel::prefetch(self.tail(row));
+                reaching.push((row as u32, sums[code].into()));
             }
         }
     }
 
     /// Adds the rows whose whole codes reach the line.
     fn judge(&self, probe: &SketchProbe, lines: Lines, reaching: &mut [Reaching], rows: &mut Vec<u32>) {
-        probe.tail().add(self.path, &self.tails, reaching);
-        let reaches = |(row, sum): &&Reaching| *sum >= lines.whole.least(self.tail(*row as usize).1);
+        probe.add_tails(self.form.path, &self.tails, reaching);
+        let reaches = |(row, sum): &&Reaching| lines.whole.is_reached_by(*sum, Measures::of(self.tail(*row as usize)));
         rows.extend(reaching.iter().filter(reaches).map(|(row, _)| row));
     }
-
-    /// Bytes that a row takes in a file: its bits, the first component lowest, its alignment and its head's.
-    fn row_bytes(dimension: u32) -> usize {
-        (dimension as usize).div_ceil(8) + size_of::<Alignment>() + size_of::<HeadAlignment>()
-    }
-}
-
-/// How much wider t spreads among pairs of rows than under a random rotation, at least 1; `None` where most pairs are alike.
-fn spread(rows: &EmbeddingRows) -> Option<f64> {
-    let pairs = GUARD_PAIRS.min(rows.len().saturating_sub(1));
-    let (mut squares, mut counted, mut largest) = ([0.0_f64; 2], 0, 0.0_f64);
-    for pair in 0..pairs {
-        let row = pair * rows.len() / pairs;
-        // Neighbours were enrolled together, and may be alike.
-        let other = (row + rows.len() / 2 + pair % 7) % rows.len();
-        if let Some(of_both) = deviations(rows.row(row), rows.row(other)) {
-            for (sum, t) in squares.iter_mut().zip(of_both) {
-                *sum += t * t;
-                largest = largest.max(t.abs());
-            }
-            counted += 1;
-        }
-    }
-    let deviation = (squares[0].max(squares[1]) / f64::from(counted)).sqrt();
-    (2 * counted as usize >= pairs && pairs > 0).then(|| deviation.max(largest / GUARD_LARGEST).max(1.0))
-}
-
-/// t·√(d − 1) of a row and another one for a probe, of their heads and of all components; `None` where one of them points along the other,
-/// or all along the signs.
-fn deviations(row: (&[i16], u32), other: (&[i16], u32)) -> Option<[f64; 2]> {
-    const ASIDE_MIN: f64 = 1e-3;
-    let ((x, x_norm), (q, q_norm)) = (row, other);
-    let dimension = x.len() as f64;
-    let (x_length, q_length) = (f64::from(x_norm) / 1024.0, f64::from(q_norm) / 1024.0);
-    let cosine = x.iter().zip(q).map(|(x, q)| f64::from(*x) * f64::from(*q)).sum::<f64>() / (x_length * q_length);
-    let of = |count: usize| {
-        let (mut along_signs, mut alignment) = (0.0, 0.0);
-        for (x, q) in x[..count].iter().zip(q) {
-            along_signs += if *x >= 0 { f64::from(*q) } else { -f64::from(*q) };
-            alignment += f64::from(x.unsigned_abs());
-        }
-        along_signs /= q_length * dimension.sqrt();
-        alignment /= x_length * dimension.sqrt();
-        let share = count as f64 / dimension;
-        let aside = ((1.0 - cosine * cosine).max(0.0) * (share - alignment * alignment).max(0.0)).sqrt();
-        (aside > ASIDE_MIN).then(|| (along_signs - cosine * alignment) / aside * (dimension - 1.0).sqrt())
-    };
-    Some([of(head_components(x.len()))?, of(x.len())?])
 }
 
 impl Engine for SketchEngine {
@@ -259,17 +220,17 @@ impl Engine for SketchEngine {
     }
 
     fn references_min(&self, dimension: u32) -> usize {
-        if dimension >= DIMENSION_MIN && dimension as usize <= COMPONENTS_MAX { REFERENCES_MIN } else { usize::MAX }
+        if (DIMENSION_MIN..=DIMENSION_MAX).contains(&dimension) { REFERENCES_MIN } else { usize::MAX }
     }
 
     fn build(&self, rows: Arc<EmbeddingRows>, _calibration: &Calibration) -> Result<Box<dyn Segment>, BuildError> {
         let references = rows.len();
         if references < self.references_min(rows.dimension()) {
             let reason =
-                format!("needs {REFERENCES_MIN} references or more of {DIMENSION_MIN} to {COMPONENTS_MAX} components");
+                format!("needs {REFERENCES_MIN} references or more of {DIMENSION_MIN} to {DIMENSION_MAX} components");
             return Err(BuildError { engine: NAME.to_owned(), references, reason });
         }
-        let segment = SketchSegment::build(&rows, Path::detect()).ok_or_else(|| {
+        let segment = SketchSegment::build(&rows, Form::detect()).ok_or_else(|| {
             let reason = "its rows are too much alike to tell how far estimates err".to_owned();
             BuildError { engine: NAME.to_owned(), references, reason }
         })?;
@@ -277,11 +238,11 @@ impl Engine for SketchEngine {
     }
 
     fn fingerprint(&self, _dimension: u32) -> String {
-        format!("{NAME} {FORMAT}")
+        format!("{NAME} {FORMAT}, {} bits a field", Form::detect().layout.field_bits())
     }
 
     fn restore(&self, dimension: u32, rows: usize, bytes: &[u8]) -> Result<Box<dyn Segment>, BuildError> {
-        restore(dimension, rows, bytes, Path::detect()).map_or_else(
+        restore(dimension, rows, bytes, Form::detect()).map_or_else(
             || {
                 let reason = "the codes are not understood".to_owned();
                 Err(BuildError { engine: NAME.to_owned(), references: rows, reason })
@@ -291,25 +252,76 @@ impl Engine for SketchEngine {
     }
 }
 
-fn restore(dimension: u32, rows: usize, bytes: &[u8], path: Path) -> Option<SketchSegment> {
+fn restore(dimension: u32, rows: usize, bytes: &[u8], form: Form) -> Option<SketchSegment> {
     let (FORMAT, rest) = bytes.split_first().map(|(format, rest)| (*format, rest))? else { return None };
+    let (field_bits, rest) = rest.split_first()?;
     let (spread, rest) = rest.split_first_chunk()?;
     let spread = f64::from_le_bytes(*spread);
-    if !(DIMENSION_MIN as usize..=COMPONENTS_MAX).contains(&(dimension as usize)) {
+    let is_of_form = usize::from(*field_bits) == form.layout.field_bits();
+    if !is_of_form || !(DIMENSION_MIN..=DIMENSION_MAX).contains(&dimension) || !spread.is_finite() || spread < 1.0 {
         return None;
     }
-    let row_bytes = SketchSegment::row_bytes(dimension);
-    if rest.len() != row_bytes.checked_mul(rows)? || !spread.is_finite() || spread < 1.0 {
+    let kept = KeptRow::of(dimension, form.layout);
+    if rest.len() != kept.bytes().checked_mul(rows)? {
         return None;
     }
-    let mut segment = SketchSegment { spread, ..SketchSegment::empty(dimension, rows, path) };
-    for row in rest.chunks_exact(row_bytes) {
-        let (code, [low, high, of_head]) = row.split_last_chunk()?;
-        let alignment = Alignment(u16::from_le_bytes([*low, *high]));
-        let signs = code.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
-        segment.push(signs.take(dimension as usize), alignment, HeadAlignment(*of_head));
+    let mut segment = SketchSegment { spread, ..SketchSegment::empty(dimension, rows, form) };
+    let mut tail = vec![TailPiece::ZERO; segment.tail_pieces()];
+    for row in rest.chunks_exact(kept.bytes()) {
+        let (head, row) = row.split_at(kept.head_bytes());
+        let (of_head, words) = row.split_first()?;
+        for (word, bytes) in tail.iter_mut().flat_map(|piece| &mut piece.0).zip(words.as_chunks().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        segment.push(kept.unpack(head), HeadAlignment(*of_head), &tail);
     }
     Some(segment)
+}
+
+/// How a row is kept in a file: the fields of its head packed bit by bit, its head's alignment, its tail; numbers little-endian.
+#[derive(Debug, Clone, Copy)]
+struct KeptRow {
+    fields: usize,
+    field_bits: usize,
+    tail_bytes: usize,
+}
+
+impl KeptRow {
+    fn of(dimension: u32, layout: Layout) -> Self {
+        let dimension = dimension as usize;
+        let fields = Book::of(layout).fields(dimension);
+        Self { fields, field_bits: layout.field_bits(), tail_bytes: tail_pieces(dimension) * size_of::<TailPiece>() }
+    }
+
+    fn head_bytes(self) -> usize {
+        (self.fields * self.field_bits).div_ceil(8)
+    }
+
+    fn bytes(self) -> usize {
+        self.head_bytes() + size_of::<HeadAlignment>() + self.tail_bytes
+    }
+
+    fn pack(self, fields: impl Iterator<Item = u8>, bytes: &mut Vec<u8>) {
+        let first = bytes.len();
+        bytes.resize(first + self.head_bytes(), 0);
+        for (field, value) in fields.enumerate() {
+            let (byte, bit) = (first + field * self.field_bits / 8, field * self.field_bits % 8);
+            let [low, high] = (u16::from(value) << bit).to_le_bytes();
+            bytes[byte] |= low;
+            // Nothing of the last field lies beyond the last byte.
+            if high != 0 {
+                bytes[byte + 1] |= high;
+            }
+        }
+    }
+
+    fn unpack(self, head: &[u8]) -> impl Iterator<Item = u8> {
+        (0..self.fields).map(move |field| {
+            let (byte, bit) = (field * self.field_bits / 8, field * self.field_bits % 8);
+            let both = u16::from_le_bytes([head[byte], head.get(byte + 1).copied().unwrap_or(0)]);
+            (both >> bit) as u8 & ((1 << self.field_bits) - 1)
+        })
+    }
 }
 
 impl Segment for SketchSegment {
@@ -348,25 +360,18 @@ impl Segment for SketchSegment {
         true
     }
 
-    /// Format, spread, and the rows, numbers little-endian: the same on every processor.
+    /// Format, bits of a field, spread, and the rows: the same on every processor that writes such fields.
     fn to_bytes(&self) -> Result<Option<Vec<u8>>, BuildError> {
-        let mut bytes = Vec::with_capacity(9 + self.rows * SketchSegment::row_bytes(self.dimension));
-        bytes.push(FORMAT);
+        let layout = self.form.layout;
+        let (kept, lines) = (KeptRow::of(self.dimension, layout), self.block_lines());
+        let mut bytes = Vec::with_capacity(10 + self.rows * kept.bytes());
+        bytes.extend([FORMAT, layout.field_bits() as u8]);
         bytes.extend_from_slice(&self.spread.to_le_bytes());
-        let (layout, lines, dimension) = (Layout::of(self.path), self.block_lines(), self.dimension as usize);
         for row in 0..self.rows {
             let (code, block) = (row % CODES_PER_BLOCK, &self.heads[row / CODES_PER_BLOCK * lines..][..lines]);
-            let (tail, alignment) = self.tail(row);
-            let is_set = |component: usize| match component.checked_sub(self.head_components()) {
-                None => layout.is_set(block, code, component),
-                Some(bit) => tail[bit / 256].0[bit / 64 % 4] >> (bit % 64) & 1 == 1,
-            };
-            let bit = |component| u8::from(is_set(component)) << (component % 8);
-            let byte =
-                |first: usize| (first..dimension.min(first + 8)).fold(0, |byte, component| byte | bit(component));
-            bytes.extend((0..dimension).step_by(8).map(byte));
-            bytes.extend_from_slice(&alignment.0.to_le_bytes());
+            kept.pack((0..kept.fields).map(|field| layout.field(block, code, field)), &mut bytes);
             bytes.push(kernel::sketch::alignment(block, code));
+            bytes.extend(self.tail(row).iter().flat_map(|piece| piece.0).flat_map(u64::to_le_bytes));
         }
         Ok(Some(bytes))
     }
@@ -402,50 +407,40 @@ mod tests {
         rows
     }
 
-    /// Segments are copied between machines, and replicas on different processors must propose alike.
+    /// Segments are copied between machines, and replicas on processors of one kind must propose alike.
     #[test]
-    fn every_path_writes_the_same_bytes_and_proposes_the_same_rows() {
+    fn every_path_of_a_layout_writes_the_same_bytes_and_proposes_the_same_rows() {
         for (count, dimension) in [(300, 64), (517, 190), (256, 512)] {
             let rows = rows(count, dimension);
             let probes: Vec<CanonicalEmbedding> = (0..7)
                 .map(|row| CanonicalEmbedding::from_components(rows.row(row * 30).0).expect("canonical"))
                 .collect();
             let threshold = ComparisonScore::from_micros(350_000).expect("in range");
-            let mut seen = Vec::new();
-            for path in Path::available() {
-                let built = SketchSegment::build(&rows, *path).expect("they differ");
-                let bytes = built.to_bytes().expect("kept").expect("kept");
-                for segment in
-                    [&built, &restore(dimension as u32, count as usize, &bytes, *path).expect("its own bytes")]
-                {
-                    let sketches: Vec<SketchProbe> = probes.iter().map(|probe| SketchProbe::by(*path, probe)).collect();
-                    let lines =
-                        sketches.iter().map(|sketch| (sketch, sketch.lines(threshold, 4.0))).collect::<Vec<_>>();
-                    seen.push((bytes.clone(), segment.scan(&lines)));
+            for (layout, paths) in Layout::with_paths() {
+                let mut seen = Vec::new();
+                for form in paths.into_iter().map(|path| Form { layout, path }) {
+                    let built = SketchSegment::build(&rows, form).expect("they differ");
+                    let bytes = built.to_bytes().expect("kept").expect("kept");
+                    let restored = restore(dimension as u32, count as usize, &bytes, form).expect("its own bytes");
+                    for segment in [&built, &restored] {
+                        let sketches: Vec<SketchProbe> =
+                            probes.iter().map(|probe| SketchProbe::of(layout, probe)).collect();
+                        let lines: Vec<(&SketchProbe, Lines)> =
+                            sketches.iter().map(|sketch| (sketch, sketch.lines(threshold, 4.0))).collect();
+                        seen.push((bytes.clone(), segment.scan(&lines)));
+                    }
                 }
+                let holds_its_row = |(probe, rows): (usize, &Option<Vec<u32>>)| {
+                    rows.as_ref().is_none_or(|rows| rows.contains(&(probe as u32 * 30)))
+                };
+                assert!(seen[0].1.iter().enumerate().all(holds_its_row));
+                assert!(seen.iter().all(|other| *other == seen[0]), "{count} x {dimension}, {layout:?}");
             }
-            assert!(
-                seen[0]
-                    .1
-                    .iter()
-                    .enumerate()
-                    .all(|(probe, rows)| rows.as_ref().is_none_or(|rows| rows.contains(&(probe as u32 * 30))))
-            );
-            assert!(seen.iter().all(|other| *other == seen[0]), "{count} x {dimension}");
         }
     }
 
     #[test]
-    fn rows_that_nothing_has_turned_are_found_to_spread_wider() {
-        assert!(spread(&rows(2_000, 256)).is_some_and(|spread| spread < 1.1));
-        // Every component is of one sign: the signs tell nothing, and probes lie along them.
-        let mut one_sided = EmbeddingRows::new(256);
-        let mut random = ChaCha8Rng::seed_from_u64(6);
-        for ordinal in 0..2_000 {
-            let values: Vec<f32> = (0..256).map(|_| random.random_range(0.0..1.0)).collect();
-            one_sided.push(EnrolmentOrdinal(ordinal), &CanonicalEmbedding::from_f32(&values).expect("valid"));
-        }
-        assert!(spread(&one_sided).is_some_and(|spread| spread > 2.0));
+    fn rows_that_are_all_alike_are_refused() {
         let mut alike = EmbeddingRows::new(64);
         let one = CanonicalEmbedding::from_f32(&[1.0; 64]).expect("valid");
         (0..300).for_each(|ordinal| alike.push(EnrolmentOrdinal(ordinal), &one));
@@ -456,20 +451,25 @@ mod tests {
     #[test]
     fn bytes_of_another_form_are_refused() {
         let rows = rows(256, 64);
-        let bytes =
-            SketchSegment::build(&rows, Path::Portable).expect("they differ").to_bytes().expect("kept").expect("kept");
-        let refused = |dimension: u32, rows: usize, bytes: &[u8]| {
-            assert!(SketchEngine.restore(dimension, rows, bytes).is_err(), "{dimension}, {rows}");
-        };
-        refused(64, 256, &[]);
-        refused(64, 256, &bytes[1..]);
-        refused(64, 255, &bytes);
-        refused(72, 256, &bytes);
-        refused(0, 0, &bytes[..9]);
-        refused(5_000, 0, &bytes[..9]);
-        refused(64, usize::MAX, &bytes);
-        refused(64, 256, &[&[FORMAT + 1], &bytes[1..]].concat());
-        refused(64, 256, &[&bytes[..1], &f64::NAN.to_le_bytes(), &bytes[9..]].concat());
-        assert!(SketchEngine.restore(64, 256, &bytes).is_ok());
+        let forms = Layout::with_paths().map(|(layout, _)| Form { layout, path: Path::Portable });
+        for form in forms {
+            let bytes =
+                SketchSegment::build(&rows, form).expect("they differ").to_bytes().expect("kept").expect("kept");
+            let refused = |dimension: u32, rows: usize, bytes: &[u8]| {
+                assert!(restore(dimension, rows, bytes, form).is_none(), "{dimension}, {rows}");
+            };
+            refused(64, 256, &[]);
+            refused(64, 256, &bytes[1..]);
+            refused(64, 255, &bytes);
+            refused(88, 256, &bytes);
+            refused(0, 0, &bytes[..10]);
+            refused(5_000, 0, &bytes[..10]);
+            refused(64, usize::MAX, &bytes);
+            refused(64, 256, &[&[FORMAT + 1], &bytes[1..]].concat());
+            refused(64, 256, &[&bytes[..1], &[5], &bytes[2..]].concat());
+            refused(64, 256, &[&bytes[..2], &f64::NAN.to_le_bytes(), &bytes[10..]].concat());
+            let is_read = |other: Form| restore(64, 256, &bytes, other).is_some();
+            assert!(forms.iter().all(|other| is_read(*other) == (*other == form)));
+        }
     }
 }

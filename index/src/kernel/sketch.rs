@@ -1,9 +1,8 @@
-//! Sums of weights chosen by the bits of short codes: the inner loop of the `sketch` engine.
+//! Sums of what short codes earn: the inner loop of the `sketch` engine.
 //!
-//! A code has one bit per component. A probe has a weight for each component and the bit that earns it; a code's sum is that of the weights
-//! that its bits earn. The *heads* of 128 codes lie in a block, which several probes pass over at once: paths look the sums of a few bits at
-//! a time up in tables; how many bits, and how they lie in a block, is up to the path (see [`Layout`]), the sums are not. What few codes are
-//! looked at further have their *tails* one after another, and a tail's sum is added up by itself (see [`TailWeights`]).
+//! A code is a row of fields of a few bits. A probe has a table for each field, of what every value of it earns, and a code's sum is that of
+//! what its fields earn. The codes of 128 rows lie in a block, which several probes pass over at once. How many bits a field has, and how
+//! fields lie in a block, is up to the instructions at hand (see [`Layout`]).
 
 use super::Path;
 
@@ -11,21 +10,18 @@ use super::Path;
 pub(crate) const CODES_PER_BLOCK: usize = 2 * HALF;
 /// Codes that lie side by side.
 const HALF: usize = 64;
-/// The most components of a code.
-pub(crate) const COMPONENTS_MAX: usize = 4096;
-/// The largest sum of the weights of any [`FIELD_COMPONENTS`] neighbours. Eight of these fit a byte, so that paths that add up bytes seldom
-/// have to make them wider.
-pub(crate) const FIELD_SUM_MAX: u8 = 31;
-/// Neighbouring components whose weights are bounded together: as many as any path looks up at once.
-pub(crate) const FIELD_COMPONENTS: usize = 6;
+/// The most fields of a code.
+pub(crate) const FIELDS_MAX: usize = 2048;
+/// The most that a field earns. Eight of these fit a byte, so that paths that add up bytes seldom have to make them wider.
+pub(crate) const ENTRY_MAX: u8 = 31;
 /// Probes that share one pass over a block at most.
 pub(crate) const PROBES_PER_PASS: usize = 4;
 
-/// Lines of a block behind its bits: an alignment of 8 bits for each code.
+/// Lines of a block behind its fields: an alignment of 8 bits for each code.
 const ALIGNMENT_LINES: usize = 2;
 
 // A sum fits 16 bits.
-const _: () = assert!(COMPONENTS_MAX.div_ceil(FIELD_COMPONENTS) * FIELD_SUM_MAX as usize <= u16::MAX as usize);
+const _: () = assert!((FIELDS_MAX + 8) * ENTRY_MAX as usize <= u16::MAX as usize);
 
 /// 64 bytes of a block or of a probe's tables: a cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,26 +32,19 @@ impl Bytes {
     pub(crate) const ZERO: Self = Self([0; 64]);
 }
 
-/// A component of a probe: its weight, and whether a bit of 1 earns it, or one of 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Weight {
-    pub(crate) weight: u8,
-    pub(crate) earned_by: bool,
-}
-
 /// How each half of a block lies, which is what a path's instructions want. A block has one step after another, and of each step the
 /// lines of its first half, then those of the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
-    /// Fields of 4 bits. Of each field, 32 bytes: code c has the low half of byte c, code c + 32 the high half. Tables of 16 entries.
+    /// Fields of 4 bits. Of each field, 32 bytes: code c has the low half of byte c, code c + 32 the high half.
     Fours,
     /// Fields of 6 bits, four of them in three lines of 64 bytes, a byte for each code: line l has field l in the low six bits and, above,
-    /// the bits 2 l and 2 l + 1 of the fourth field. Tables of 64 entries.
+    /// the bits 2 l and 2 l + 1 of the fourth field.
     Sixes,
 }
 
 impl Layout {
-    /// What a path reads.
+    /// What a path reads fastest.
     pub(crate) fn of(path: Path) -> Self {
         match path {
             Path::Portable => Self::Fours,
@@ -66,103 +55,94 @@ impl Layout {
         }
     }
 
-    /// Components that a path takes in one step.
-    fn components_per_step(self) -> usize {
+    /// The layouts, each with the paths that read it on this processor.
+    #[cfg(test)]
+    pub(crate) fn with_paths() -> [(Self, Vec<Path>); 2] {
+        [Self::Fours, Self::Sixes].map(|layout| {
+            let reads = |path: &Path| *path == Path::Portable || Self::of(*path) == layout;
+            (layout, Path::available().iter().copied().filter(reads).collect())
+        })
+    }
+
+    /// Bits of a field.
+    pub(crate) const fn field_bits(self) -> usize {
         match self {
-            Self::Fours => 32,
-            Self::Sixes => 24,
+            Self::Fours => 4,
+            Self::Sixes => 6,
+        }
+    }
+
+    /// Fields that a path takes in one step.
+    const fn fields_per_step(self) -> usize {
+        match self {
+            Self::Fours => 8,
+            Self::Sixes => 4,
         }
     }
 
     /// Lines of a block in each step.
-    fn block_lines_per_step(self) -> usize {
+    const fn block_lines_per_step(self) -> usize {
         match self {
             Self::Fours => 8,
             Self::Sixes => 6,
         }
     }
 
+    /// Entries of a table.
+    const fn entries(self) -> usize {
+        1 << self.field_bits()
+    }
+
     /// Lines of a probe's tables in each step.
-    fn table_lines_per_step(self) -> usize {
-        match self {
-            Self::Fours => 2,
-            Self::Sixes => 4,
+    const fn table_lines_per_step(self) -> usize {
+        self.fields_per_step() * self.entries() / 64
+    }
+
+    /// Lines of a block whose codes have so many fields, at least 1.
+    pub(crate) fn block_lines(self, fields: usize) -> usize {
+        fields.div_ceil(self.fields_per_step()) * self.block_lines_per_step() + ALIGNMENT_LINES
+    }
+
+    /// Lines of the tables of so many fields. Fields beyond them, up to a whole step, earn nothing.
+    pub(crate) fn table_lines(self, fields: usize) -> usize {
+        fields.div_ceil(self.fields_per_step()) * self.table_lines_per_step()
+    }
+
+    /// The table of a field: what each of its values earns, [`ENTRY_MAX`] at most.
+    pub(crate) fn table(self, tables: &mut [Bytes], field: usize) -> &mut [u8] {
+        let per_line = 64 / self.entries();
+        &mut tables[field / per_line].0[field % per_line * self.entries()..][..self.entries()]
+    }
+
+    /// Sets a field of a code in a block, where it is 0.
+    pub(crate) fn set(self, block: &mut [Bytes], code: usize, field: usize, value: u8) {
+        for (line, byte, from, bits, into) in self.places(code, field) {
+            block[line].0[byte] |= (value >> from & ((1 << bits) - 1)) << into;
         }
     }
 
-    /// Lines of a block whose codes have so many components, at least 1.
-    pub(crate) fn block_lines(self, components: usize) -> usize {
-        components.div_ceil(self.components_per_step()) * self.block_lines_per_step() + ALIGNMENT_LINES
+    /// A field of a code in a block.
+    pub(crate) fn field(self, block: &[Bytes], code: usize, field: usize) -> u8 {
+        let part = |(line, byte, from, bits, into): (usize, usize, u8, u8, u8)| {
+            (block[line].0[byte] >> into & ((1 << bits) - 1)) << from
+        };
+        self.places(code, field).into_iter().map(part).fold(0, |value, part| value | part)
     }
 
-    /// Sets a bit of a code in a block.
-    pub(crate) fn set(self, block: &mut [Bytes], code: usize, component: usize) {
-        let (line, byte, bit) = self.place(code, component);
-        block[line].0[byte] |= 1 << bit;
-    }
-
-    /// A bit of a code in a block.
-    pub(crate) fn is_set(self, block: &[Bytes], code: usize, component: usize) -> bool {
-        let (line, byte, bit) = self.place(code, component);
-        block[line].0[byte] >> bit & 1 == 1
-    }
-
-    /// The line, the byte in it and the bit in that.
-    fn place(self, code: usize, component: usize) -> (usize, usize, usize) {
-        let step = component / self.components_per_step() * self.block_lines_per_step();
+    /// Where the parts of a field lie, of which some have no bits: the line, the byte in it, the first bit of the part, how many, and the bit
+    /// in the byte.
+    fn places(self, code: usize, field: usize) -> [(usize, usize, u8, u8, u8); 3] {
+        const NONE: (usize, usize, u8, u8, u8) = (0, 0, 0, 0, 0);
+        let step = field / self.fields_per_step() * self.block_lines_per_step();
         let first = step + code / HALF * self.block_lines_per_step() / 2;
-        let (code, component) = (code % HALF, component % self.components_per_step());
+        let (code, field) = (code % HALF, field % self.fields_per_step());
         match self {
             Self::Fours => {
-                let field = component / 4;
-                (first + field / 2, field % 2 * 32 + code % 32, component % 4 + if code < 32 { 0 } else { 4 })
+                [(first + field / 2, field % 2 * 32 + code % 32, 0, 4, if code < 32 { 0 } else { 4 }), NONE, NONE]
             }
-            Self::Sixes => match (component / 6, component % 6) {
-                (3, bit) => (first + bit / 2, code, 6 + bit % 2),
-                (field, bit) => (first + field, code, bit),
-            },
+            Self::Sixes if field < 3 => [(first + field, code, 0, 6, 0), NONE, NONE],
+            Self::Sixes => [(first, code, 0, 2, 6), (first + 1, code, 2, 2, 6), (first + 2, code, 4, 2, 6)],
         }
-    }
-
-    /// The tables of a probe: of each field, what every value of it earns.
-    pub(crate) fn tables(self, weights: &[Weight]) -> Vec<Bytes> {
-        let lines = weights.len().div_ceil(self.components_per_step()) * self.table_lines_per_step();
-        let mut tables = vec![Bytes::ZERO; lines];
-        match self {
-            Self::Fours => {
-                for (field, weights) in weights.chunks(4).enumerate() {
-                    earned(weights, &mut tables[field / 4].0[field % 4 * 16..][..16]);
-                }
-            }
-            Self::Sixes => {
-                for (table, weights) in tables.iter_mut().zip(weights.chunks(6)) {
-                    earned(weights, &mut table.0);
-                }
-            }
-        }
-        tables
-    }
-}
-
-/// What every value of a field earns; components that are missing earn nothing.
-fn earned(weights: &[Weight], entries: &mut [u8]) {
-    let by_zeros =
-        weights.iter().filter(|weight| !weight.earned_by).map(|weight| u32::from(weight.weight)).sum::<u32>();
-    let all = weights.iter().map(|weight| u32::from(weight.weight)).sum::<u32>();
-    assert!(all <= FIELD_SUM_MAX.into(), "the weights of a field are bounded");
-    entries[0] = by_zeros as u8;
-    let mut known = 1;
-    while known < entries.len() {
-        let (from, into) = entries.split_at_mut(known);
-        let weight = weights.get(known.trailing_zeros() as usize);
-        for (from, into) in from.iter().zip(into) {
-            *into = match weight {
-                Some(Weight { weight, earned_by: true }) => from + weight,
-                Some(Weight { weight, earned_by: false }) => from - weight,
-                None => *from,
-            };
-        }
-        known *= 2;
     }
 }
 
@@ -214,21 +194,28 @@ impl Reached {
     }
 }
 
-/// Adds up, for each probe, what the bits of each code earn, and tells which sums reach the probe's `least`.
+/// Adds up, for each probe, what the fields of each code earn, and tells which sums reach the probe's `least`.
 ///
-/// `block` and the probes' tables are as [`Layout::of`] the path has them, for equally many components.
-pub(crate) fn reach(path: Path, block: &[Bytes], probes: &[&[Bytes]], least: &[Least], reached: &mut Reached) {
-    let layout = Layout::of(path);
+/// `block` and the probes' tables are of one layout, which the path reads, and of equally many fields.
+pub(crate) fn reach(
+    path: Path,
+    layout: Layout,
+    block: &[Bytes],
+    probes: &[&[Bytes]],
+    least: &[Least],
+    reached: &mut Reached,
+) {
     let (block, alignments) = block.split_last_chunk().expect("a block has the alignments of its codes");
     let steps = block.len() / layout.block_lines_per_step();
     assert!((1..=PROBES_PER_PASS).contains(&probes.len()), "a pass is for 1 to 4 probes");
     assert_eq!(probes.len(), least.len(), "one bound per probe");
     assert!(least.iter().all(|least| least.slope <= Least::SLOPE_MAX), "slopes are below 2^15");
-    assert!(steps * layout.components_per_step() < COMPONENTS_MAX + layout.components_per_step(), "sums fit 16 bits");
+    assert!(steps * layout.fields_per_step() < FIELDS_MAX + layout.fields_per_step(), "sums fit 16 bits");
     assert!(probes.iter().all(|tables| tables.len() == steps * layout.table_lines_per_step()), "a table per field");
+    assert!(path == Path::Portable || layout == Layout::of(path), "the path reads the layout");
     reached.codes = [0; PROBES_PER_PASS];
     match path {
-        Path::Portable => portable(block, alignments, probes, least, reached),
+        Path::Portable => portable(layout, block, alignments, probes, least, reached),
         // SAFETY: `Path::detect` and `Path::available` give this path only where the processor has its features.
         #[cfg(target_arch = "x86_64")]
         Path::Avx2 => unsafe { x86::reach_avx2(block, alignments, probes, least, reached) },
@@ -239,6 +226,7 @@ pub(crate) fn reach(path: Path, block: &[Bytes], probes: &[&[Bytes]], least: &[L
 }
 
 fn portable(
+    layout: Layout,
     block: &[Bytes],
     alignments: &[Bytes; ALIGNMENT_LINES],
     probes: &[&[Bytes]],
@@ -247,16 +235,15 @@ fn portable(
 ) {
     for (probe, (tables, least)) in probes.iter().zip(least).enumerate() {
         let mut sums = [0_u16; CODES_PER_BLOCK];
-        for (lines, tables) in block.as_chunks::<8>().0.iter().zip(tables.as_chunks::<2>().0) {
-            for (lines, sums) in lines.as_chunks::<4>().0.iter().zip(sums.as_chunks_mut::<HALF>().0) {
-                let fields = lines.iter().flat_map(|line| line.0.as_chunks::<32>().0);
-                let tables = tables.iter().flat_map(|line| line.0.as_chunks::<16>().0);
-                for (fields, entries) in fields.zip(tables) {
-                    let (low, high) = sums.split_at_mut(32);
-                    for ((byte, low), high) in fields.iter().zip(low).zip(high) {
+        let steps = block.chunks(layout.block_lines_per_step()).zip(tables.chunks(layout.table_lines_per_step()));
+        for (lines, tables) in steps {
+            let halves = lines.chunks(lines.len() / 2).zip(sums.as_chunks_mut::<HALF>().0);
+            for (lines, sums) in halves {
+                let entries = tables.iter().flat_map(|line| line.0.chunks(layout.entries()));
+                for (field, entries) in entries.enumerate() {
+                    for (value, sum) in values(layout, lines, field).into_iter().zip(&mut *sums) {
                         // Sums stay below 2¹⁶.
-                        *low = low.wrapping_add(u16::from(entries[usize::from(byte & 15)]));
-                        *high = high.wrapping_add(u16::from(entries[usize::from(byte >> 4)]));
+                        *sum = sum.wrapping_add(u16::from(entries[usize::from(value) % entries.len()]));
                     }
                 }
             }
@@ -271,73 +258,17 @@ fn portable(
     }
 }
 
-/// A piece of a tail: bits, the first component lowest. Pieces do not cross cache lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C, align(32))]
-pub(crate) struct TailPiece(pub(crate) [u64; 4]);
-
-impl TailPiece {
-    const BITS: usize = 256;
-    pub(crate) const ZERO: Self = Self([0; 4]);
-}
-
-/// Bits at the end of a tail's last piece that are the caller's: no component is there.
-pub(crate) const TAIL_BITS_LEFT: usize = 16;
-
-/// Pieces of a tail of so many components.
-pub(crate) fn tail_pieces(components: usize) -> usize {
-    (components + TAIL_BITS_LEFT).div_ceil(TailPiece::BITS)
-}
-
-/// What the bits of a tail earn.
-#[derive(Debug, Clone)]
-pub(crate) struct TailWeights {
-    /// A byte for each bit.
-    weights: Vec<Bytes>,
-    earned_by: Vec<u64>,
-}
-
-impl TailWeights {
-    pub(crate) fn new(components: &[Weight]) -> Self {
-        let words = tail_pieces(components.len()) * TailPiece::ZERO.0.len();
-        let (mut weights, mut earned_by) = (vec![Bytes::ZERO; words], vec![0; words]);
-        for (component, weight) in components.iter().enumerate() {
-            weights[component / 64].0[component % 64] = weight.weight;
-            earned_by[component / 64] |= u64::from(weight.earned_by) << (component % 64);
+/// A field of the codes of half a block, of the lines of one step; above it may be bits of no meaning.
+fn values(layout: Layout, lines: &[Bytes], field: usize) -> [u8; HALF] {
+    match layout {
+        Layout::Fours => {
+            let bytes = &lines[field / 2].0.as_chunks::<32>().0[field % 2];
+            std::array::from_fn(|code| bytes[code % 32] >> (code / 32 * 4))
         }
-        Self { weights, earned_by }
-    }
-
-    /// Adds the sums of some rows' tails to what their heads earn. `tails` has those of all rows, of equally many components each.
-    pub(crate) fn add(&self, path: Path, tails: &[TailPiece], rows: &mut [(u32, u16)]) {
-        match path {
-            Path::Portable => {
-                for (row, sum) in rows {
-                    *sum += self.sum_portably(self.tail(tails, *row));
-                }
-            }
-            // SAFETY: `Path::detect` and `Path::available` give this path only where the processor has its features.
-            #[cfg(target_arch = "x86_64")]
-            Path::Avx2 => unsafe { x86::add_tails_avx2(self, tails, rows) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => unsafe { x86::add_tails_avx512(self, tails, rows) },
+        Layout::Sixes if field < 3 => lines[field].0,
+        Layout::Sixes => {
+            std::array::from_fn(|code| lines[0].0[code] >> 6 | lines[1].0[code] >> 6 << 2 | lines[2].0[code] >> 6 << 4)
         }
-    }
-
-    #[inline]
-    fn tail<'a>(&self, tails: &'a [TailPiece], row: u32) -> &'a [TailPiece] {
-        let pieces = self.earned_by.len() / TailPiece::ZERO.0.len();
-        &tails[row as usize * pieces..][..pieces]
-    }
-
-    fn sum_portably(&self, tail: &[TailPiece]) -> u16 {
-        let words = self.weights.iter().zip(&self.earned_by).zip(tail.iter().flat_map(|piece| piece.0));
-        words.fold(0, |sum, ((weights, earned_by), word)| {
-            let earned = !(word ^ earned_by);
-            let bit = |(bit, weight): (usize, &u8)| u16::from(*weight) * (earned >> bit & 1) as u16;
-            sum + weights.0.iter().enumerate().map(bit).sum::<u16>()
-        })
     }
 }
 
@@ -345,7 +276,7 @@ impl TailWeights {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{ALIGNMENT_LINES, Bytes, HALF, Least, Reached, TailPiece, TailWeights};
+    use super::{ALIGNMENT_LINES, Bytes, HALF, Least, Reached};
 
     /// Two probes at once: their sums, what is read of a block and a table fill the sixteen registers.
     #[target_feature(enable = "avx2")]
@@ -612,57 +543,6 @@ mod x86 {
         }
     }
 
-    #[target_feature(enable = "avx2")]
-    pub(super) fn add_tails_avx2(weights: &TailWeights, tails: &[TailPiece], rows: &mut [(u32, u16)]) {
-        for (row, sum) in rows {
-            *sum += tail_avx2(&weights.weights, &weights.earned_by, weights.tail(tails, *row));
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) fn add_tails_avx512(weights: &TailWeights, tails: &[TailPiece], rows: &mut [(u32, u16)]) {
-        for (row, sum) in rows {
-            *sum += tail_avx512(&weights.weights, &weights.earned_by, weights.tail(tails, *row));
-        }
-    }
-
-    /// 32 bits at a time become bytes that choose among 32 weights.
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn tail_avx2(weights: &[Bytes], earned_by: &[u64], tail: &[TailPiece]) -> u16 {
-        let bit_of_byte = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
-        let byte_of_four = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
-        let mut sums = _mm256_setzero_si256();
-        for ((weights, earned_by), word) in weights.iter().zip(earned_by).zip(tail.iter().flat_map(|piece| piece.0)) {
-            let earned = !(word ^ earned_by);
-            for half in 0..2 {
-                let bits = _mm256_set1_epi32(((earned >> (32 * half)) as u32).cast_signed());
-                let bits = _mm256_and_si256(_mm256_shuffle_epi8(bits, byte_of_four), bit_of_byte);
-                let chosen = _mm256_and_si256(_mm256_cmpeq_epi8(bits, bit_of_byte), load_256(weights, half));
-                sums = _mm256_add_epi64(sums, _mm256_sad_epu8(chosen, _mm256_setzero_si256()));
-            }
-        }
-        let [a, b, c, d] = [
-            _mm256_extract_epi64::<0>(sums),
-            _mm256_extract_epi64::<1>(sums),
-            _mm256_extract_epi64::<2>(sums),
-            _mm256_extract_epi64::<3>(sums),
-        ];
-        (a + b + c + d) as u16
-    }
-
-    /// The bits are the mask that chooses among 64 weights.
-    #[target_feature(enable = "avx512f,avx512bw")]
-    #[inline]
-    fn tail_avx512(weights: &[Bytes], earned_by: &[u64], tail: &[TailPiece]) -> u16 {
-        let mut sums = _mm512_setzero_si512();
-        for ((weights, earned_by), word) in weights.iter().zip(earned_by).zip(tail.iter().flat_map(|piece| piece.0)) {
-            let chosen = _mm512_maskz_mov_epi8(!(word ^ earned_by), load_512(weights));
-            sums = _mm512_add_epi64(sums, _mm512_sad_epu8(chosen, _mm512_setzero_si512()));
-        }
-        _mm512_reduce_add_epi64(sums) as u16
-    }
-
     /// The fields of one step, of both halves of a block.
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
@@ -717,50 +597,42 @@ mod tests {
 
     use super::*;
 
-    /// What the sums are by their definition.
-    fn sums(codes: &[Vec<bool>], weights: &[Weight]) -> [u16; CODES_PER_BLOCK] {
-        std::array::from_fn(|code| {
-            let earned = codes[code].iter().zip(weights).filter(|(bit, weight)| **bit == weight.earned_by);
-            earned.map(|(_, weight)| u16::from(weight.weight)).sum()
-        })
-    }
-
     /// The alignment that a test gives a code.
     fn alignment_of(code: usize) -> u8 {
         (code * 37 % 256) as u8
     }
 
-    fn check(codes: &[Vec<bool>], probes: &[Vec<Weight>], least: &[Least]) -> Result<(), TestCaseError> {
-        let components = probes[0].len();
-        for path in Path::available() {
-            let layout = Layout::of(*path);
-            let mut block = vec![Bytes::ZERO; layout.block_lines(components)];
-            for (code, bits) in codes.iter().enumerate() {
-                (0..components)
-                    .filter(|component| bits[*component])
-                    .for_each(|component| layout.set(&mut block, code, component));
-                set_alignment(&mut block, code, alignment_of(code));
-                prop_assert!(
-                    (0..components).all(|component| layout.is_set(&block, code, component) == bits[component])
-                );
-            }
-            let tables: Vec<Vec<Bytes>> = probes.iter().map(|weights| layout.tables(weights)).collect();
-            let tables: Vec<&[Bytes]> = tables.iter().map(Vec::as_slice).collect();
+    /// `codes` and the probes' tables by their definition: fields, and what each value of each field earns.
+    fn check(layout: Layout, codes: &[Vec<u8>], probes: &[Vec<Vec<u8>>], least: &[Least]) -> Result<(), TestCaseError> {
+        let fields = codes[0].len();
+        let mut block = vec![Bytes::ZERO; layout.block_lines(fields)];
+        for (code, values) in codes.iter().enumerate() {
+            values.iter().enumerate().for_each(|(field, value)| layout.set(&mut block, code, field, *value));
+            set_alignment(&mut block, code, alignment_of(code));
+        }
+        for (code, values) in codes.iter().enumerate() {
+            prop_assert!((0..fields).all(|field| layout.field(&block, code, field) == values[field]));
+            prop_assert_eq!(alignment(&block, code), alignment_of(code));
+        }
+        let mut tables = vec![vec![Bytes::ZERO; layout.table_lines(fields)]; probes.len()];
+        for (tables, probe) in tables.iter_mut().zip(probes) {
+            probe.iter().enumerate().for_each(|(field, entries)| layout.table(tables, field).copy_from_slice(entries));
+        }
+        let tables: Vec<&[Bytes]> = tables.iter().map(Vec::as_slice).collect();
+        let paths = Layout::with_paths().into_iter().filter(|(read, _)| *read == layout).flat_map(|(_, paths)| paths);
+        for path in paths {
             let mut reached = Reached::new();
-            reach(*path, &block, &tables, least, &mut reached);
-            for (probe, weights) in probes.iter().enumerate() {
-                let expected = sums(codes, weights);
-                let codes = (0..CODES_PER_BLOCK)
-                    .filter(|code| expected[*code] >= least[probe].of(alignment_of(*code)))
-                    .fold(0, |codes, code| codes | 1_u128 << code);
-                prop_assert_eq!(reached.codes[probe], codes, "{:?}, probe {}", path, probe);
-                let told = |code: &usize| codes >> code & 1 == 1;
-                prop_assert!(
-                    (0..CODES_PER_BLOCK).filter(told).all(|code| reached.sums[probe][code] == expected[code]),
-                    "{:?}, probe {}",
-                    path,
-                    probe
-                );
+            reach(path, layout, &block, &tables, least, &mut reached);
+            for (probe, tables) in probes.iter().enumerate() {
+                let sum = |code: usize| {
+                    let earned = codes[code].iter().zip(tables).map(|(value, entries)| entries[usize::from(*value)]);
+                    earned.map(u16::from).sum::<u16>()
+                };
+                let reaches = |code: &usize| sum(*code) >= least[probe].of(alignment_of(*code));
+                let expected = (0..CODES_PER_BLOCK).filter(reaches).fold(0, |codes, code| codes | 1_u128 << code);
+                prop_assert_eq!(reached.codes[probe], expected, "{:?}, probe {}", path, probe);
+                let right = |code: usize| expected >> code & 1 == 0 || reached.sums[probe][code] == sum(code);
+                prop_assert!((0..CODES_PER_BLOCK).all(right), "{:?}, probe {}", path, probe);
             }
         }
         Ok(())
@@ -770,72 +642,42 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn every_path_adds_up_what_the_bits_earn(
-            components in 1_usize..200,
+        fn every_path_adds_up_what_the_fields_earn(
+            fields in 1_usize..60,
             probe_count in 1_usize..=PROBES_PER_PASS,
             seed in prop::collection::vec(any::<u8>(), 1021),
             aim in 0_u16..=10,
             (slope, moved) in (prop_oneof![Just(0), 0_u16..500, 0..=Least::SLOPE_MAX], any::<u16>()),
         ) {
-            let mut bytes = seed.iter().cycle();
-            let codes: Vec<Vec<bool>> = (0..CODES_PER_BLOCK)
-                .map(|_| (0..components).map(|_| bytes.next().is_some_and(|byte| byte & 1 == 1)).collect())
-                .collect();
-            let weight = |byte: &u8| Weight { weight: byte >> 1 & 7, earned_by: byte & 1 == 1 };
-            // Of six neighbours, one may be heavy.
-            let heavy = |(place, weight): (usize, Weight)| {
-                Weight { weight: if place % 6 == 3 { weight.weight } else { weight.weight * 3 / 5 }, ..weight }
-            };
-            let mut weights = || bytes.by_ref().take(components).map(weight).enumerate().map(heavy).collect::<Vec<_>>();
-            let probes: Vec<Vec<Weight>> = (0..probe_count).map(|_| weights()).collect();
-            let most = |weights: &Vec<Weight>| weights.iter().map(|weight| u16::from(weight.weight)).sum::<u16>();
-            // From nothing, which all reach, over about what half of them reach, to what few or none do.
-            let least = |weights| Least {
-                slope,
-                plus: (most(weights) * aim / 10).saturating_add(moved),
-                minus: moved.saturating_add(((u32::from(slope) * 128) >> 8) as u16),
-            };
-            check(&codes, &probes, &probes.iter().map(least).collect::<Vec<_>>())?;
-        }
-
-        #[test]
-        fn every_path_adds_up_what_a_tail_earns(
-            components in prop::collection::vec((0..=FIELD_SUM_MAX, any::<bool>(), any::<bool>()), 1..700),
-            left in any::<u16>(),
-        ) {
-            let weights: Vec<Weight> =
-                components.iter().map(|(weight, earned_by, _)| Weight { weight: *weight, earned_by: *earned_by }).collect();
-            let mut tail = vec![TailPiece::ZERO; tail_pieces(components.len())];
-            for (component, (_, _, bit)) in components.iter().enumerate() {
-                tail[component / 256].0[component / 64 % 4] |= u64::from(*bit) << (component % 64);
-            }
-            tail.last_mut().expect("a tail has a piece").0[3] |= u64::from(left) << 48;
-            let earned = components.iter().filter(|(_, earned_by, bit)| earned_by == bit);
-            let expected = earned.map(|(weight, _, _)| u16::from(*weight)).sum::<u16>();
-            for path in Path::available() {
-                let weights = TailWeights::new(&weights);
-                // The row before it has a tail of its own.
-                let tails = [vec![TailPiece([u64::MAX; 4]); tail.len()], tail.clone()].concat();
-                let mut rows = [(1, 5)];
-                weights.add(*path, &tails, &mut rows);
-                prop_assert_eq!(rows[0].1 - 5, expected, "{:?}", path);
+            for layout in [Layout::Fours, Layout::Sixes] {
+                let mut bytes = seed.iter().cycle().copied();
+                let mut take = |count: usize, below: u8| bytes.by_ref().take(count).map(|byte| byte % below).collect::<Vec<u8>>();
+                let entries = 1 << layout.field_bits();
+                let codes: Vec<Vec<u8>> = (0..CODES_PER_BLOCK).map(|_| take(fields, entries as u8)).collect();
+                let probes: Vec<Vec<Vec<u8>>> =
+                    (0..probe_count).map(|_| (0..fields).map(|_| take(entries, ENTRY_MAX + 1)).collect()).collect();
+                // From nothing, which all reach, over about what half of them reach, to what few or none do.
+                let least = Least {
+                    slope,
+                    plus: (fields as u16 * u16::from(ENTRY_MAX) * aim / 10).saturating_add(moved),
+                    minus: moved.saturating_add(((u32::from(slope) * 128) >> 8) as u16),
+                };
+                check(layout, &codes, &probes, &vec![least; probe_count])?;
             }
         }
     }
 
     #[test]
     fn the_largest_sums_fit_and_the_bounds_are_met_exactly() {
-        // Of each field of four or six, all the weight lies on one component.
-        let heaviest = |component: usize, earned_by: bool| Weight {
-            weight: if component % 12 == 3 || component % 12 == 8 { FIELD_SUM_MAX } else { 0 },
-            earned_by,
-        };
-        let top = (0..COMPONENTS_MAX).map(|component| u16::from(heaviest(component, true).weight)).sum::<u16>();
-        for bit in [false, true] {
-            let codes = vec![vec![bit; COMPONENTS_MAX]; CODES_PER_BLOCK];
-            let weights: Vec<Weight> = (0..COMPONENTS_MAX).map(|component| heaviest(component, bit)).collect();
-            let least = [0, top, top + 1, u16::MAX].map(|plus| Least { slope: 0, plus, minus: 0 });
-            check(&codes, &vec![weights; 4], &least).expect("equal on every path");
+        for layout in [Layout::Fours, Layout::Sixes] {
+            let top = FIELDS_MAX as u16 * u16::from(ENTRY_MAX);
+            for value in [0, (1 << layout.field_bits()) - 1] {
+                let codes = vec![vec![value; FIELDS_MAX]; CODES_PER_BLOCK];
+                let mut entries = vec![0; 1 << layout.field_bits()];
+                entries[usize::from(value)] = ENTRY_MAX;
+                let least = [0, top, top + 1, u16::MAX].map(|plus| Least { slope: 0, plus, minus: 0 });
+                check(layout, &codes, &vec![vec![entries; FIELDS_MAX]; 4], &least).expect("equal on every path");
+            }
         }
     }
 }

@@ -1,144 +1,130 @@
 //! A probe as the codes of segments are compared with it: tables of its components, and the line that a row must reach.
 
-use std::f64::consts::{FRAC_2_PI, SQRT_2};
+use std::f64::consts::SQRT_2;
 use std::fmt;
 
 use crate::embedding::CanonicalEmbedding;
 use crate::kernel::Path;
-use crate::kernel::sketch::{Bytes, FIELD_COMPONENTS, FIELD_SUM_MAX, Layout, Least, TailWeights, Weight};
+use crate::kernel::sketch::{Bytes, ENTRY_MAX, Layout, Least};
+use crate::kernel::tails::{TailPiece, TailWeights};
 use crate::score::ComparisonScore;
+use crate::sketch::book::{Book, Sums};
+use crate::sketch::code::{HeadAlignment, Measures, TAIL_SIGN, tail_components, tail_pieces};
 
 /// What sums of table entries leave out of account at the edge of a threshold: rounding of the canonical templates and of `f64`.
 const COSINE_NOISE: f64 = 4e-6;
+/// Fractional bits of what a unit of a component adds to an entry of a table. The largest entry times 2²⁶ fits 32 bits.
+const SCALE_BITS: u32 = 26;
+/// A unit of a head's sum, in those of a whole code's. A bit of a tail earns 2 · 0.9 · 15.5 units of the head at most, 223 of these.
+const WHOLE_UNITS: u32 = 8;
 
-/// Components in the head of a code, of so many in all; the others are in its tail. Two thirds or so, up to a whole number of steps of the
-/// fastest kernel: at 512 components, searches among 1,000,000 took 9 and 20 % longer with heads of 312 and 288 instead of 336.
-pub(super) fn head_components(dimension: usize) -> usize {
-    (dimension * 21 / 32).next_multiple_of(24).min(dimension)
-}
-
-/// A probe as weights of a code's bits: of its head in the tables that the path at hand looks them up in, of its tail one by one.
+/// A probe as what the words of heads and the bits of tails earn.
 ///
-/// A bit that agrees with the sign of its component earns 2|qᵢ|, in units that let neighbouring weights fit a byte together. So
-/// ⟨q, s⟩·√d ≈ unit · (sum of weights earned − half the sum of all).
+/// An entry of a table is what a word's signs make of the probe's components, above the least that any word makes of them, in units that let
+/// the largest be [`ENTRY_MAX`]. A bit of a tail that agrees with the sign of its component earns twice what it adds to ⟨q, s⟩. So ⟨q, s⟩·√d ≈
+/// unit · (sum − the sum where ⟨q, s⟩ is 0).
 pub(crate) struct SketchProbe {
+    book: &'static Book,
     tables: Vec<Bytes>,
     tail: TailWeights,
     dimension: f64,
+    /// ⟨q, s⟩·√d of a unit of a head's sum.
     unit: f64,
-    head: Share,
-    whole: Share,
+    /// The variance of ⟨q, s⟩ that the rounding of entries adds.
+    rounding: f64,
+    head: Zero,
+    whole: Zero,
 }
 
-/// A code or its head.
+/// Of sums of heads, or of whole codes.
 #[derive(Debug, Clone, Copy)]
-struct Share {
-    /// The share v of all components.
-    of_components: f64,
-    /// The sum of their weights.
-    weights_sum: f64,
-    /// How far rounding takes the sum of a code that all signs agree with below what it stands for, at most; in units.
+struct Zero {
+    /// The sum where ⟨q, s⟩ is 0.
+    at: f64,
+    /// How far rounding takes the sum of a code that agrees with the probe everywhere below what it stands for, at most.
     rounded_away: f64,
-}
-
-/// The alignment of a row, in units of 2⁻¹⁶, rounded down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Alignment(pub(super) u16);
-
-/// The alignment of a row's head, in units of 2⁻⁸ of the largest that there can be, √v; rounded down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct HeadAlignment(pub(super) u8);
-
-impl Alignment {
-    /// Of the components of a row and their length times 2¹⁰.
-    pub(super) fn of(components: &[i16], norm: u32) -> Self {
-        // Casts saturate.
-        Self((alignment(components, norm, components.len()) * 65536.0) as u16)
-    }
-}
-
-impl HeadAlignment {
-    /// Of the components of a row and their length times 2¹⁰.
-    pub(super) fn of(components: &[i16], norm: u32) -> Self {
-        let (dimension, head) = (components.len(), head_components(components.len()));
-        let largest = (head as f64 / dimension as f64).sqrt();
-        // Casts saturate.
-        Self((alignment(&components[..head], norm, dimension) / largest * 256.0) as u8)
-    }
-}
-
-/// ⟨x, s⟩ over some components of a row of so many.
-fn alignment(components: &[i16], norm: u32, dimension: usize) -> f64 {
-    let sum: u64 = components.iter().map(|component| u64::from(component.unsigned_abs())).sum();
-    let length = f64::from(norm) / 1024.0;
-    sum as f64 / (length * (dimension as f64).sqrt())
 }
 
 /// What a row is judged by: its head first, then the whole code.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lines {
     pub(super) head: Least,
-    pub(super) whole: Line,
+    pub(super) whole: WholeLine,
 }
 
-/// The least sum of weights as a function of a row's alignment: `at` + `per_alignment` · f, both in units of 2⁻¹⁶.
+/// The least sum of a whole code, as a function of its row's measures.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Line {
-    at: i64,
-    per_alignment: i64,
+pub(super) struct WholeLine {
+    at: f64,
+    per_alignment: f64,
+    /// How far below, as the square root of what follows.
+    deviations: f64,
+    per_aside_squared: f64,
+    rounding: f64,
 }
 
-impl Line {
-    fn new(at: f64, per_alignment: f64) -> Self {
-        // Rounded down; casts saturate, far from where the sum below would overflow.
-        let fixed = |value: f64| (value * 65536.0).floor().clamp(-1e12, 1e12) as i64;
-        Self { at: fixed(at), per_alignment: fixed(per_alignment) }
-    }
-
-    /// The least sum that reaches the line; 0 if all do.
-    pub(super) fn least(self, Alignment(alignment): Alignment) -> u16 {
-        let least = self.at + ((self.per_alignment * i64::from(alignment)) >> 16);
-        // Rounded up: a sum is a whole number.
-        ((least + 0xFFFF) >> 16).clamp(0, u16::MAX.into()) as u16
+impl WholeLine {
+    /// Whether a sum reaches the line. The same on every processor: each step is rounded as IEEE 754 has it.
+    pub(super) fn is_reached_by(self, sum: u32, Measures { alignment, aside }: Measures) -> bool {
+        let (alignment, aside) = (f64::from(alignment) * Measures::UNIT, f64::from(aside) * Measures::UNIT);
+        let deviation = (self.per_aside_squared * aside * aside + self.rounding).sqrt();
+        f64::from(sum) >= self.at + self.per_alignment * alignment - self.deviations * deviation
     }
 }
 
 impl SketchProbe {
     pub(crate) fn new(probe: &CanonicalEmbedding) -> Self {
-        Self::by(Path::detect(), probe)
+        Self::of(Layout::of(Path::detect()), probe)
     }
 
-    pub(super) fn by(path: Path, probe: &CanonicalEmbedding) -> Self {
-        let components = probe.components();
-        let sum = |some: &[i16]| some.iter().map(|component| u32::from(component.unsigned_abs())).sum::<u32>();
-        // Any neighbours that a path may look up together. Of a canonical template some component is not 0.
-        let largest = components.windows(FIELD_COMPONENTS.min(components.len())).map(sum).max().unwrap_or(0).max(1);
-        // Each weight is rounded, half a unit up at most.
-        let per_component = f64::from(FIELD_SUM_MAX - FIELD_COMPONENTS as u8 / 2) / f64::from(largest);
-        let weights: Vec<Weight> = components
-            .iter()
-            .map(|component| Weight {
-                weight: (f64::from(component.unsigned_abs()) * per_component + 0.5) as u8,
-                earned_by: *component >= 0,
-            })
-            .collect();
-        let length = f64::from(probe.norm()) / 1024.0;
-        let head = head_components(components.len());
-        let share = |count: usize| {
-            let weights_sum = f64::from(weights[..count].iter().map(|weight| u32::from(weight.weight)).sum::<u32>());
-            Share {
-                of_components: count as f64 / components.len() as f64,
-                weights_sum,
-                rounded_away: ((f64::from(sum(&components[..count])) * per_component - weights_sum) / 2.0).max(0.0),
-            }
+    /// For codes of this layout.
+    pub(super) fn of(layout: Layout, probe: &CanonicalEmbedding) -> Self {
+        let (book, components) = (Book::of(layout), probe.components());
+        let (dimension, length) = (components.len(), f64::from(probe.norm()) / 1024.0);
+        let mut sums = Sums::new(book, dimension);
+        sums.add_up(components);
+        let (mut least, mut most) = (vec![i32::MAX; book.fields(dimension)], vec![i32::MIN; book.fields(dimension)]);
+        for sums in sums.of_words() {
+            least.iter_mut().zip(sums).for_each(|(least, sum)| *least = (*least).min(*sum));
+            most.iter_mut().zip(sums).for_each(|(most, sum)| *most = (*most).max(*sum));
+        }
+        // Of a canonical template some component is not 0.
+        let largest = least.iter().zip(&most).map(|(least, most)| most - least).max().unwrap_or(0).max(1);
+        let scale = (u32::from(ENTRY_MAX) << SCALE_BITS) / largest.unsigned_abs();
+        // The product is no more than the largest entry times 2²⁶.
+        let entry = |sum: i32, least: i32| {
+            let above = sum.wrapping_sub(least).cast_unsigned();
+            (above.wrapping_mul(scale).wrapping_add(1 << (SCALE_BITS - 1)) >> SCALE_BITS) as u8
         };
+        let mut tables = vec![Bytes::ZERO; layout.table_lines(least.len())];
+        for (field, least) in least.iter().enumerate() {
+            let entries = layout.table(&mut tables, field).iter_mut();
+            entries.zip(sums.of_field(field)).for_each(|(into, sum)| *into = entry(sum, *least));
+        }
+        let (mut at, mut rounded_away) = (0.0, 0.0);
+        let per_component = f64::from(scale) / f64::from(1_u32 << SCALE_BITS);
+        for (least, most) in least.iter().zip(&most) {
+            at -= f64::from(*least) * per_component;
+            rounded_away += f64::from(most - least) * per_component - f64::from(entry(*most, *least));
+        }
+        let head = Zero { at, rounded_away: rounded_away.max(0.0) };
+        let (tail, of_tail) = weigh_tail(components, per_component);
+        let of_head = f64::from(WHOLE_UNITS);
+        let whole = Zero {
+            at: head.at * of_head + of_tail.at,
+            rounded_away: head.rounded_away * of_head + of_tail.rounded_away,
+        };
+        let unit = 1.0 / (per_component * length);
         Self {
-            tables: Layout::of(path).tables(&weights[..head]),
-            tail: TailWeights::new(&weights[head..]),
-            dimension: f64::from(probe.dimension()),
-            unit: 2.0 / (per_component * length),
-            head: share(head),
-            whole: share(components.len()),
+            book,
+            tables,
+            tail,
+            dimension: dimension as f64,
+            unit,
+            // Each entry is off by at most half a unit, evenly.
+            rounding: unit * unit * least.len() as f64 / (12.0 * dimension as f64),
+            head,
+            whole,
         }
     }
 
@@ -147,37 +133,57 @@ impl SketchProbe {
         &self.tables
     }
 
-    /// Of the tails of codes.
-    pub(super) fn tail(&self) -> &TailWeights {
-        &self.tail
+    /// Adds what tails earn to the sums of their rows' heads, which become those of whole codes.
+    pub(super) fn add_tails(&self, path: Path, tails: &[TailPiece], rows: &mut [(u32, u32)]) {
+        rows.iter_mut().for_each(|(_, sum)| *sum *= WHOLE_UNITS);
+        self.tail.add(path, tails, rows);
     }
 
     /// The lines of which a mate at the threshold, which is above 0, falls below each in one of so many cases: see the engine.
     pub(super) fn lines(&self, threshold: ComparisonScore, deviations: f64) -> Lines {
-        let (at, per_alignment) = self.line(self.head, threshold, deviations);
-        // Rounded down, as the alignment is, and the half that is added back; casts saturate.
-        let slope = ((per_alignment * self.head.of_components.sqrt()) as u16).min(Least::SLOPE_MAX);
-        let at = (at - 0.5).floor();
-        let head = Least { slope, plus: at as u16, minus: -at as u16 };
-        let (at, per_alignment) = self.line(self.whole, threshold, deviations);
-        Lines { head, whole: Line::new(at, per_alignment) }
+        let threshold = threshold.as_f64() - COSINE_NOISE;
+        let per_aside_squared = (1.0 - threshold * threshold) / (self.dimension - 1.0);
+        let per_sum = self.dimension.sqrt() / self.unit;
+        let of_head = per_sum * f64::from(WHOLE_UNITS);
+        let whole = WholeLine {
+            at: self.whole.at - self.whole.rounded_away,
+            per_alignment: threshold * of_head,
+            deviations: deviations * of_head,
+            per_aside_squared,
+            rounding: self.rounding,
+        };
+        Lines { head: self.head_line(threshold, deviations, per_aside_squared, per_sum), whole }
     }
 
-    /// The least sum at alignment 0, and how it grows with the alignment.
-    fn line(&self, share: Share, threshold: ComparisonScore, deviations: f64) -> (f64, f64) {
-        let threshold = threshold.as_f64() - COSINE_NOISE;
-        let Share { of_components, weights_sum, rounded_away } = share;
-        let alignment = FRAC_2_PI.sqrt() * of_components;
-        let aside = (1.0 - threshold * threshold) / (self.dimension - 1.0);
-        // Each weight is off by at most half a unit, evenly, of which half counts, with the bit's sign; of the sum over √d. Signs of mates
-        // agree, all of them where the threshold is near 1: what all errors come to together is left out of account besides.
-        let rounding = self.unit * self.unit / 48.0 * of_components;
-        let deviation = (aside * (of_components - alignment * alignment) + rounding).sqrt();
-        let value = threshold * alignment - deviations * deviation;
-        let slope = threshold + deviations * aside * alignment / deviation;
-        let per_sum = self.dimension.sqrt() / self.unit;
-        ((value - slope * alignment) * per_sum + weights_sum / 2.0 - rounded_away, slope * per_sum)
+    /// The tangent where a head's alignment is the mean one.
+    fn head_line(&self, threshold: f64, deviations: f64, per_aside_squared: f64, per_sum: f64) -> Least {
+        let alignment = self.book.alignment();
+        let unit = HeadAlignment::unit(self.book);
+        // An alignment is off by half a unit at most, evenly, and counts about once.
+        let rounding = self.rounding + unit * unit / 12.0;
+        let deviation = (per_aside_squared * (1.0 - alignment * alignment) + rounding).sqrt();
+        let slope = threshold + deviations * per_aside_squared * alignment / deviation;
+        let value = threshold * alignment - deviations * deviation - slope * alignment;
+        // Rounded down; casts saturate.
+        let at = (value * per_sum + self.head.at - self.head.rounded_away).floor();
+        let slope = (slope * per_sum * unit * 256.0) as u16;
+        Least { slope: slope.min(Least::SLOPE_MAX), plus: at as u16, minus: -at as u16 }
     }
+}
+
+/// What the bits of tails earn in units of whole codes' sums, of which a component's unit is so many of the head's.
+fn weigh_tail(components: &[i16], per_component: f64) -> (TailWeights, Zero) {
+    let mut weights = TailWeights::new(tail_pieces(components.len()));
+    let per_component = 2.0 * TAIL_SIGN * f64::from(WHOLE_UNITS) * per_component;
+    let (mut all, mut rounded_away) = (0.0, 0.0);
+    for (bit, component) in components.iter().enumerate().take(tail_components(components.len())) {
+        let exactly = f64::from(component.unsigned_abs()) * per_component;
+        let weight = (exactly + 0.5) as u8;
+        weights.set(bit, weight, *component >= 0);
+        all += f64::from(weight);
+        rounded_away += (exactly - f64::from(weight)) / 2.0;
+    }
+    (weights, Zero { at: all / 2.0, rounded_away: rounded_away.max(0.0) })
 }
 
 impl fmt::Debug for SketchProbe {
