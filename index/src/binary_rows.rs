@@ -37,12 +37,23 @@ impl BinaryRows {
     pub(crate) fn push(&mut self, ordinal: EnrolmentOrdinal, code: &BinaryCode) {
         assert_eq!(u64::from(code.bits()), self.spec.bits(), "a row has the spec of its rows");
         let (code, mask) = code.words().split_at(self.words);
+        self.push_words(ordinal, code.iter().copied().zip(mask.iter().copied()));
+    }
+
+    /// Appends a row of other rows of the same spec.
+    pub(crate) fn push_row(&mut self, other: &Self, row: usize) {
+        assert_eq!(self.spec, other.spec, "a row has the spec of its rows");
+        let strip = other.rows.strip(row).as_chunks::<2>().0;
+        let words = strip.iter().map(|[code, mask]| (code.0[row % LANES], mask.0[row % LANES]));
+        self.push_words(other.rows.ordinal(row), words);
+    }
+
+    /// Appends a row of so many words, each with that of its mask.
+    fn push_words(&mut self, ordinal: EnrolmentOrdinal, words: impl Iterator<Item = (u64, u64)>) {
         self.rows.push_lane(ordinal, 0, Words::ZERO, |lane, strip| {
-            for ([code_words, mask_words], (code, mask)) in
-                strip.as_chunks_mut::<2>().0.iter_mut().zip(code.iter().zip(mask))
-            {
-                code_words.0[lane] = *code;
-                mask_words.0[lane] = *mask;
+            for ([code_words, mask_words], (code, mask)) in strip.as_chunks_mut::<2>().0.iter_mut().zip(words) {
+                code_words.0[lane] = code;
+                mask_words.0[lane] = mask;
             }
         });
     }

@@ -7,6 +7,7 @@ mod collection;
 mod gallery;
 mod roll;
 mod seal;
+mod compaction;
 mod store;
 mod resume;
 mod snapshot;
@@ -19,7 +20,9 @@ use crate::ids::{EnrolmentId, GalleryId, KeyVersion};
 use crate::segment::{Calibration, Engine, ExactEngine};
 use crate::slot::Slot;
 use crate::template::{Template, TemplateSpec};
-pub(crate) use collection::{Collection, Comparable, References, SealedSegment};
+pub(crate) use collection::{Collection, Comparable, References, SealedCodes, SealedSegment};
+use compaction::LookAfter;
+pub use compaction::{Compacted, CompactionError, CompactionJob, CompactionTicket};
 pub(crate) use gallery::Gallery;
 pub use resume::{FoundSegment, ResumeError, StoredParts, WantedSegment};
 use seal::{CatalogueToken, SegmentPlace};
@@ -99,6 +102,11 @@ pub struct Catalogue {
     seals_running: Vec<SealTicket>,
     /// Segments that are not kept as they now are; never more than there are segments.
     stores_waiting: BTreeSet<SegmentPlace>,
+    /// The compaction that is out.
+    compaction_running: Option<CompactionTicket>,
+    /// Whether anything changed since there was nothing to compact.
+    compaction_due: bool,
+    compaction_after: Option<LookAfter>,
     /// Told apart from every other catalogue, so that a late outcome of another one's job changes nothing.
     token: Arc<CatalogueToken>,
 }
@@ -115,6 +123,9 @@ impl Catalogue {
             seals_waiting: BTreeSet::new(),
             seals_running: Vec::new(),
             stores_waiting: BTreeSet::new(),
+            compaction_running: None,
+            compaction_due: false,
+            compaction_after: None,
             token: Arc::new(CatalogueToken(0)),
         }
     }
@@ -138,7 +149,10 @@ impl Catalogue {
         let galleries = Arc::make_mut(&mut self.galleries);
         let state = Arc::make_mut(galleries.entry(gallery.clone()).or_default());
         for (collection, segment) in state.stage(&enrolment, &self.config) {
-            self.seals_waiting.insert(SegmentPlace { gallery: gallery.clone(), collection, segment });
+            self.compaction_due = true;
+            if state.collections[collection].sealed_segment(segment).is_some() {
+                self.seals_waiting.insert(SegmentPlace { gallery: gallery.clone(), collection, segment });
+            }
         }
     }
 
@@ -148,6 +162,7 @@ impl Catalogue {
         let known = self.galleries.get(gallery);
         let Some(ordinal) = known.and_then(|known| known.live_ordinal(enrolment_id)) else { return };
         self.published = None;
+        self.compaction_due = true;
         let gallery = Arc::make_mut(&mut self.galleries).get_mut(gallery).expect("found above");
         Arc::make_mut(gallery).withdraw(ordinal);
     }
@@ -187,9 +202,8 @@ impl Catalogue {
         let Some(state) = self.galleries.get(gallery) else { return };
         for (number, collection) in state.collections.iter().enumerate() {
             if collection.comparable.slot == slot {
-                let segments = (0..).map_while(|segment| Some((segment, collection.sealed_segment(segment)?)));
                 let place = |segment| SegmentPlace { gallery: gallery.clone(), collection: number, segment };
-                self.seals_waiting.extend(segments.map(|(segment, _)| place(segment)));
+                self.seals_waiting.extend(collection.sealed_segments().iter().map(|sealed| place(sealed.number)));
             }
         }
     }
@@ -198,7 +212,7 @@ impl Catalogue {
     /// segments are meant to be: for a collection that has ceased to grow, whose templates need not stay in memory.
     ///
     /// Each segment costs what an engine holds for it, and every search a pass over it, so `references_min` bounds how many
-    /// short ones there can be.
+    /// short ones there can be until they are compacted.
     pub fn close_growing(&mut self, references_min: usize) {
         let closes = |collection: &Collection| {
             let at_least = self.config.references_min(&collection.comparable.spec, references_min);
@@ -213,8 +227,8 @@ impl Catalogue {
         for (id, collection, at_least) in closing {
             self.published = None;
             let gallery = Arc::make_mut(&mut self.galleries).get_mut(&id).expect("found above");
-            let closed = Arc::make_mut(gallery).collections[collection].close(at_least);
-            let segment = closed.expect("it has as many");
+            let Gallery { collections, withdrawals, .. } = Arc::make_mut(gallery);
+            let segment = collections[collection].close(at_least, withdrawals).expect("it has as many");
             self.seals_waiting.insert(SegmentPlace { gallery: id, collection, segment });
         }
     }
@@ -226,11 +240,11 @@ impl Catalogue {
         while self.seals_running.len() < self.config.seal_jobs_max.max(1) {
             // A segment whose job is out waits for its return, also when the policy changed meanwhile: one job at a time
             // works on it.
-            let running = |place: &&SegmentPlace| self.seals_running.iter().any(|ticket| ticket.place == **place);
-            let Some(place) = self.seals_waiting.iter().find(|place| !running(place)).cloned() else { break };
+            let Some(place) = self.seals_waiting.iter().find(|place| !self.is_sealing(place)).cloned() else { break };
             self.seals_waiting.remove(&place);
             let collection = &self.galleries[&place.gallery].collections[place.collection];
-            let sealed = collection.sealed_segment(place.segment).expect("a segment that waits is sealed");
+            // One that was replaced is gone.
+            let Some(sealed) = collection.sealed_segment(place.segment) else { continue };
             let calibration = self.calibration(&place.gallery, collection.comparable.slot).clone();
             let built = sealed.segment.clone();
             if built.as_ref().is_some_and(|segment| segment.is_calibrated(&calibration)) {
@@ -245,18 +259,29 @@ impl Catalogue {
     }
 
     /// Takes a job's outcome. Its segment replaces the exact scan of its rows in one step; after a failure the exact
-    /// scan stays. The outcome of another catalogue's job changes nothing.
+    /// scan stays. The outcome of another catalogue's job, or of a segment that was replaced, changes nothing.
     pub fn sealed(&mut self, sealed: Sealed) {
         let Sealed { ticket, outcome } = sealed;
         let Some(running) = self.seals_running.iter().position(|running| running.is_for(&ticket)) else { return };
         self.seals_running.swap_remove(running);
         let place = ticket.place;
-        if let Ok(segment) = outcome {
+        self.compaction_due = true;
+        if let (Ok(built), Some(sealed)) = (outcome, self.sealed_segment_mut(&place)) {
+            sealed.segment = Some(built);
             self.published = None;
-            let gallery = Arc::make_mut(&mut self.galleries).get_mut(&place.gallery).expect("galleries stay");
-            Arc::make_mut(gallery).collections[place.collection].put_segment(place.segment, segment);
             self.stores_waiting.insert(place);
         }
+    }
+
+    /// Whether a job is out for a segment.
+    fn is_sealing(&self, place: &SegmentPlace) -> bool {
+        self.seals_running.iter().any(|ticket| ticket.place == *place)
+    }
+
+    /// A sealed segment, unless it was replaced.
+    fn sealed_segment_mut(&mut self, place: &SegmentPlace) -> Option<&mut SealedSegment> {
+        let gallery = Arc::make_mut(&mut self.galleries).get_mut(&place.gallery).expect("galleries stay");
+        Arc::make_mut(gallery).collections[place.collection].sealed_segment_mut(place.segment)
     }
 
     fn calibration(&self, gallery: &GalleryId, slot: Slot) -> &Calibration {

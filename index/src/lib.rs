@@ -49,9 +49,10 @@ pub mod measured;
 
 pub use binary_code::BinaryCode;
 pub use catalogue::{
-    Catalogue, CatalogueConfig, CatalogueSnapshot, CollectionStatus, FoundSegment, ResumeError,
-    SEAL_AT_REFERENCES_DEFAULT, SEAL_JOBS_MAX_DEFAULT, SealJob, SealTicket, Sealed, StagedEnrolment, StagedReference,
-    StoreError, StoreJob, StoreTicket, StoredParts, WantedSegment,
+    Catalogue, CatalogueConfig, CatalogueSnapshot, CollectionStatus, Compacted, CompactionError, CompactionJob,
+    CompactionTicket, FoundSegment, ResumeError, SEAL_AT_REFERENCES_DEFAULT, SEAL_JOBS_MAX_DEFAULT, SealJob,
+    SealTicket, Sealed, StagedEnrolment, StagedReference, StoreError, StoreJob, StoreTicket, StoredParts,
+    WantedSegment,
 };
 pub use compare::{Comparison, compare};
 pub use embedding::{CanonicalEmbedding, append_unit};

@@ -13,8 +13,8 @@ use semel_index::{
     BuildError, Calibration, Catalogue, CatalogueConfig, Checkpoint, CheckpointHeader, CheckpointOf, ComparisonScore,
     EmbeddingRows, Engine, EngineProbe, EnrolmentId, FoundSegment, GalleryId, KeyVersion, MISS_BUDGET_PPB_DEFAULT,
     ProbeReference, Proposal, ResumeError, RowReader, SearchProbe, Segment, SegmentFile, SegmentHeader,
-    StagedEnrolment, StagedReference, StoreKey, StoredId, StoredParts, TemplateSource, Templates, TemplatesUnreadable,
-    Unanswered, UnusableFile, WantedSegment,
+    StagedEnrolment, StagedReference, StoreJob, StoreKey, StoredId, StoredParts, TemplateSource, Templates,
+    TemplatesUnreadable, Unanswered, UnusableFile, WantedSegment,
 };
 use support::{FACE_SPEC, IRIS_SPEC, Model, enrolment, face, face_slot, gallery, iris, iris_slot, score};
 
@@ -139,16 +139,30 @@ impl Files {
             jobs.into_iter().for_each(|job| catalogue.sealed(job.run()));
         }
         while let Some(mut job) = catalogue.store_job(SHARD) {
-            let mut bytes = Vec::new();
-            let written = job.write(&self.key, &mut |piece| {
-                bytes.extend_from_slice(piece);
-                Ok::<_, std::convert::Infallible>(())
-            });
-            let (id, bytes) = (written.expect("written"), Arc::new(bytes));
-            let templates = self.read(job.header(), id, &bytes).expect("what was written can be read").templates;
-            let templates = (!self.in_memory).then_some(templates);
+            let (id, templates) = self.write(&mut job);
             assert!(catalogue.stored(&job.ticket(), id, templates));
-            self.segments.insert(id, bytes);
+        }
+    }
+
+    fn write(&mut self, job: &mut StoreJob) -> (StoredId, Option<Templates>) {
+        let mut bytes = Vec::new();
+        let written = job.write(&self.key, &mut |piece| {
+            bytes.extend_from_slice(piece);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        let (id, bytes) = (written.expect("written"), Arc::new(bytes));
+        let templates = self.read(job.header(), id, &bytes).expect("what was written can be read").templates;
+        self.segments.insert(id, bytes);
+        (id, (!self.in_memory).then_some(templates))
+    }
+
+    /// Compacts all that is worth it; new segments are kept at once, or wait to be.
+    fn compact(&mut self, catalogue: &mut Catalogue, kept_at_once: bool) {
+        while let Some(job) = catalogue.compaction_job() {
+            let compacted = job.run();
+            let job = compacted.store_job(SHARD).filter(|_| kept_at_once);
+            let kept = job.map(|mut job| self.write(&mut job));
+            assert!(catalogue.compacted(compacted, kept));
         }
     }
 }
@@ -280,7 +294,8 @@ proptest! {
     #[test]
     fn a_resumed_catalogue_answers_as_the_one_that_went_on(
         enrolments in any_enrolments(),
-        withdrawn in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+        withdrawn in prop::collection::vec(any::<prop::sample::Index>(), 0..40),
+        compacts in prop::option::of(any::<bool>()),
         kept_until in any::<prop::sample::Index>(),
         seal_at in prop::sample::select(vec![1_usize, 4, 9]),
         quiet_at in any::<prop::sample::Index>(),
@@ -306,19 +321,24 @@ proptest! {
         };
         withdraw(&mut catalogue, &mut model, before);
         files.keep(&mut catalogue);
+        let pinned = (catalogue.snapshot(), probes().iter().map(|probe| model.search(probe)).collect::<Vec<_>>());
+        if let Some(kept_at_once) = compacts {
+            files.compact(&mut catalogue, kept_at_once);
+        }
         let snapshot = catalogue.snapshot();
         let index = snapshot.searchable_index();
         let checkpoint = snapshot.checkpoint(&files.key, &header(index));
-        let named = snapshot.stored_segments().len();
+        // Those behind one that is not kept are built again.
+        let named = if compacts == Some(false) { None } else { Some(snapshot.stored_segments().len()) };
         damage(&mut files, harm, at);
 
         let checkpoint = Checkpoint::decode(&files.key, &of(), &checkpoint).expect("as written");
         prop_assert_eq!(checkpoint.header(), &header(index));
-        prop_assert_eq!(checkpoint.segments().count(), named);
+        prop_assert!(named.is_none_or(|named| checkpoint.segments().count() == named));
         let mut parts = Parts { files: &mut files, staged: &model.staged, read: 0 };
         let mut resumed = Catalogue::resume(config(seal_at), &checkpoint, &mut parts).expect("of these references");
         let read = parts.read;
-        if files.refused == 0 && enrolments.iter().all(|one| one.references.iter().all(|one| one.slot == face_slot())) {
+        if files.refused == 0 && compacts != Some(false) && enrolments.iter().all(|one| one.references.iter().all(|one| one.slot == face_slot())) {
             prop_assert!(read <= 4 * seal_at, "{read} read: what kept segments hold is not read again");
         }
         prop_assert_eq!(resumed.searchable_index(), index);
@@ -329,7 +349,11 @@ proptest! {
         stage_all(&mut catalogue, &mut model, &enrolments[kept_until..], 1 + kept_until as u64);
         withdraw(&mut resumed, &mut twin, after);
         withdraw(&mut catalogue, &mut model, after);
+        if compacts.is_some() {
+            files.compact(&mut resumed, false);
+        }
         let expected: Vec<_> = probes().iter().map(|probe| model.search(probe)).collect();
+        prop_assert_eq!(&pinned.0.search(&probes(), &|| false).expect("answers"), &pinned.1);
         prop_assert_eq!(&catalogue.snapshot().search(&probes(), &|| false).expect("answers"), &expected);
         prop_assert_eq!(&resumed.snapshot().search(&probes(), &|| false).expect("answers"), &expected);
         // What is kept of the resumed one is as good.

@@ -344,6 +344,157 @@ fn another_catalogues_job_changes_nothing() {
     assert_eq!(rebuilt.snapshot().collections()[0].segments_without_engine, 0);
 }
 
+/// Faces in sealed segments of `short` references each, of which `full` would fit one.
+fn in_short_segments(segments: u32, short: u32, full: usize) -> Catalogue {
+    let mut catalogue = catalogue(TestEngine(Behaviour::Proposes), full);
+    for segment in 0..segments {
+        for number in segment * short..(segment + 1) * short {
+            catalogue.stage(1, with_face(number, [1.0, number as f32, 3.0, -2.0]));
+        }
+        catalogue.close_growing(short as usize);
+        catalogue.seal_jobs().into_iter().for_each(|job| catalogue.sealed(job.run()));
+    }
+    assert_eq!(catalogue.snapshot().collections()[0].segments, segments as usize);
+    catalogue
+}
+
+/// The lengths of compactions until none is worth it.
+fn compact(catalogue: &mut Catalogue) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    while let Some(job) = catalogue.compaction_job() {
+        lengths.push(job.references());
+        assert!(catalogue.compacted(job.run(), None));
+    }
+    lengths
+}
+
+#[test]
+fn short_segments_become_full_ones() {
+    let mut catalogue = in_short_segments(9, 10, 40);
+    let probe = face_probe([1.0, 7.0, 3.0, -2.0], 950_000);
+    let before = search(&mut catalogue, &probe);
+    assert_eq!(compact(&mut catalogue), [40, 40]);
+    assert_eq!(search(&mut catalogue, &probe), before);
+    let status = &catalogue.snapshot().collections()[0];
+    assert_eq!((status.segments, status.segments_without_engine, status.sealed_references), (3, 0, 90));
+    assert_eq!(status.references_reclaimed, 0);
+}
+
+#[test]
+fn reclaimed_references_are_still_counted_as_withdrawn() {
+    let mut catalogue = in_short_segments(2, 40, 40);
+    let probe = face_probe([1.0, 7.0, 3.0, -2.0], 950_000);
+    for number in (0..40).step_by(4) {
+        catalogue.withdraw(2, &gallery("people"), &enrolment(number));
+    }
+    let before = search(&mut catalogue, &probe);
+    let pinned = catalogue.snapshot();
+    assert_eq!(before.withdrawn, 10);
+    assert_eq!(catalogue.snapshot().collections()[0].sealed_references_withdrawn, 10);
+    let job = catalogue.compaction_job().expect("a quarter of the first segment is withdrawn");
+    assert!(catalogue.compaction_job().is_none(), "one at a time");
+    // Too late for this job, in time for every search.
+    catalogue.withdraw(3, &gallery("people"), &enrolment(7));
+    let after = search(&mut catalogue, &probe);
+    let compacted = job.run();
+    assert_eq!(compacted.reclaimed(), 10);
+    assert!(catalogue.compacted(compacted, None));
+    assert_eq!(search(&mut catalogue, &probe), after);
+    assert_eq!((after.withdrawn, after.compared), (11, 69));
+    assert_eq!(pinned.search(std::slice::from_ref(&probe), &|| false), Ok(vec![before]));
+    let snapshot = catalogue.snapshot();
+    let status = &snapshot.collections()[0];
+    assert_eq!((status.sealed_references, status.references_reclaimed), (70, 10));
+    assert_eq!(status.sealed_references_withdrawn, 1);
+    assert_eq!((snapshot.staged(&gallery("people")), snapshot.live(&gallery("people"))), (80, 69));
+    // Whoever was withdrawn is still known: the id is not taken in again.
+    catalogue.stage(4, with_face(0, [1.0, 7.0, 3.0, -2.0]));
+    assert_eq!(search(&mut catalogue, &probe), after);
+}
+
+#[test]
+fn a_segment_of_withdrawn_enrolments_alone_goes_away() {
+    let mut catalogue = in_short_segments(3, 40, 40);
+    let bytes = catalogue.snapshot().collections()[0].memory_bytes;
+    (40..80).for_each(|number| catalogue.withdraw(2, &gallery("people"), &enrolment(number)));
+    assert_eq!(compact(&mut catalogue), [40]);
+    let status = &catalogue.snapshot().collections()[0];
+    assert_eq!((status.segments, status.sealed_references, status.references_reclaimed), (2, 80, 40));
+    assert_eq!(3 * status.memory_bytes, 2 * bytes);
+    let answer = search(&mut catalogue, &face_probe([1.0, 100.0, 3.0, -2.0], -1_000_000));
+    assert_eq!((answer.compared, answer.withdrawn, answer.candidates_total), (80, 40, 80));
+}
+
+#[test]
+fn binary_codes_of_withdrawn_enrolments_are_reclaimed() {
+    let mut catalogue = catalogue(ExactEngine, 40);
+    let code = |number: u32| StagedReference {
+        slot: iris_slot(true),
+        spec: IRIS_SPEC,
+        template: iris((number.wrapping_mul(40_503) >> 3) as u16, if number % 5 == 0 { 0xf000 } else { 0xfff0 }),
+    };
+    let mut probe = face_probe([1.0; 4], 0);
+    let StagedReference { slot, spec, template } = code(3);
+    let (threshold, miss_budget_ppb) = (score(500_000), MISS_BUDGET_PPB_DEFAULT);
+    probe.references = vec![ProbeReference { slot, spec, template, threshold, miss_budget_ppb }];
+    (0..100).for_each(|number| catalogue.stage(1, staged(number, vec![code(number)])));
+    (0..100).filter(|number| number % 3 != 0).for_each(|number| {
+        catalogue.withdraw(2, &gallery("people"), &enrolment(number));
+    });
+    let before = search(&mut catalogue, &probe);
+    assert!(before.candidates_total > 0 && before.not_comparable > 0);
+    // Both closed lists together have room in one.
+    assert_eq!(compact(&mut catalogue), [80]);
+    assert_eq!(search(&mut catalogue, &probe), before);
+    let status = &catalogue.snapshot().collections()[0];
+    assert_eq!((status.segments, status.sealed_references, status.references_reclaimed), (1, 27, 53));
+}
+
+#[test]
+fn a_lost_compaction_changes_nothing_and_leaves_others_their_turn() {
+    let mut catalogue = in_short_segments(4, 20, 40);
+    let snapshot = catalogue.snapshot();
+    let first = catalogue.compaction_job().expect("short segments");
+    assert!(!catalogue.compacted(first.ticket().lost("as told"), None));
+    assert!(Arc::ptr_eq(&snapshot, &catalogue.snapshot()));
+    let next = catalogue.compaction_job().expect("others are short too");
+    assert!(!catalogue.compacted(first.run(), None), "its claim was given back");
+    assert!(catalogue.compacted(next.run(), None));
+    assert_eq!(catalogue.snapshot().collections()[0].segments, 3);
+    assert_eq!(compact(&mut catalogue), [40], "what was lost is done later");
+    assert_eq!(catalogue.snapshot().collections()[0].segments, 2);
+}
+
+#[test]
+fn segments_that_are_calibrated_while_they_are_compacted_are_calibrated_after_it() {
+    let mut catalogue = in_short_segments(2, 20, 40);
+    let policy = Calibration { thresholds: vec![score(1)], ..Calibration::default() };
+    let job = catalogue.compaction_job().expect("short segments");
+    catalogue.set_calibration(&gallery("people"), face_slot(), policy);
+    let mut late = catalogue.seal_jobs();
+    assert_eq!(late.len(), 2, "one for each");
+    let late = late.pop().expect("two");
+    assert!(catalogue.compacted(job.run(), None));
+    catalogue.sealed(late.run());
+    let status = &catalogue.snapshot().collections()[0];
+    assert_eq!((status.segments, status.sealed_references), (1, 40));
+    assert_eq!(catalogue.seal_jobs().iter().map(semel_index::SealJob::references).collect::<Vec<_>>(), [40]);
+}
+
+#[test]
+fn what_waits_for_its_engine_is_not_compacted() {
+    let mut catalogue = catalogue(TestEngine(Behaviour::Fails), 40);
+    for segment in 0..3 {
+        (segment * 10..segment * 10 + 10).for_each(|number| catalogue.stage(1, with_face(number, [1.0; 4])));
+        catalogue.close_growing(10);
+    }
+    assert!(catalogue.compaction_job().is_none(), "they wait");
+    let jobs = catalogue.seal_jobs();
+    assert!(catalogue.compaction_job().is_none(), "their jobs are out");
+    jobs.into_iter().for_each(|job| catalogue.sealed(job.run()));
+    assert!(catalogue.compaction_job().is_none(), "their engine has failed");
+}
+
 #[test]
 #[should_panic(expected = "a staged template conforms to its spec")]
 fn a_template_that_breaks_its_spec_stops_the_replica() {

@@ -2,7 +2,7 @@
 //!
 //! A value of copy-on-write parts: the catalogue mutates its own, snapshots hold clones.
 
-use crate::catalogue::collection::{Collection, Comparable};
+use crate::catalogue::collection::{Collection, Comparable, SegmentNumber};
 use crate::catalogue::roll::Roll;
 use crate::catalogue::withdrawals::Withdrawals;
 use crate::catalogue::{CatalogueConfig, StagedEnrolment};
@@ -44,9 +44,13 @@ impl Gallery {
         self.collections.iter().position(|collection| collection.comparable == *comparable)
     }
 
-    /// Adds an enrolment that is not on the roll; returns the (collection, segment) numbers that now wait for an
-    /// engine.
-    pub(crate) fn stage(&mut self, enrolment: &StagedEnrolment, config: &CatalogueConfig) -> Vec<(usize, usize)> {
+    /// Adds an enrolment that is not on the roll; returns the collections and numbers of the segments that were
+    /// closed.
+    pub(crate) fn stage(
+        &mut self,
+        enrolment: &StagedEnrolment,
+        config: &CatalogueConfig,
+    ) -> Vec<(usize, SegmentNumber)> {
         let mut collections = Vec::with_capacity(enrolment.references.len());
         for reference in &enrolment.references {
             assert!(reference.template.conforms_to(&reference.spec), "a staged template conforms to its spec");
@@ -63,8 +67,9 @@ impl Gallery {
         let ordinal = self.roll.push(&enrolment.enrolment_id, makeup);
         let mut closed = Vec::new();
         for (number, reference) in collections.into_iter().zip(&enrolment.references) {
-            let seal_at = config.seal_at(&reference.spec);
-            let segment = self.collections[number].push(ordinal, &reference.template, seal_at);
+            let collection = &mut self.collections[number];
+            collection.push(ordinal, &reference.template);
+            let segment = collection.close(config.seal_at(&reference.spec), &self.withdrawals);
             closed.extend(segment.map(|segment| (number, segment)));
         }
         closed
@@ -78,7 +83,26 @@ impl Gallery {
     /// Withdraws a live enrolment.
     pub(crate) fn withdraw(&mut self, ordinal: EnrolmentOrdinal) {
         self.withdrawals.insert(ordinal);
-        self.makeups[self.roll.makeup(ordinal) as usize].live -= 1;
+        let makeup = &mut self.makeups[self.roll.makeup(ordinal) as usize];
+        makeup.live -= 1;
+        for collection in &makeup.collections {
+            self.collections[*collection].note_withdrawn(ordinal);
+        }
+    }
+
+    /// Withdrawn enrolments whose reference in a collection no row holds any more, in order.
+    pub(crate) fn reclaimed(&self, number: usize) -> Vec<EnrolmentOrdinal> {
+        let collection = &self.collections[number];
+        if collection.reclaimed == 0 {
+            return Vec::new();
+        }
+        let is_member = |ordinal: &EnrolmentOrdinal| {
+            self.makeups[self.roll.makeup(*ordinal) as usize].collections.contains(&number)
+        };
+        let withdrawn = (0..self.roll.len() as u32).map(EnrolmentOrdinal).filter(|one| self.withdrawals.contains(*one));
+        let reclaimed = withdrawn.filter(is_member).filter(|ordinal| !collection.holds(*ordinal)).collect::<Vec<_>>();
+        assert_eq!(reclaimed.len(), collection.reclaimed, "what no row holds was reclaimed");
+        reclaimed
     }
 
     fn makeup_of(&mut self, collections: &[usize]) -> usize {

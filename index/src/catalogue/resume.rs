@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::catalogue::collection::{Collection, References, SealedSegment};
+use crate::catalogue::collection::{Collection, References, SealedSegment, SegmentNumber};
 use crate::catalogue::gallery::{Gallery, Makeup};
 use crate::catalogue::seal::SegmentPlace;
 use crate::catalogue::{Catalogue, CatalogueConfig, StagedReference, enrolments_digest};
@@ -86,20 +86,21 @@ impl Catalogue {
             let mut resumed = Resumed::new(shard, stored, &catalogue.config)?;
             resumed.take_segments(parts);
             resumed.read_missing(parts)?;
-            let closed = resumed.read_growing(parts)?;
+            resumed.read_growing(parts)?;
             let gallery = resumed.gallery;
             for (number, collection) in gallery.collections.iter().enumerate() {
-                let unbuilt = (0..)
-                    .map_while(|segment| collection.sealed_segment(segment))
-                    .enumerate()
-                    .filter(|(_, sealed)| sealed.segment.is_none());
-                let place = |(segment, _)| SegmentPlace { gallery: stored.id.clone(), collection: number, segment };
+                let unbuilt = collection.sealed_segments().iter().filter(|sealed| sealed.segment.is_none());
+                let place = |sealed: &SealedSegment| SegmentPlace {
+                    gallery: stored.id.clone(),
+                    collection: number,
+                    segment: sealed.number,
+                };
                 catalogue.seals_waiting.extend(unbuilt.map(place));
             }
-            debug_assert!(closed <= catalogue.seals_waiting.len(), "what was closed waits");
             galleries.insert(stored.id.clone(), Arc::new(gallery));
         }
         catalogue.galleries = Arc::new(galleries);
+        catalogue.compaction_due = true;
         catalogue.advance(checkpoint.header().searchable_index);
         Ok(catalogue)
     }
@@ -111,12 +112,12 @@ struct Resumed<'a> {
     stored: &'a StoredGallery,
     config: &'a CatalogueConfig,
     gallery: Gallery,
-    /// The ordinals of each collection's references.
+    /// The ordinals of each collection's references that were not reclaimed.
     members: Vec<Vec<EnrolmentOrdinal>>,
     /// References of each collection that its kept segments hold, whether their files could be used or not.
     kept: Vec<usize>,
     /// The segments whose files could not be used, by collection and number.
-    missing: BTreeMap<(usize, usize), EmbeddingRows>,
+    missing: BTreeMap<(usize, usize), SegmentNumber>,
 }
 
 impl<'a> Resumed<'a> {
@@ -139,9 +140,16 @@ impl<'a> Resumed<'a> {
             let ordinal = gallery.roll.push(&id, *makeup);
             let makeup = &mut gallery.makeups[*makeup as usize];
             makeup.live += 1;
-            makeup.collections.iter().for_each(|collection| members[*collection].push(ordinal));
+            for collection in &makeup.collections {
+                if stored.collections[*collection].reclaimed.binary_search(&ordinal).is_err() {
+                    members[*collection].push(ordinal);
+                }
+            }
         }
         stored.withdrawn.iter().for_each(|ordinal| gallery.withdraw(*ordinal));
+        for (collection, stored) in gallery.collections.iter_mut().zip(&stored.collections) {
+            collection.reclaimed = stored.reclaimed.len();
+        }
         let mut kept = Vec::new();
         for (collection, members) in stored.collections.iter().zip(&members) {
             let rows = collection.segments.iter().map(|(rows, _)| *rows as usize).sum();
@@ -172,18 +180,17 @@ impl<'a> Resumed<'a> {
                     engine: self.config.engine.fingerprint(dimension),
                     enrolments: enrolments_digest(members.iter().map(|ordinal| self.gallery.roll.id(*ordinal))),
                 };
-                let ordinals = Arc::new(Ordinals::new(members.to_vec()));
+                let new_number = self.gallery.collections[number].new_number();
+                let closed = |rows| SealedSegment::closed(new_number, rows, &self.gallery.withdrawals);
                 taken.push(match parts.segment(&WantedSegment { id: *id, header }) {
                     Some(FoundSegment { segment, templates }) => {
-                        let rows = SealedRows::new(dimension, ordinals, templates);
-                        SealedSegment { stored: segment.is_some().then_some(*id), rows, segment }
+                        let rows = SealedRows::new(dimension, Arc::new(Ordinals::new(members.to_vec())), templates);
+                        SealedSegment { stored: segment.is_some().then_some(*id), segment, ..closed(rows) }
                     }
                     None => {
-                        self.missing.insert((number, segment), EmbeddingRows::new(dimension));
+                        self.missing.insert((number, segment), new_number);
                         // Its place, until the rows are there.
-                        let nothing = Templates::InMemory(Arc::new(EmbeddingRows::new(dimension)));
-                        let nobody = Arc::new(Ordinals::new(Vec::new()));
-                        SealedSegment::closed(SealedRows::new(dimension, nobody, nothing))
+                        closed(SealedRows::closed(EmbeddingRows::new(dimension)))
                     }
                 });
             }
@@ -198,10 +205,12 @@ impl<'a> Resumed<'a> {
     where
         P::Error: fmt::Display,
     {
-        for ((number, segment), mut rows) in std::mem::take(&mut self.missing) {
-            let segments = &self.stored.collections[number].segments;
-            let first: usize = segments[..segment].iter().map(|(rows, _)| *rows as usize).sum();
-            let wanted = first..first + segments[segment].0 as usize;
+        for ((number, segment), new_number) in std::mem::take(&mut self.missing) {
+            let stored = &self.stored.collections[number];
+            let TemplateSpec::Embedding { dimension } = stored.comparable.spec else { continue };
+            let mut rows = EmbeddingRows::new(dimension);
+            let first: usize = stored.segments[..segment].iter().map(|(rows, _)| *rows as usize).sum();
+            let wanted = first..first + stored.segments[segment].0 as usize;
             for member in wanted {
                 let ordinal = self.members[number][member];
                 match self.read(ordinal, number, parts)? {
@@ -209,29 +218,32 @@ impl<'a> Resumed<'a> {
                     Template::BinaryCode(_) => unreachable!("it conforms to the collection's spec"),
                 }
             }
-            if let References::Embeddings { sealed, .. } = &mut self.gallery.collections[number].references {
-                Arc::make_mut(sealed)[segment] = SealedSegment::closed(SealedRows::closed(rows));
+            let Gallery { collections, withdrawals, .. } = &mut self.gallery;
+            if let References::Embeddings { sealed, .. } = &mut collections[number].references {
+                let closed = SealedSegment::closed(new_number, SealedRows::closed(rows), withdrawals);
+                Arc::make_mut(sealed)[segment] = closed;
             }
         }
         Ok(())
     }
 
-    /// Reads the references after the kept segments; returns how many segments that closed.
-    fn read_growing<P: StoredParts>(&mut self, parts: &mut P) -> Result<usize, ResumeError<P::Error>>
+    /// Reads the references after the kept segments.
+    fn read_growing<P: StoredParts>(&mut self, parts: &mut P) -> Result<(), ResumeError<P::Error>>
     where
         P::Error: fmt::Display,
     {
-        let mut closed = 0;
         for number in 0..self.gallery.collections.len() {
             for member in self.kept[number]..self.members[number].len() {
                 let ordinal = self.members[number][member];
                 let template = self.read(ordinal, number, parts)?;
-                let collection = &mut self.gallery.collections[number];
+                let Gallery { collections, withdrawals, .. } = &mut self.gallery;
+                let collection = &mut collections[number];
+                collection.push(ordinal, &template);
                 let seal_at = self.config.seal_at(&collection.comparable.spec);
-                closed += usize::from(collection.push(ordinal, &template, seal_at).is_some());
+                collection.close(seal_at, withdrawals);
             }
         }
-        Ok(closed)
+        Ok(())
     }
 
     /// The template that an enrolment has in a collection.

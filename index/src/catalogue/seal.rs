@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::catalogue::collection::SegmentNumber;
 use crate::ids::GalleryId;
 use crate::sealed_rows::SealedRows;
 use crate::segment::{BuildError, Calibration, Engine, Segment};
@@ -12,7 +13,7 @@ use crate::segment::{BuildError, Calibration, Engine, Segment};
 pub(crate) struct SegmentPlace {
     pub(crate) gallery: GalleryId,
     pub(crate) collection: usize,
-    pub(crate) segment: usize,
+    pub(crate) segment: SegmentNumber,
 }
 
 /// Work for another thread: build a segment, or calibrate one for another policy.

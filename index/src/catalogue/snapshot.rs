@@ -25,18 +25,24 @@ pub struct CollectionStatus {
     pub spec: TemplateSpec,
     /// References that are scanned exactly because their segment still grows.
     pub growing_references: usize,
-    /// References in sealed segments, of withdrawn enrolments too.
+    /// References in sealed segments, of withdrawn enrolments too until they are reclaimed.
     pub sealed_references: usize,
+    /// How many of these are of withdrawn enrolments.
+    pub sealed_references_withdrawn: usize,
+    /// References of withdrawn enrolments that are no longer held.
+    pub references_reclaimed: usize,
     /// Sealed segments.
     pub segments: usize,
     /// Sealed segments scanned exactly as long as no engine has built anything over them.
     pub segments_without_engine: usize,
     /// Sealed segments that are kept outside memory too.
     pub segments_stored: usize,
-    /// Bytes of memory, templates and engines together.
+    /// Bytes of memory, all of the following together.
     pub memory_bytes: usize,
-    /// Bytes of memory that hold templates and whose they are.
+    /// Bytes of memory that hold templates; of growing ones and of binary codes, also whose they are.
     pub templates_bytes: usize,
+    /// Bytes of memory that say whose the references in sealed segments are.
+    pub ordinals_bytes: usize,
     /// Bytes of memory that engines hold.
     pub engines_bytes: usize,
 }
@@ -106,38 +112,46 @@ fn status(gallery: &GalleryId, collection: &Collection) -> CollectionStatus {
     let comparable = &collection.comparable;
     let key = CollectionKey { gallery: gallery.clone(), key_version: comparable.key_version, slot: comparable.slot };
     let spec = comparable.spec;
+    let references_reclaimed = collection.reclaimed;
     match &collection.references {
         References::Embeddings { sealed, growing } => {
             let built = || sealed.iter().filter_map(|sealed| sealed.segment.as_ref());
-            let of_sealed =
-                |sealed: &SealedSegment| sealed.rows.templates_bytes() + sealed.rows.ordinals().memory_bytes();
-            let templates_bytes = growing.memory_bytes() + sealed.iter().map(of_sealed).sum::<usize>();
+            let sum = |of: &dyn Fn(&SealedSegment) -> usize| sealed.iter().map(of).sum::<usize>();
+            let templates_bytes = growing.memory_bytes() + sum(&|sealed| sealed.rows.templates_bytes());
+            let ordinals_bytes = sum(&|sealed| sealed.rows.ordinals().memory_bytes());
             let engines_bytes = built().map(|segment| segment.memory_bytes()).sum::<usize>();
             CollectionStatus {
                 key,
                 spec,
                 growing_references: growing.len(),
-                sealed_references: sealed.iter().map(|sealed| sealed.rows.len()).sum(),
+                sealed_references: sum(&|sealed| sealed.rows.len()),
+                sealed_references_withdrawn: sum(&|sealed| sealed.withdrawn),
+                references_reclaimed,
                 segments: sealed.len(),
                 segments_without_engine: sealed.len() - built().count(),
                 segments_stored: sealed.iter().filter(|sealed| sealed.stored.is_some()).count(),
-                memory_bytes: templates_bytes + engines_bytes,
+                memory_bytes: templates_bytes + ordinals_bytes + engines_bytes,
                 templates_bytes,
+                ordinals_bytes,
                 engines_bytes,
             }
         }
         References::BinaryCodes { sealed, growing } => {
-            let templates_bytes = sealed.iter().chain([growing]).map(|rows| rows.rows().memory_bytes()).sum();
+            let of_sealed = sealed.iter().map(|sealed| sealed.rows.rows().memory_bytes()).sum::<usize>();
+            let templates_bytes = of_sealed + growing.rows().memory_bytes();
             CollectionStatus {
                 key,
                 spec,
                 growing_references: growing.rows().len(),
-                sealed_references: sealed.iter().map(|rows| rows.rows().len()).sum(),
+                sealed_references: sealed.iter().map(|sealed| sealed.rows.rows().len()).sum(),
+                sealed_references_withdrawn: sealed.iter().map(|sealed| sealed.withdrawn).sum(),
+                references_reclaimed,
                 segments: sealed.len(),
                 segments_without_engine: 0,
                 segments_stored: 0,
                 memory_bytes: templates_bytes,
                 templates_bytes,
+                ordinals_bytes: 0,
                 engines_bytes: 0,
             }
         }

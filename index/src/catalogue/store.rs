@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
+use crate::catalogue::compaction::CompactionTicket;
 use crate::catalogue::seal::{CatalogueToken, SegmentPlace};
-use crate::catalogue::{Catalogue, CatalogueSnapshot, Gallery};
+use crate::catalogue::{Catalogue, CatalogueSnapshot, Collection, Comparable, Gallery};
+use crate::ids::GalleryId;
 use crate::sealed_rows::{SealedRows, Templates, TemplatesUnreadable};
-use crate::segment::{BuildError, Segment};
+use crate::segment::{BuildError, Engine, Segment};
 use crate::stored::{CheckpointHeader, SegmentHeader, StoreKey, StoredId, encode_checkpoint, write_segment};
-use crate::template::TemplateSpec;
 
 /// Work for another thread: write a segment to a file.
 #[derive(Debug)]
@@ -42,7 +43,44 @@ pub enum StoreError<E> {
     Write(E),
 }
 
+/// What a segment's file is of; whose references they are is filled in when it is written.
+fn header(
+    shard: u32,
+    gallery: &GalleryId,
+    comparable: &Comparable,
+    rows: &SealedRows,
+    engine: &dyn Engine,
+) -> SegmentHeader {
+    SegmentHeader {
+        shard,
+        gallery: gallery.clone(),
+        key_version: comparable.key_version,
+        slot: comparable.slot,
+        dimension: rows.dimension(),
+        rows: u32::try_from(rows.len()).expect("a segment has fewer than 2^32 rows"),
+        engine: engine.fingerprint(rows.dimension()),
+        enrolments: [0; 32],
+    }
+}
+
 impl StoreJob {
+    /// Of a segment that is to take its place in the catalogue once it is kept.
+    pub(crate) fn ahead(
+        shard: u32,
+        ticket: &CompactionTicket,
+        gallery: &Arc<Gallery>,
+        rows: &SealedRows,
+        segment: &Arc<dyn Segment>,
+        engine: &dyn Engine,
+    ) -> Self {
+        let CompactionTicket { place, catalogue, .. } = ticket;
+        let comparable = &gallery.collections[place.collection].comparable;
+        let header = header(shard, &place.gallery, comparable, rows, engine);
+        let (catalogue, segment) = (Arc::clone(catalogue), Arc::clone(segment));
+        let ticket = StoreTicket { place: place.clone(), catalogue, segment };
+        Self { ticket, header, gallery: Arc::clone(gallery), rows: rows.clone() }
+    }
+
     /// What the segment is of; whose references it holds is filled in by [`Self::write`].
     pub fn header(&self) -> &SegmentHeader {
         &self.header
@@ -86,34 +124,25 @@ impl Catalogue {
             let place = self.stores_waiting.pop_first()?;
             let gallery = &self.galleries[&place.gallery];
             let collection = &gallery.collections[place.collection];
-            let sealed = collection.sealed_segment(place.segment).expect("a segment that waits is sealed");
+            // One that was replaced is gone.
+            let Some(sealed) = collection.sealed_segment(place.segment) else { continue };
             let Some(segment) = &sealed.segment else { continue };
-            let TemplateSpec::Embedding { dimension } = collection.comparable.spec else { continue };
-            let header = SegmentHeader {
-                shard,
-                gallery: place.gallery.clone(),
-                key_version: collection.comparable.key_version,
-                slot: collection.comparable.slot,
-                dimension,
-                rows: u32::try_from(sealed.rows.len()).expect("a segment has fewer than 2^32 rows"),
-                engine: self.config.engine.fingerprint(dimension),
-                enrolments: [0; 32],
-            };
+            let header = header(shard, &place.gallery, &collection.comparable, &sealed.rows, &*self.config.engine);
             let ticket = StoreTicket { place, catalogue: Arc::clone(&self.token), segment: Arc::clone(segment) };
             return Some(StoreJob { ticket, header, gallery: Arc::clone(gallery), rows: sealed.rows.clone() });
         }
     }
 
     /// Notes what a segment is kept as. With `templates`, those are no longer held in memory but read from there. The outcome
-    /// of another catalogue's job, or of a segment that was calibrated meanwhile, changes nothing.
+    /// of another catalogue's job, or of a segment that was calibrated or replaced meanwhile, changes nothing.
     pub fn stored(&mut self, ticket: &StoreTicket, id: StoredId, templates: Option<Templates>) -> bool {
         let place = &ticket.place;
         if !self.is_current(ticket) {
             return false;
         }
+        let Some(sealed) = self.sealed_segment_mut(place) else { return false };
+        sealed.put_stored(id, templates);
         self.published = None;
-        let gallery = Arc::make_mut(&mut self.galleries).get_mut(&place.gallery).expect("galleries stay");
-        Arc::make_mut(gallery).collections[place.collection].put_stored(place.segment, id, templates);
         true
     }
 
@@ -139,7 +168,7 @@ impl CatalogueSnapshot {
     /// The files that a checkpoint of this snapshot names, and some more.
     pub fn stored_segments(&self) -> Vec<StoredId> {
         let collections = self.all_galleries().values().flat_map(|gallery| &gallery.collections);
-        let sealed = collections.flat_map(|collection| (0..).map_while(|number| collection.sealed_segment(number)));
+        let sealed = collections.flat_map(Collection::sealed_segments);
         sealed.filter_map(|sealed| sealed.stored).collect()
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::binary_rows::{BinaryRows, BinaryScanProbe};
-use crate::catalogue::{Collection, References, SealedSegment};
+use crate::catalogue::{Collection, References, SealedCodes, SealedSegment};
 use crate::embedding_rows::{EmbeddingRows, ScanProbe};
 use crate::rows::EnrolmentOrdinal;
 use crate::score::ComparisonScore;
@@ -256,7 +256,7 @@ fn parts(range: Range<usize>, rows_max: usize) -> impl Iterator<Item = Range<usi
 
 #[derive(Debug)]
 pub(super) struct BinaryScan<'a> {
-    sealed: &'a [BinaryRows],
+    sealed: &'a [SealedCodes],
     growing: &'a BinaryRows,
     lanes: Vec<BinaryLane>,
     /// The first closed rows that still have some for this window or a later one.
@@ -271,7 +271,7 @@ struct BinaryLane {
 }
 
 impl<'a> BinaryScan<'a> {
-    fn new(sealed: &'a [BinaryRows], growing: &'a BinaryRows, lanes: &[Lane]) -> Self {
+    fn new(sealed: &'a [SealedCodes], growing: &'a BinaryRows, lanes: &[Lane]) -> Self {
         let lane = |lane: &Lane| match &lane.reference.template {
             Template::BinaryCode(code) => BinaryLane {
                 probe: lane.probe,
@@ -284,7 +284,7 @@ impl<'a> BinaryScan<'a> {
     }
 
     fn run(&mut self, window: Window, tallies: &mut [Tally], cancelled: &dyn Fn() -> bool) -> Result<(), Unanswered> {
-        while let Some(rows) = self.sealed.get(self.next) {
+        while let Some(SealedCodes { rows, .. }) = self.sealed.get(self.next) {
             self.scan(rows, window, tallies, cancelled)?;
             if rows.rows().last_ordinal() >= Some(window.beyond()) {
                 return Ok(());

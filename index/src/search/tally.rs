@@ -178,8 +178,8 @@ impl<'a> Tally<'a> {
                 sealed.rows.ordinals().row_of(ordinal).map(|row| sealed.rows.score(row, probe)).transpose()
             }
             (References::BinaryCodes { sealed, growing }, Template::BinaryCode(probe)) => {
-                let first = sealed.partition_point(|rows| rows.rows().last_ordinal() < Some(ordinal));
-                let rows = sealed.get(first).unwrap_or(growing);
+                let first = sealed.partition_point(|one| one.rows.rows().last_ordinal() < Some(ordinal));
+                let rows = sealed.get(first).map_or(growing, |one| &one.rows);
                 let Some(row) = rows.rows().row_of(ordinal) else { return Ok(None) };
                 match rows.compare(row, &ShiftedProbe::new(rows.spec(), probe), &mut Scratch::default()) {
                     Comparison::Score(score) => Ok(Some(score)),

@@ -13,7 +13,7 @@ use crate::slot::Slot;
 use crate::template::{BinaryCodeSpec, TemplateSpec};
 
 const MAGIC: &[u8; 8] = b"semelchk";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const SEAL_BYTES: usize = 32;
 const PURPOSE: &str = "semel 2026 seal of a checkpoint of a shard's catalogue";
 const EMBEDDING: u8 = 1;
@@ -67,8 +67,10 @@ pub(crate) struct StoredGallery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoredCollection {
     pub(crate) comparable: Comparable,
-    /// The rows of each kept segment, from the collection's first reference on, and its file.
+    /// The rows of each kept segment, from the collection's first reference that was not reclaimed on, and its file.
     pub(crate) segments: Vec<(u32, StoredId)>,
+    /// Withdrawn enrolments of the collection whose references no segment holds any more; ascending.
+    pub(crate) reclaimed: Vec<EnrolmentOrdinal>,
 }
 
 impl StoredGallery {
@@ -116,8 +118,13 @@ fn put_gallery(bytes: &mut Vec<u8>, id: &GalleryId, gallery: &Gallery) {
         bytes.extend_from_slice(&gallery.roll.makeup(ordinal).to_le_bytes());
     }
     let withdrawn: Vec<_> = ordinals().filter(|ordinal| gallery.withdrawals.contains(*ordinal)).collect();
-    put_u32(bytes, withdrawn.len());
-    withdrawn.iter().for_each(|ordinal| bytes.extend_from_slice(&ordinal.0.to_le_bytes()));
+    put_ordinals(bytes, &withdrawn);
+    (0..gallery.collections.len()).for_each(|number| put_ordinals(bytes, &gallery.reclaimed(number)));
+}
+
+fn put_ordinals(bytes: &mut Vec<u8>, ordinals: &[EnrolmentOrdinal]) {
+    put_u32(bytes, ordinals.len());
+    ordinals.iter().for_each(|ordinal| bytes.extend_from_slice(&ordinal.0.to_le_bytes()));
 }
 
 fn put_collection(bytes: &mut Vec<u8>, collection: &Collection) {
@@ -214,7 +221,7 @@ impl Checkpoint {
 
 fn read_gallery(reader: &mut Reader<'_>) -> Result<StoredGallery, UnusableFile> {
     let id = reader.gallery()?;
-    let collections = (0..reader.count(11)?).map(|_| read_collection(reader)).collect::<Result<Vec<_>, _>>()?;
+    let mut collections = (0..reader.count(11)?).map(|_| read_collection(reader)).collect::<Result<Vec<_>, _>>()?;
     let distinct =
         |place: usize| collections[..place].iter().all(|one| one.comparable != collections[place].comparable);
     if !(0..collections.len()).all(distinct) {
@@ -241,12 +248,23 @@ fn read_gallery(reader: &mut Reader<'_>) -> Result<StoredGallery, UnusableFile> 
         }
         makeup_of.push(makeup);
     }
-    let withdrawn = (0..reader.count(4)?).map(|_| reader.u32().map(EnrolmentOrdinal)).collect::<Result<Vec<_>, _>>()?;
-    let known = withdrawn.iter().all(|ordinal| (ordinal.0 as usize) < count);
-    if !known || !withdrawn.is_sorted_by(|one, next| one < next) {
+    let withdrawn = read_ordinals(reader)?.ok_or(UnusableFile::Field { field: "list of withdrawals" })?;
+    if withdrawn.last().is_some_and(|last| last.0 as usize >= count) {
         return Err(UnusableFile::Field { field: "list of withdrawals" });
     }
+    for (number, collection) in collections.iter_mut().enumerate() {
+        let is_member = |ordinal: &EnrolmentOrdinal| makeups[makeup_of[ordinal.0 as usize] as usize].contains(&number);
+        let fits = |ordinal: &EnrolmentOrdinal| withdrawn.binary_search(ordinal).is_ok() && is_member(ordinal);
+        let reclaimed = read_ordinals(reader)?.filter(|reclaimed| reclaimed.iter().all(fits));
+        collection.reclaimed = reclaimed.ok_or(UnusableFile::Field { field: "list of reclaimed references" })?;
+    }
     Ok(StoredGallery { id, collections, makeups, ids, ends, makeup_of, withdrawn })
+}
+
+/// Ordinals, unless they do not ascend.
+fn read_ordinals(reader: &mut Reader<'_>) -> Result<Option<Vec<EnrolmentOrdinal>>, UnusableFile> {
+    let ordinals = (0..reader.count(4)?).map(|_| reader.u32().map(EnrolmentOrdinal)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(ordinals).filter(|ordinals| ordinals.is_sorted_by(|one, next| one < next)))
 }
 
 fn read_collection(reader: &mut Reader<'_>) -> Result<StoredCollection, UnusableFile> {
@@ -270,5 +288,7 @@ fn read_collection(reader: &mut Reader<'_>) -> Result<StoredCollection, Unusable
     if segments.iter().any(|(rows, _)| *rows == 0) || (!is_embedding && !segments.is_empty()) {
         return Err(UnusableFile::Field { field: "list of segments" });
     }
-    Ok(StoredCollection { comparable: Comparable { key_version, slot, spec }, segments })
+    // They come behind the enrolments that they are of.
+    let reclaimed = Vec::new();
+    Ok(StoredCollection { comparable: Comparable { key_version, slot, spec }, segments, reclaimed })
 }
