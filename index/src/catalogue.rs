@@ -258,6 +258,11 @@ impl Catalogue {
         jobs
     }
 
+    /// Whether segments wait for a sealing job.
+    pub fn is_seal_due(&self) -> bool {
+        !self.seals_waiting.is_empty()
+    }
+
     /// Takes a job's outcome. Its segment replaces the exact scan of its rows in one step; after a failure the exact
     /// scan stays. The outcome of another catalogue's job, or of a segment that was replaced, changes nothing.
     pub fn sealed(&mut self, sealed: Sealed) {

@@ -120,28 +120,47 @@ fn segment_files(families: &mut Families<'_>, cache: &CacheMetrics) -> fmt::Resu
 
 /// What all catalogues of the node hold.
 fn catalogues(families: &mut Families<'_>, replicas: &Replicas) -> fmt::Result {
-    let (mut growing, mut sealed, mut segments, mut unbuilt, mut bytes, mut built_bytes) = (0, 0, 0, 0, 0, 0);
+    let (mut growing, mut sealed, mut withdrawn, mut reclaimed, mut unbuilt) = (0, 0, 0, 0, 0);
+    let (mut templates, mut ordinals, mut engines, mut rolls) = (0, 0, 0, 0);
     let (mut staged, mut live) = (0, 0);
+    let mut segments_of = Vec::new();
     for shard in replicas.all() {
         let moment = shard.view.moment();
         let catalogue = moment.catalogue();
+        let mut segments = 0;
         for collection in catalogue.collections() {
             growing += collection.growing_references as u64;
             sealed += collection.sealed_references as u64;
+            withdrawn += collection.sealed_references_withdrawn as u64;
+            reclaimed += collection.references_reclaimed as u64;
             segments += collection.segments as u64;
             unbuilt += collection.segments_without_engine as u64;
-            bytes += collection.memory_bytes as u64;
-            built_bytes += collection.engines_bytes as u64;
+            templates += collection.templates_bytes as u64;
+            ordinals += collection.ordinals_bytes as u64;
+            engines += collection.engines_bytes as u64;
         }
+        segments_of.push((shard.group().to_string(), segments));
+        rolls += catalogue.rolls_bytes() as u64;
         staged += catalogue.galleries().map(|gallery| catalogue.staged(gallery)).sum::<u64>();
         live += catalogue.galleries().map(|gallery| catalogue.live(gallery)).sum::<u64>();
     }
     let references = [("growing", growing), ("sealed", sealed)];
     families.gauges("semel_catalogue_references", "References that are searched here", "segment", references)?;
+    let gone = [("sealed", withdrawn), ("reclaimed", reclaimed)];
+    let help = "References of withdrawn enrolments, by whether sealed segments still hold them";
+    families.gauges("semel_catalogue_withdrawn_references", help, "state", gone)?;
     let enrolments = [("live", live), ("withdrawn", staged - live)];
     families.gauges("semel_catalogue_enrolments", "Enrolments whose references are here", "state", enrolments)?;
-    let segments = [("built", segments - unbuilt), ("exact", unbuilt)];
+    let built = segments_of.iter().map(|(_, segments)| segments).sum::<u64>() - unbuilt;
+    let segments = [("built", built), ("exact", unbuilt)];
     families.gauges("semel_catalogue_segments", "Sealed segments; exact ones have no index yet", "state", segments)?;
-    let bytes = [("templates", bytes - built_bytes), ("engines", built_bytes)];
-    families.gauges("semel_catalogue_bytes", "Memory of the catalogues", "component", bytes)
+    families.gauges("semel_catalogue_shard_segments", "Sealed segments of a shard", "group", segments_of)?;
+    let bytes = [("templates", templates), ("ordinals", ordinals), ("engines", engines), ("rolls", rolls)];
+    families.gauges("semel_catalogue_bytes", "Memory of the catalogues", "component", bytes)?;
+    let compactions = replicas.compaction_metrics();
+    let counters = [
+        ("semel_catalogue_compactions_total", "Compactions of sealed segments", &compactions.done),
+        ("semel_catalogue_compactions_failed_total", "Compactions that changed nothing", &compactions.failed),
+    ];
+    counters.into_iter().try_for_each(|(name, help, count)| families.counter(name, help, count.load(Ordering::Relaxed)))
 }

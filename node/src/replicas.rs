@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::loading::load_when_asked;
-use crate::sealing::{Places, Sealer, WRITES_AT_ONCE};
+use crate::sealing::{CompactionMetrics, Places, Sealer};
 use crate::search::ShardScans;
 use crate::segment_cache::{CacheMetrics, SegmentCache};
 use crate::shard_view::{ShardView, ViewPublisher};
@@ -35,7 +35,7 @@ pub(crate) struct HostedShard {
     _workers: Workers,
 }
 
-/// What loads and seals the catalogue of one replica, for as long as it is hosted.
+/// What loads, seals and compacts the catalogue of one replica, for as long as it is hosted.
 struct Workers(Vec<AbortHandle>);
 
 impl Drop for Workers {
@@ -76,12 +76,12 @@ pub(crate) struct Replicas {
     directory: std::sync::Mutex<Directory>,
     /// The shards that the node should host; `None` until it is told.
     assigned: std::sync::Mutex<Option<BTreeSet<u32>>>,
-    /// What loads and seals in the background.
+    /// What loads, seals and compacts in the background.
     workers: std::sync::Mutex<JoinSet<()>>,
 }
 
 impl Replicas {
-    /// `threads` bounds how many catalogues are loaded, and how many segments sealed, at once.
+    /// `threads` bounds how many catalogues are loaded, and how many segments sealed or compacted, at once.
     pub(crate) fn new(
         database: Arc<Database>,
         host: HostHandle<ShardMachine>,
@@ -90,8 +90,6 @@ impl Replicas {
         cache: SegmentCache,
         threads: usize,
     ) -> Arc<Self> {
-        let places =
-            Places { sealing: Arc::new(Semaphore::new(threads)), writing: Arc::new(Semaphore::new(WRITES_AT_ONCE)) };
         Arc::new(Self {
             database,
             host,
@@ -99,7 +97,7 @@ impl Replicas {
             catalogue,
             cache,
             loading: Arc::new(Semaphore::new(threads)),
-            places,
+            places: Places::new(threads),
             hosted: RwLock::default(),
             unopened: AtomicUsize::new(0),
             assigning: tokio::sync::Mutex::default(),
@@ -199,6 +197,11 @@ impl Replicas {
     /// What became of the files of this node's catalogues.
     pub(crate) fn cache_metrics(&self) -> &Arc<CacheMetrics> {
         self.cache.metrics()
+    }
+
+    /// What became of compactions.
+    pub(crate) fn compaction_metrics(&self) -> &CompactionMetrics {
+        self.places.compactions()
     }
 
     /// Whether every replica that the node should host is open, runs, knows a leader and is caught up with what it knows to be committed.

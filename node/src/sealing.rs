@@ -1,10 +1,13 @@
-//! Sealing the segments of one shard and keeping them in files, in the background and with bounds of the whole node.
+//! Sealing the segments of one shard, keeping them in files and compacting them, in the background and with bounds of the whole node.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use semel_index::{CatalogueConfig, CheckpointHeader, SealJob};
+use semel_index::{
+    CatalogueConfig, CheckpointHeader, Compacted, CompactionJob, SealJob, StoreJob, StoredId, Templates,
+};
 use semel_raft_host::GroupStore;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -15,7 +18,7 @@ use crate::segment_cache::ShardFiles;
 use crate::shard_view::ShardView;
 
 /// Files that the node writes at once: sealing is rare, and searches and the log want the disk too.
-pub(crate) const WRITES_AT_ONCE: usize = 2;
+const WRITES_AT_ONCE: usize = 2;
 /// How long a shard writes nothing after a write that failed.
 const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
@@ -24,13 +27,58 @@ const QUIET_FOR: Duration = Duration::from_secs(10);
 /// Which part of a full segment it must be: a short segment costs an engine's tables, and every search a pass, like a full one.
 const QUIET_SHARE: usize = 8;
 
+/// How long a shard compacts nothing after a compaction that failed.
+const COMPACT_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// Compactions that one checkpoint tells of: it names everybody in the shard. The files of what they replaced stay until then.
+const COMPACTIONS_PER_CHECKPOINT: usize = 8;
+
 /// What all shards of a node share.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
-    /// Segments that are built or calibrated at once.
-    pub(crate) sealing: Arc<Semaphore>,
+    /// Segments that are built, calibrated or compacted at once.
+    sealing: Arc<Semaphore>,
     /// Files that are written at once.
-    pub(crate) writing: Arc<Semaphore>,
+    writing: Arc<Semaphore>,
+    compactions: Arc<CompactionMetrics>,
+}
+
+impl Places {
+    /// Of a node that seals so many segments at once.
+    pub(crate) fn new(sealing: usize) -> Self {
+        Self {
+            sealing: Arc::new(Semaphore::new(sealing)),
+            writing: Arc::new(Semaphore::new(WRITES_AT_ONCE)),
+            compactions: Arc::default(),
+        }
+    }
+
+    /// What became of compactions.
+    pub(crate) fn compactions(&self) -> &CompactionMetrics {
+        &self.compactions
+    }
+}
+
+/// What became of compactions since the start.
+#[derive(Debug, Default)]
+pub(crate) struct CompactionMetrics {
+    /// Those whose result is searched.
+    pub(crate) done: AtomicU64,
+    /// Those that left the segments as they were.
+    pub(crate) failed: AtomicU64,
+}
+
+/// What came of one wish to compact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compaction {
+    /// Nothing is worth it, or sealing has all places.
+    None,
+    /// Something was compacted; files may have to go.
+    Done {
+        kept: bool,
+    },
+    /// The catalogue was loaded anew meanwhile.
+    Outdated,
+    Failed,
 }
 
 /// One shard's background work.
@@ -43,10 +91,10 @@ pub(crate) struct Sealer {
 }
 
 impl Sealer {
-    /// Seals and keeps segments as they grow, for as long as the node runs.
+    /// Seals, keeps and compacts segments as they grow, for as long as the node runs.
     pub(crate) async fn run(self) {
         let mut moments = self.view.moments();
-        let mut write_from = Instant::now();
+        let (mut write_from, mut compact_from) = (Instant::now(), Instant::now());
         loop {
             match tokio::time::timeout(QUIET_FOR, moments.changed()).await {
                 Ok(Ok(())) => {}
@@ -54,7 +102,8 @@ impl Sealer {
                 Err(_) if self.files.take_templates() => {
                     self.view.close_growing(self.config.seal_at_references / QUIET_SHARE);
                 }
-                Err(_) => continue,
+                // A place to compact may be free by now.
+                Err(_) => {}
             }
             loop {
                 let jobs = self.view.seal_jobs();
@@ -66,6 +115,9 @@ impl Sealer {
                 if !sealed_some {
                     break;
                 }
+            }
+            if Instant::now() >= compact_from && !self.compact().await {
+                compact_from = Instant::now() + COMPACT_AGAIN_AFTER;
             }
         }
     }
@@ -88,13 +140,9 @@ impl Sealer {
     /// Writes the segments that are not kept as they are, then the checkpoint that names them; whether all of it was written.
     async fn keep(&self) -> bool {
         let (mut kept, mut failed) = (0, Vec::new());
-        while let Some(mut job) = self.view.store_job(self.files.shard()) {
+        while let Some(job) = self.view.store_job(self.files.shard()) {
             let ticket = job.ticket();
-            let place = self.places.writing.acquire().await;
-            let files = self.files.clone();
-            let written = tokio::task::spawn_blocking(move || files.write_segment(&mut job)).await;
-            drop(place);
-            match written.map_err(anyhow::Error::from).and_then(|written| written) {
+            match self.write(job).await {
                 Ok((id, templates)) => kept += usize::from(self.view.stored(&ticket, id, templates)),
                 Err(error) => {
                     let (shard, reason) = (self.files.shard(), format!("{error:#}"));
@@ -109,17 +157,94 @@ impl Sealer {
         if kept == 0 {
             return failed.is_empty();
         }
+        self.keep_checkpoint().await && failed.is_empty()
+    }
+
+    async fn write(&self, mut job: StoreJob) -> anyhow::Result<(StoredId, Option<Templates>)> {
+        let place = self.places.writing.acquire().await;
+        let files = self.files.clone();
+        let written = tokio::task::spawn_blocking(move || files.write_segment(&mut job)).await;
+        drop(place);
+        written?
+    }
+
+    /// Compacts until nothing is worth it any more or something waits to be sealed; whether nothing failed.
+    async fn compact(&self) -> bool {
+        let (mut files_changed, mut failed) = (false, false);
+        for _ in 0..COMPACTIONS_PER_CHECKPOINT {
+            match self.compact_once().await {
+                Compaction::Done { kept } => files_changed |= kept,
+                Compaction::None | Compaction::Outdated => break,
+                Compaction::Failed => {
+                    failed = true;
+                    break;
+                }
+            }
+            if self.view.is_seal_due() {
+                break;
+            }
+        }
+        let kept = !files_changed || self.keep_checkpoint().await;
+        kept && !failed
+    }
+
+    async fn compact_once(&self) -> Compaction {
+        // Sealing goes first: whoever waits for a place has it before this asks.
+        let Ok(place) = self.places.sealing.try_acquire() else { return Compaction::None };
+        let Some(job) = self.view.compaction_job() else { return Compaction::None };
+        let (shard, gallery, kept) = (self.files.shard(), job.gallery().to_string(), job.is_of_kept());
+        let (segments, references) = (job.segments(), job.references());
+        let compacted = self.run_compaction(job).await;
+        drop(place);
+        let (compacted, file) = match compacted.store_job(shard) {
+            None => (compacted, None),
+            // Before it is searched: a checkpoint names the old segments or the new one, and all of those have files.
+            Some(store) => match self.write(store).await {
+                Ok(file) => (compacted, Some(file)),
+                Err(error) => (compacted.ticket().lost(format!("{error:#}")), None),
+            },
+        };
+        let (reclaimed, error) = (compacted.reclaimed(), compacted.error().map(ToString::to_string));
+        let is_current = self.view.compacted(compacted, file);
+        let metrics = &self.places.compactions;
+        match error {
+            Some(reason) => {
+                metrics.failed.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(
+                    shard,
+                    gallery,
+                    segments,
+                    references,
+                    reason,
+                    "segments not compacted, searched as before"
+                );
+                Compaction::Failed
+            }
+            None if is_current => {
+                metrics.done.fetch_add(1, Ordering::Relaxed);
+                tracing::info!(shard, gallery, segments, references, reclaimed, "segments compacted");
+                Compaction::Done { kept }
+            }
+            None => Compaction::Outdated,
+        }
+    }
+
+    async fn run_compaction(&self, job: CompactionJob) -> Compacted {
+        let ticket = job.ticket();
+        let compacted = tokio::task::spawn_blocking(move || job.run()).await;
+        compacted.unwrap_or_else(|error| ticket.lost(error.to_string()))
+    }
+
+    /// Writes the checkpoint and gives memory back; whether it was written.
+    async fn keep_checkpoint(&self) -> bool {
         let written = self.write_checkpoint().await;
         // Nobody waits for it; a thread that cannot be had, as at the end of the process, does not give back.
         let _ = tokio::task::spawn_blocking(memory::give_back).await;
-        match written {
-            Ok(()) => failed.is_empty(),
-            Err(error) => {
-                let (shard, reason) = (self.files.shard(), format!("{error:#}"));
-                tracing::warn!(shard, reason, "checkpoint not written; a restart will have to read all rows again");
-                false
-            }
+        if let Err(error) = &written {
+            let (shard, reason) = (self.files.shard(), format!("{error:#}"));
+            tracing::warn!(shard, reason, "checkpoint not written; a restart will have to read all rows again");
         }
+        written.is_ok()
     }
 
     async fn write_checkpoint(&self) -> anyhow::Result<()> {

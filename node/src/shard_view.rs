@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use semel_index::{
-    Calibration, CatalogueConfig, ComparisonScore, EnrolmentId, GalleryId, ProbeReference, SealJob, Sealed, Slot,
-    StoreJob, StoreTicket, StoredId, Templates,
+    Calibration, CatalogueConfig, Compacted, CompactionJob, ComparisonScore, EnrolmentId, GalleryId, ProbeReference,
+    SealJob, Sealed, Slot, StoreJob, StoreTicket, StoredId, Templates,
 };
 use semel_raft::{LogIndex, StoreError};
 use semel_raft_host::{GroupStore, Publisher};
@@ -236,6 +236,21 @@ impl ShardView {
     /// Swaps a sealed segment in.
     pub(crate) fn sealed(&self, sealed: Sealed) {
         self.change(|searched| searched.catalogue().sealed(sealed));
+    }
+
+    /// Whether segments wait to be sealed.
+    pub(crate) fn is_seal_due(&self) -> bool {
+        lock(&self.searched).as_mut().is_some_and(|searched| searched.catalogue().is_seal_due())
+    }
+
+    /// Segments that are worth compacting, a job for another thread.
+    pub(crate) fn compaction_job(&self) -> Option<CompactionJob> {
+        lock(&self.searched).as_mut()?.catalogue().compaction_job()
+    }
+
+    /// Puts what is left of compacted segments, and where it is kept, in their place; whether they were still there.
+    pub(crate) fn compacted(&self, compacted: Compacted, kept: Option<(StoredId, Option<Templates>)>) -> bool {
+        self.change(|searched| searched.catalogue().compacted(compacted, kept)).unwrap_or(false)
     }
 
     /// A sealed segment that is not kept in a file as it is.

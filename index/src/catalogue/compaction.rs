@@ -3,9 +3,9 @@
 //! The catalogue hands a job out, the shell runs it on a thread of its own, and the catalogue puts the result in the place of the
 //! segments it is of in one step. Snapshots taken before keep those. A reclaimed reference's enrolment stays on the roll and stays
 //! withdrawn, so every search counts it as before.
-//!
-//! What it costs: merging writes a row again only where its segment becomes twice as long or an eighth of a full segment longer, so
-//! about log₂(full) + 8 times; reclaiming writes at most four rows for each that it lets go, and undoes no more than that of merging.
+//! What is worth it is in `rule`.
+
+mod rule;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,57 +22,7 @@ use crate::sealed_rows::{SealedRows, Templates, TemplatesUnreadable};
 use crate::segment::{BuildError, Calibration, Engine, Segment};
 use crate::stored::StoredId;
 use crate::template::TemplateSpec;
-
-/// The share of a segment's references, in percent, that must be withdrawn for it to be compacted alone.
-const WITHDRAWN_PERCENT_MIN: usize = 20;
-/// Which part of a full segment must be added to the longest of those that are merged, where they do not become twice as long.
-const GROWTH_SHARE: usize = 8;
-/// Segments that one job takes together. What it writes is a full segment at most.
-const SEGMENTS_PER_JOB_MAX: usize = 64;
-
-/// A sealed segment, as far as the rule is concerned.
-#[derive(Debug, Clone, Copy)]
-struct Size {
-    rows: usize,
-    withdrawn: usize,
-    /// No other job works on it.
-    settled: bool,
-}
-
-impl Size {
-    fn live(self) -> usize {
-        self.rows - self.withdrawn
-    }
-
-    fn is_sparse(self) -> bool {
-        self.withdrawn > 0 && 100 * self.withdrawn >= WITHDRAWN_PERCENT_MIN * self.rows
-    }
-}
-
-/// The first neighbours from `from` on that are worth compacting, as many as one job may take; `full` is how long a segment may
-/// become, and one with fewer than `rows_min` rows cannot be built.
-fn first_worthwhile(sizes: &[Size], from: usize, full: usize, rows_min: usize) -> Option<Range<usize>> {
-    (from..sizes.len()).find_map(|start| {
-        let (mut live, mut largest, mut found) = (0, 0, None);
-        for (place, size) in sizes.iter().enumerate().skip(start).take(SEGMENTS_PER_JOB_MAX) {
-            live += size.live();
-            largest = largest.max(size.live());
-            if !size.settled || live > full {
-                break;
-            }
-            let alone = place == start;
-            let worth = if alone { size.is_sparse() } else { is_worth_merging(live, largest, full) };
-            if worth && (live == 0 || live >= rows_min) {
-                found = Some(start..place + 1);
-            }
-        }
-        found
-    })
-}
-
-fn is_worth_merging(live: usize, largest: usize, full: usize) -> bool {
-    live == 0 || live >= 2 * largest || live - largest >= full.div_ceil(GROWTH_SHARE)
-}
+use rule::{Size, first_worthwhile};
 
 /// Work for another thread: put what is live of several sealed segments into one.
 #[derive(Debug)]
@@ -150,6 +100,14 @@ impl CompactionJob {
     /// The references in them.
     pub fn references(&self) -> usize {
         self.ticket.references
+    }
+
+    /// Whether segments of this kind are kept outside memory.
+    pub fn is_of_kept(&self) -> bool {
+        match &self.sources {
+            Sources::Embeddings(_) => true,
+            Sources::BinaryCodes(_) => false,
+        }
     }
 
     /// Does the work, which may take seconds.
@@ -477,6 +435,3 @@ fn replace<T: Clone>(
     assert!(gone.iter().map(number).eq(replaced.iter().copied()), "neighbours stay neighbours");
     gone
 }
-
-#[cfg(test)]
-mod tests;

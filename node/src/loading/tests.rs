@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::config::TemplatesKept;
-use crate::sealing::{Places, Sealer, WRITES_AT_ONCE};
+use crate::sealing::{Places, Sealer};
 use crate::segment_cache::{CacheMetrics, FOLDER, SegmentCache};
 use crate::shard_view::ViewPublisher;
 
@@ -99,50 +99,62 @@ fn config() -> CatalogueConfig {
     CatalogueConfig { seal_at_references: SEAL_AT, engine, ..CatalogueConfig::default() }
 }
 
+/// Segments of any length, so that all that is withdrawn can be reclaimed.
+fn exact_config() -> CatalogueConfig {
+    CatalogueConfig { seal_at_references: SEAL_AT, ..CatalogueConfig::default() }
+}
+
 /// A shard that runs.
 struct Running {
+    config: CatalogueConfig,
     host: Host<ShardMachine>,
     view: Arc<ShardView>,
     files: ShardFiles,
     metrics: Arc<CacheMetrics>,
     store: GroupStore,
+    places: Places,
     workers: JoinSet<()>,
 }
 
 impl Running {
     async fn start(folder: &Path, templates: TemplatesKept) -> Self {
-        let mut running = Self::start_without_loading(folder, templates).await;
+        Self::start_as(folder, templates, config()).await
+    }
+
+    async fn start_as(folder: &Path, templates: TemplatesKept, config: CatalogueConfig) -> Self {
+        let mut running = Self::start_without_loading(folder, templates, config).await;
         running.load();
         running
     }
 
     /// Its catalogue stays empty until [`Self::load`].
-    async fn start_without_loading(folder: &Path, templates: TemplatesKept) -> Self {
+    async fn start_without_loading(folder: &Path, templates: TemplatesKept, config: CatalogueConfig) -> Self {
         let database = Database::open(folder, ShardMachine::TABLES).expect("the volume can be opened");
         let cache = SegmentCache::open(&database, templates).expect("the volume has a key");
         let transport = Arc::new(LoopbackTransport::new());
         let tick = Duration::from_millis(10);
         let host_config = HostConfig { tick, ..HostConfig::new(ClusterId([1; 16])) };
         let host = Host::start(host_config, Arc::clone(&database), transport).expect("the host starts");
-        let view = ShardView::new(config());
+        let view = ShardView::new(config.clone());
         let replica = ReplicaId::new(1).expect("not 0");
         let group = GroupConfig { group: GROUP, replica, fresh: FreshGroup::Bootstrap { voters: vec![replica] } };
         let machine = ShardMachine::new(ShardId(0), ShardCount::new(1).expect("in range")).expect("a shard");
         let publisher = Box::new(ViewPublisher { view: Arc::clone(&view) });
         host.handle().add_group(group, machine, publisher).await.expect("the group runs");
         let (files, metrics) = (cache.shard(0), Arc::clone(cache.metrics()));
-        Self { host, view, files, metrics, store: database.group(GROUP), workers: JoinSet::new() }
+        let (store, places, workers) = (database.group(GROUP), Places::new(2), JoinSet::new());
+        Self { config, host, view, files, metrics, store, places, workers }
     }
 
     fn load(&mut self) {
-        let places = Places { sealing: Arc::new(Semaphore::new(2)), writing: Arc::new(Semaphore::new(WRITES_AT_ONCE)) };
-        let (view, files) = (Arc::clone(&self.view), self.files.clone());
-        self.workers.spawn(load_when_asked(view.clone(), files.clone(), config(), Arc::new(Semaphore::new(2))));
-        self.workers.spawn(Sealer { view, files, store: self.store.clone(), config: config(), places }.run());
+        let (view, files, config) = (Arc::clone(&self.view), self.files.clone(), self.config.clone());
+        self.workers.spawn(load_when_asked(view.clone(), files.clone(), config.clone(), Arc::new(Semaphore::new(2))));
+        let (store, places) = (self.store.clone(), self.places.clone());
+        self.workers.spawn(Sealer { view, files, store, config, places }.run());
     }
 
     async fn stop(self) {
-        let Self { host, view, files, metrics, store, mut workers } = self;
+        let Self { host, view, files, metrics, store, mut workers, config: _, places: _ } = self;
         workers.shutdown().await;
         host.shutdown().await;
         let volume = files.folder().ancestors().nth(2).expect("a folder in the cache of a volume").to_owned();
@@ -175,6 +187,12 @@ impl Running {
         self.propose(Command::Withdraw(Withdraw { gallery, enrolment_id, reason })).await;
     }
 
+    async fn withdraw_all(&self, numbers: &[u32]) {
+        use futures::StreamExt as _;
+        let withdrawn = futures::stream::iter(numbers).map(|number| self.withdraw(*number));
+        withdrawn.buffered(64).collect::<Vec<()>>().await;
+    }
+
     async fn try_answers(&self, population: u32) -> Result<Vec<ShardSearch>, semel_shard::SearchError> {
         let probes = probes(population);
         for probe in &probes {
@@ -196,7 +214,7 @@ impl Running {
 
     /// Waits until every sealed segment is in a file that the checkpoint names.
     async fn kept(&self, segments: usize) {
-        let of = checkpoint_of(0, &config());
+        let of = checkpoint_of(0, &self.config);
         until("all segments to be kept", || {
             let stored: usize =
                 self.view.moment().catalogue().collections().iter().map(|one| one.segments_stored).sum();
@@ -205,6 +223,20 @@ impl Running {
                 && self.files.checkpoint(&of).is_some_and(|checkpoint| checkpoint.segments().count() == segments)
         })
         .await;
+    }
+
+    /// Waits until references of so many withdrawn enrolments are reclaimed, and nothing else is worth compacting.
+    async fn reclaimed(&self, references: usize) {
+        until("references to be reclaimed", || {
+            let collections = self.view.moment().catalogue().collections();
+            collections.iter().map(|one| one.references_reclaimed).sum::<usize>() == references
+        })
+        .await;
+    }
+
+    fn compactions(&self) -> (u64, u64) {
+        let metrics = self.places.compactions();
+        (metrics.done.load(Ordering::Relaxed), metrics.failed.load(Ordering::Relaxed))
     }
 
     fn count(&self, metric: impl Fn(&CacheMetrics) -> u64) -> u64 {
@@ -355,6 +387,121 @@ async fn files_that_are_not_as_written_are_made_again_and_change_no_answer() {
     }
 }
 
+/// Three fifths of those whose references are in the two sealed segments.
+fn withdrawn_before_compaction() -> Vec<u32> {
+    (0..1_280).filter(|number| number % 5 < 3).collect()
+}
+
+/// A volume whose two segments became one, as three fifths of their references were reclaimed, and the files that it had before.
+async fn before_and_after_compaction(templates: TemplatesKept) -> (TempDir, TempDir) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let running = Running::start_as(folder.path(), templates, exact_config()).await;
+    running.stage_all(1, 0..1_400).await;
+    running.kept(2).await;
+    running.stop().await;
+    let before = tempfile::tempdir().expect("a temporary folder");
+    copy_folder(&folder.path().join(FOLDER), &before.path().join(FOLDER));
+    // All withdrawn before anything can be compacted.
+    let mut running = Running::start_without_loading(folder.path(), templates, exact_config()).await;
+    let withdrawn = withdrawn_before_compaction();
+    running.withdraw_all(&withdrawn).await;
+    running.load();
+    running.reclaimed(withdrawn.len()).await;
+    running.kept(1).await;
+    assert_eq!(running.compactions(), (1, 0));
+    assert_eq!(running.answers(1).await, exact(1, 1_400, &withdrawn));
+    until("what was replaced to be removed", || segments_in(folder.path()).len() == 1).await;
+    running.stop().await;
+    (folder, before)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_moment_from_before_a_compaction_is_still_searched() {
+    for templates in BOTH {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let running = Running::start_as(folder.path(), templates, exact_config()).await;
+        running.stage_all(1, 0..1_400).await;
+        running.kept(2).await;
+        let (pinned, files) = (running.view.moment(), segments_in(folder.path()));
+        running.withdraw_all(&withdrawn_before_compaction()).await;
+        until("what was replaced to be removed", || {
+            let now = segments_in(folder.path());
+            running.compactions().0 > 0 && files.iter().all(|file| !now.contains(file))
+        })
+        .await;
+        assert_eq!(pinned.search(&probes(1), &|| false), Ok(exact(1, 1_400, &[])));
+        assert_eq!(running.answers(1).await, exact(1, 1_400, &withdrawn_before_compaction()));
+        running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn references_of_withdrawn_enrolments_leave_segments_and_files_and_change_no_answer() {
+    for templates in BOTH {
+        let (folder, _) = before_and_after_compaction(templates).await;
+        let withdrawn = withdrawn_before_compaction();
+        let running = Running::start_as(folder.path(), templates, exact_config()).await;
+        assert_eq!(running.answers(1).await, exact(1, 1_400, &withdrawn));
+        assert_eq!((running.loaded(), running.refused()), (1, 0), "{templates:?}");
+        let status = &running.view.moment().catalogue().collections()[0];
+        assert_eq!((status.sealed_references, status.references_reclaimed), (512, withdrawn.len()));
+        running.stop().await;
+        // Without files they are all read from the rows, and reclaimed once more.
+        fs::remove_dir_all(folder.path().join(FOLDER)).expect("removed");
+        let running = Running::start_as(folder.path(), templates, exact_config()).await;
+        assert_eq!(running.answers(1).await, exact(1, 1_400, &withdrawn));
+        running.reclaimed(withdrawn.len()).await;
+        assert_eq!(running.answers(1).await, exact(1, 1_400, &withdrawn));
+        running.stop().await;
+    }
+}
+
+/// What a crash leaves behind at each step of a compaction, and what a power cut may, as nothing is synced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_files_a_compaction_leaves_behind_change_no_answer() {
+    let copy = |from: &Path, to: &Path, what: &dyn Fn(&Path) -> bool| {
+        files_in(from).iter().filter(|path| what(path)).for_each(|path| {
+            let name = path.file_name().expect("a file");
+            fs::copy(path, to.join(FOLDER).join("0").join(name)).expect("copied");
+        });
+    };
+    let is_segment = |path: &Path| path.extension().is_some_and(|found| found == "segment");
+    for templates in BOTH {
+        let (folder, before) = before_and_after_compaction(templates).await;
+        let expected = exact(1, 1_400, &withdrawn_before_compaction());
+        for (old_checkpoint, old_segments, new_segment, loaded) in [
+            // Before the new segment's file; before the checkpoint; before the old files are removed.
+            (true, true, false, 2),
+            (true, true, true, 2),
+            (false, true, true, 1),
+            // What came last is on the disk, what came before is not.
+            (false, false, false, 0),
+            (false, true, false, 0),
+            (true, false, true, 0),
+        ] {
+            let mixed = tempfile::tempdir().expect("a temporary folder");
+            copy_folder(folder.path(), mixed.path());
+            segments_in(mixed.path()).iter().for_each(|path| fs::remove_file(path).expect("removed"));
+            if old_checkpoint {
+                copy(before.path(), mixed.path(), &|path| path.ends_with("checkpoint"));
+            }
+            if old_segments {
+                copy(before.path(), mixed.path(), &is_segment);
+            }
+            if new_segment {
+                copy(folder.path(), mixed.path(), &is_segment);
+            }
+            let running = Running::start_as(mixed.path(), templates, exact_config()).await;
+            let what = (old_checkpoint, old_segments, new_segment);
+            assert_eq!(running.answers(1).await, expected, "{what:?}");
+            assert_eq!(running.loaded(), loaded, "{what:?}");
+            running.reclaimed(withdrawn_before_compaction().len()).await;
+            assert_eq!(running.answers(1).await, expected, "{what:?}");
+            running.stop().await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_belongs_to_no_live_segment_is_removed() {
     let folder = volume(TemplatesKept::Memory).await;
@@ -483,7 +630,7 @@ async fn templates_damaged_under_a_running_node_are_read_from_the_rows_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_votes_and_applies_while_its_catalogue_is_loaded() {
     let folder = volume(TemplatesKept::Memory).await;
-    let mut running = Running::start_without_loading(folder.path(), TemplatesKept::Memory).await;
+    let mut running = Running::start_without_loading(folder.path(), TemplatesKept::Memory, config()).await;
     // More than what is read while the group waits.
     running.stage_all(1, 1_500..1_700).await;
     running.withdraw(111).await;

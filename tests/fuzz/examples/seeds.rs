@@ -28,7 +28,7 @@ fn main() {
     memory();
 }
 
-/// A catalogue with two kept segments, a growing one, a withdrawal and a binary code.
+/// A catalogue with two kept segments, of which one was compacted, a growing one, and withdrawals.
 fn stored() {
     use semel_index::{
         CanonicalEmbedding, Catalogue, CatalogueConfig, CheckpointHeader, CheckpointOf, EnrolmentId, GalleryId,
@@ -51,6 +51,9 @@ fn stored() {
     for job in catalogue.seal_jobs() {
         catalogue.sealed(job.run());
     }
+    let compaction = catalogue.compaction_job().expect("half of a segment is withdrawn");
+    catalogue.compacted(compaction.run(), None);
+    catalogue.withdraw(8, &gallery, &id(3));
     let mut number = 0;
     while let Some(mut job) = catalogue.store_job(3) {
         let mut bytes = Vec::new();
@@ -63,7 +66,7 @@ fn stored() {
         number += 1;
     }
     let of = CheckpointOf { shard: 3, parameters: "as here".to_owned() };
-    let header = CheckpointHeader { of, searchable_index: 7, withdrawn_up_to: 2, history: (9, [4; 32]) };
+    let header = CheckpointHeader { of, searchable_index: 8, withdrawn_up_to: 2, history: (9, [4; 32]) };
     let checkpoint = catalogue.snapshot().checkpoint(&key, &header);
     // Behind magic and format, before the seal.
     seed("checkpoints", "people", &checkpoint[12..checkpoint.len() - 32]);

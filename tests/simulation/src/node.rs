@@ -7,7 +7,7 @@ mod search;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use semel_index::{CatalogueConfig, SealJob, SearchProbe, ShardCount, ShardId};
+use semel_index::{CatalogueConfig, CompactionJob, SealJob, SearchProbe, ShardCount, ShardId};
 use semel_raft::{Event as RaftEvent, LogIndex, MembershipChange, ProposeError, ReplicaId, Store as _, Table, Ticket};
 use semel_shard::{Publication, ScanOrder, ScanQueue, SearchMoment, SearchView, ShardMachine};
 use semel_workflow::NodeId;
@@ -29,6 +29,9 @@ const OBLIGATIONS_ANSWERED_MAX: usize = 64;
 const SEAL_MICROS: (u64, u64) = (1_000, 2_000_000);
 /// References that close a growing segment: few, so that runs see many.
 const SEAL_AT_REFERENCES: usize = 6;
+/// One of so many publications finds a shard that has ceased to grow: what has so many references is closed before it is full.
+const QUIET_ONE_IN: u64 = 16;
+const QUIET_REFERENCES_MIN: usize = 2;
 
 /// A node and what outlives its runs.
 pub(crate) struct Node {
@@ -119,6 +122,10 @@ enum Timer {
     Sealed {
         group: u64,
         job: Box<SealJob>,
+    },
+    Compacted {
+        group: u64,
+        job: Box<CompactionJob>,
     },
 }
 
@@ -439,6 +446,9 @@ impl Run {
         }
         let Some(hosted) = self.shards.get_mut(&group) else { return };
         hosted.view.take_in(applied, publications);
+        if world.chance.one_in(QUIET_ONE_IN) {
+            hosted.view.catalogue().close_growing(QUIET_REFERENCES_MIN);
+        }
         self.write_checkpoint(world, group);
         self.seal(world, group);
         self.reached(world, group);
@@ -476,15 +486,24 @@ impl Run {
                 self.keep_segments(world, group);
                 self.seal(world, group);
             }
+            Some(Timer::Compacted { group, job }) => {
+                self.compacted(world, group, *job);
+                self.seal(world, group);
+            }
             None => {}
         }
     }
 
+    /// Begins to seal what waits for it, and to compact what is worth it.
     fn seal(&mut self, world: &mut World, group: u64) {
         let Some(hosted) = self.shards.get_mut(&group) else { return };
-        for job in hosted.view.catalogue().seal_jobs() {
+        let seals = hosted.view.catalogue().seal_jobs();
+        let compaction = hosted.view.catalogue().compaction_job();
+        let seals = seals.into_iter().map(|job| Timer::Sealed { group, job: Box::new(job) });
+        let compaction = compaction.map(|job| Timer::Compacted { group, job: Box::new(job) });
+        for timer in seals.chain(compaction) {
             let micros = world.chance.between(SEAL_MICROS.0..=SEAL_MICROS.1);
-            self.after(world, micros, Timer::Sealed { group, job: Box::new(job) });
+            self.after(world, micros, timer);
         }
     }
 

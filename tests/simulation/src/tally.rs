@@ -110,6 +110,10 @@ tally! {
     policies: "policies changed",
     /// Built and swapped in.
     seals: "segments sealed",
+    /// Swapped in.
+    compactions: "compactions of sealed segments",
+    /// By compactions.
+    references_reclaimed: "references of withdrawn enrolments reclaimed",
     /// Written beside the rows.
     checkpoints: "checkpoints of catalogues written",
     /// From a checkpoint and what came later.

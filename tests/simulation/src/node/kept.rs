@@ -1,9 +1,11 @@
 //! Files that a node keeps of its catalogues beside its rows: sealed segments, and a checkpoint for each shard. When they are written and
 //! read is as in the product's node; what is in them, and whether it is believed, is the cores'. They are never synced and may rot.
 
+use std::convert::Infallible;
+
 use semel_index::{
-    CatalogueConfig, Checkpoint, CheckpointHeader, CheckpointOf, FoundSegment, SegmentFile, ShardId, StoreKey,
-    Templates, UnusableFile, WantedSegment,
+    CatalogueConfig, Checkpoint, CheckpointHeader, CheckpointOf, CompactionJob, FoundSegment, SegmentFile, ShardId,
+    StoreJob, StoreKey, StoredId, Templates, UnusableFile, WantedSegment,
 };
 use semel_raft::LogIndex;
 use semel_shard::SearchView;
@@ -25,26 +27,47 @@ pub(super) struct Keeping {
 impl Run {
     /// Writes the segments that are not kept, and notes that a checkpoint is to name them.
     pub(super) fn keep_segments(&mut self, world: &mut World, group: u64) {
-        let (key, disk, rows) = (self.key(), self.disk(), self.host.rows(group));
+        let (key, disk) = (self.key(), self.disk());
         let Some(hosted) = self.shards.get_mut(&group) else { return };
         let mut kept = false;
         while let Some(mut job) = hosted.view.catalogue().store_job(shard(group).0) {
-            let ticket = job.ticket();
-            let mut bytes = Vec::new();
-            let written = job.write(&key, &mut |piece| {
-                bytes.extend_from_slice(piece);
-                Ok::<_, DiskError>(())
-            });
-            let id = written.expect("nothing hinders it");
-            if disk.borrow_mut().write_file(group, &id.to_string(), bytes).is_err() {
-                hosted.view.catalogue().not_stored(&ticket);
-                break;
+            match write_segment(&key, &disk, group, &mut job) {
+                Ok(id) => kept |= hosted.view.catalogue().stored(&job.ticket(), id, None),
+                Err(_) => {
+                    hosted.view.catalogue().not_stored(&job.ticket());
+                    break;
+                }
             }
-            kept |= hosted.view.catalogue().stored(&ticket, id, None);
         }
-        if !kept {
-            return;
+        if kept {
+            self.want_checkpoint(world, group);
         }
+    }
+
+    /// Compacts segments: what is left of them is written before it is searched, then a checkpoint that names it.
+    pub(super) fn compacted(&mut self, world: &mut World, group: u64, job: CompactionJob) {
+        let (key, disk) = (self.key(), self.disk());
+        let Some(hosted) = self.shards.get_mut(&group) else { return };
+        let mut compacted = job.run();
+        let mut file = None;
+        if let Some(mut job) = compacted.store_job(shard(group).0) {
+            match write_segment(&key, &disk, group, &mut job) {
+                Ok(id) => file = Some((id, None)),
+                Err(_) => compacted = compacted.ticket().lost("its file is not written"),
+            }
+        }
+        let reclaimed = compacted.reclaimed() as u64;
+        if hosted.view.catalogue().compacted(compacted, file) {
+            world.tally.compactions += 1;
+            world.tally.references_reclaimed += reclaimed;
+            self.want_checkpoint(world, group);
+        }
+    }
+
+    /// Notes that a checkpoint is to name what is in files now.
+    fn want_checkpoint(&mut self, world: &mut World, group: u64) {
+        let rows = self.host.rows(group);
+        let Some(hosted) = self.shards.get_mut(&group) else { return };
         // Read before the view's moment is pinned, so that every withdrawal up to there is in it.
         let applied = semel_raft::rows::applied(&rows);
         if let (Ok(applied), Ok((withdrawn_up_to, _))) = (applied, semel_shard::history(&rows)) {
@@ -120,6 +143,17 @@ impl Run {
     fn disk(&self) -> SharedDisk {
         self.host.disk()
     }
+}
+
+fn write_segment(key: &StoreKey, disk: &SharedDisk, group: u64, job: &mut StoreJob) -> Result<StoredId, DiskError> {
+    let mut bytes = Vec::new();
+    let written = job.write(key, &mut |piece| {
+        bytes.extend_from_slice(piece);
+        Ok::<_, Infallible>(())
+    });
+    let id = written.expect("nothing hinders it");
+    disk.borrow_mut().write_file(group, &id.to_string(), bytes)?;
+    Ok(id)
 }
 
 fn read_segment(
