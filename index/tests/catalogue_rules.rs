@@ -431,7 +431,10 @@ fn binary_codes_of_withdrawn_enrolments_are_reclaimed() {
     let code = |number: u32| StagedReference {
         slot: iris_slot(true),
         spec: IRIS_SPEC,
-        template: iris((number.wrapping_mul(40_503) >> 3) as u16, if number % 5 == 0 { 0xf000 } else { 0xfff0 }),
+        template: iris(
+            (number.wrapping_mul(40_503) >> 3) as u16,
+            if number.is_multiple_of(5) { 0xf000 } else { 0xfff0 },
+        ),
     };
     let mut probe = face_probe([1.0; 4], 0);
     let StagedReference { slot, spec, template } = code(3);
