@@ -113,7 +113,8 @@ fn any_step() -> impl Strategy<Value = Step> {
     );
     prop_oneof![
         12 => stage,
-        4 => (any::<bool>(), 0_u32..60).prop_map(|(gallery, enrolment)| Step::Withdraw { gallery, enrolment }),
+        8 => (prop::bool::weighted(0.8), 0_u32..60)
+            .prop_map(|(gallery, enrolment)| Step::Withdraw { gallery, enrolment }),
         1 => (0_u64..5).prop_map(Step::Advance),
         3 => Just(Step::Publish),
         1 => (0_usize..8).prop_map(|references_min| Step::CloseGrowing { references_min }),
@@ -257,7 +258,7 @@ proptest! {
     fn catalogue_and_model_answer_alike(
         behaviour in prop::sample::select(BEHAVIOURS.to_vec()),
         seal_at_references in prop::sample::select(vec![1_usize, 3, 8, 1_000]),
-        steps in prop::collection::vec(any_step(), 1..150),
+        steps in prop::collection::vec(any_step(), 1..250),
         last in prop::collection::vec(any_search(), 1..6),
     ) {
         let mut pair = Pair::new(behaviour, seal_at_references);
