@@ -70,7 +70,7 @@ pub use sealed_rows::{TemplateSource, Templates, TemplatesUnreadable};
 pub use search::{Cancelled, Candidate, ProbeReference, SearchProbe, ShardSearch, Unanswered};
 pub use segment::{
     BuildError, Calibration, CollectionKey, Engine, EngineProbe, ExactEngine, MISS_BUDGET_PPB_DEFAULT,
-    MISS_BUDGET_PPB_MAX, Proposal, Segment,
+    MISS_BUDGET_PPB_MAX, Proposal, ScanCost, Segment,
 };
 pub use sketch::SketchEngine;
 pub use slot::{Modality, Position, SLOTS, SLOTS_MAX, Slot, SlotMask};

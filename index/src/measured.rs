@@ -1,8 +1,8 @@
-//! The scan of binary codes by each path of its kernel, for the benchmark; not part of the interface.
+//! The scan of binary codes by each path of its kernel, and what bounds the `sketch` engine, for benchmarks; not part of the interface.
 
 use crate::binary_code::BinaryCode;
 use crate::binary_rows::{BinaryRows, BinaryScanProbe};
-use crate::kernel::Path;
+use crate::kernel::{self, Path};
 use crate::rows::EnrolmentOrdinal;
 use crate::score::ComparisonScore;
 use crate::template::BinaryCodeSpec;
@@ -66,4 +66,10 @@ impl MeasuredScan {
         let shares = self.probes.iter().map(|probe| self.rows.decided_early(path, probe));
         shares.sum::<f64>() / self.probes.len() as f64
     }
+}
+
+/// Looks bytes up and adds them up in registers alone, as the kernel of the `sketch` engine would where nothing held it up: how many there
+/// were, of so many rounds.
+pub fn lookups(rounds: u64) -> u64 {
+    kernel::sketch::lookups(Path::detect(), rounds)
 }

@@ -63,6 +63,15 @@ impl EngineProbe {
     }
 }
 
+/// What a search of a segment takes for one probe, to be held against what the machine has to give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScanCost {
+    /// Bytes read.
+    pub bytes: usize,
+    /// Entries looked up in tables and added up, if the engine does its work so.
+    pub lookups: Option<u64>,
+}
+
 /// An immutable search structure over the rows of one sealed segment. Derived data: it can be dropped and rebuilt.
 pub trait Segment: Send + Sync + Debug {
     /// The name of the engine that built it.
@@ -70,6 +79,11 @@ pub trait Segment: Send + Sync + Debug {
 
     /// Bytes of memory held beyond the rows it was built from.
     fn memory_bytes(&self) -> usize;
+
+    /// What a search of all rows takes at least, where no row is proposed.
+    fn scan_cost(&self) -> ScanCost {
+        ScanCost { bytes: self.memory_bytes(), lookups: None }
+    }
 
     /// One proposal per probe, in their order, for one threshold and the share of mates that these probes may miss, in
     /// parts per 10⁹. The probes have the rows' dimension.

@@ -47,7 +47,7 @@ use crate::kernel::sketch::{Bytes, CODES_PER_BLOCK, Layout, Least, PROBES_PER_PA
 use crate::kernel::tails::TailPiece;
 use crate::kernel::{self, Path};
 use crate::score::ComparisonScore;
-use crate::segment::{BuildError, Calibration, Engine, EngineProbe, MISS_BUDGET_PPB_MAX, Proposal, Segment};
+use crate::segment::{BuildError, Calibration, Engine, EngineProbe, MISS_BUDGET_PPB_MAX, Proposal, ScanCost, Segment};
 use book::Book;
 use code::{HeadAlignment, Measures, RowCode, tail_pieces};
 use probe::Lines;
@@ -331,6 +331,12 @@ impl Segment for SketchSegment {
 
     fn memory_bytes(&self) -> usize {
         size_of_val(&*self.heads) + size_of_val(&*self.tails)
+    }
+
+    /// Of the heads: hardly any tail is looked at.
+    fn scan_cost(&self) -> ScanCost {
+        let lookups = (self.book().fields(self.dimension as usize) * self.rows) as u64;
+        ScanCost { bytes: size_of_val(&*self.heads), lookups: Some(lookups) }
     }
 
     fn propose(&self, probes: &[&EngineProbe], threshold: ComparisonScore, miss_budget_ppb: u32) -> Vec<Proposal> {

@@ -1,6 +1,7 @@
 //! `semel bench engines`: engines of sealed segments side by side, over the same references, probes and threads.
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,11 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use clap::Args;
-use rand::{RngExt as _, SeedableRng as _};
-use rand_chacha::ChaCha8Rng;
 use semel_index::{
-    Calibration, CanonicalEmbedding, ComparisonScore, EmbeddingRows, Engine, EngineProbe, EnrolmentOrdinal, KeyVersion,
-    MISS_BUDGET_PPB_DEFAULT, Proposal, ScanProbe, Segment, kernel_path,
+    Calibration, CanonicalEmbedding, ComparisonScore, Direction, EmbeddingRows, Engine, EngineProbe, EnrolmentOrdinal,
+    KeyVersion, MISS_BUDGET_PPB_DEFAULT, Planter, Proposal, ScanProbe, Segment, kernel_path, measured,
 };
 use semel_population::{Population, Preset, Seed, Spectrum};
 use semel_workflow::{GalleryKey, RotationMatrix};
@@ -30,10 +29,13 @@ const BATCH: usize = 64;
 const STRANGERS: u32 = 1_024;
 /// Rows of the exact scan between two looks at the next probes.
 const ROWS_PER_SCAN: usize = 16_384;
-/// Planted scores reach from the threshold to this far above it.
-const PLANTED_ABOVE: f64 = 0.05;
+/// Mated probes, and as many planted ones, that are compared with every row; the others with their own mate alone.
+const COMPARED_WITH_ALL: usize = 1_000;
 /// What is read to see how fast this machine reads: more than any cache holds.
 const READ_BYTES: usize = 512 << 20;
+/// How long lookups are counted for, and rounds of them between two looks at the clock.
+const LOOK_UP_FOR: Duration = Duration::from_millis(200);
+const LOOKUP_ROUNDS: u64 = 100_000;
 
 /// Searches the same references with several engines, one after another.
 #[derive(Debug, Args)]
@@ -41,9 +43,11 @@ const READ_BYTES: usize = 512 << 20;
     long_about = "Builds a segment of each engine over the same references, in turn, and searches it: for strangers, as nearly all \
         of a registry's applicants are, in batches of 64 and one by one; and for mates, of which those that the engine misses are \
         counted. What an engine proposes is re-scored exactly, as a node does; that is part of every rate.\n\nMates are pairs of another \
-        capture of an enrolled person and a reference that score the threshold or more; planted are pairs with a probe that was placed 0 to 0.05 above it. Both \
+        capture of an enrolled person and a reference that score the threshold or more; planted are pairs with a probe that was placed 0 to 0.05 above it, half of \
+        them anywhere, half towards another reference. 1,000 of each are compared with all references, the others with their own mate alone. Both \
         come with the bound that the share of missed ones is below, with a confidence of 95 %; every rate, with the searches that it rests on. \
-        Over two sizes or more, the exponent says how a search's cost grows with N: 1 is linear.\n\nReferences are \
+        Over two sizes or more, the exponent says how a search's cost grows with N: 1 is linear. \
+        Of what the machine gives are said: one by one, the bytes that it reads; in batches, the table entries that it looks up and adds up in registers alone.\n\nReferences are \
         rotated by a key first, as coordinators do. FAISS uses the instructions that it was compiled for (AVX2), and is asked for \
         lists that grow until they hold all rows above its cut; `sketch` uses what the processor has. References and templates of all engines: 1 kB each, and what the engine takes.\n\n\
         --export writes the same references, probes and mates as .npy arrays. `cli/bench/peers.py FOLDER/N --save peers.json` searches them with usearch, hnswlib, \
@@ -196,7 +200,11 @@ fn measure(arguments: &EnginesArguments, references: u32, engines: &[Arc<dyn Eng
     let captures = arguments.mated as usize;
     let mut mated = people.probes(captures, rotated);
     mated.extend(plant(&rows, arguments));
-    let truth = truth(&rows, &mated, arguments.threshold);
+    let made_from: Vec<u32> = (0..captures)
+        .map(|place| people.probed(place, captures))
+        .chain((0..arguments.mated).map(|place| planted_on(place, &rows, arguments) as u32))
+        .collect();
+    let truth = truth(&rows, &mated, &made_from, arguments.threshold);
     let processor = results::processor();
     if let Some(folder) = &arguments.export {
         output::note(format!("writing {} references to {}", grouped(references.into()), folder.display()));
@@ -209,10 +217,6 @@ fn measure(arguments: &EnginesArguments, references: u32, engines: &[Arc<dyn Eng
             captures: arguments.mated,
             processor: processor.clone(),
         };
-        let made_from: Vec<u32> = (0..captures)
-            .map(|place| people.probed(place, captures))
-            .chain((0..arguments.mated).map(|place| planted_on(place, &rows, arguments) as u32))
-            .collect();
         let (strangers, mated, made_from, truth) = (&*strangers, &*mated, &*made_from, &*truth);
         export::write(
             &folder.join(references.to_string()),
@@ -220,7 +224,7 @@ fn measure(arguments: &EnginesArguments, references: u32, engines: &[Arc<dyn Eng
             &export::Data { rows: &rows, strangers, mated, made_from, truth },
         )?;
     }
-    let read_bytes_per_second = read_rate(arguments.threads);
+    let (read_bytes_per_second, lookups_per_second) = (read_rate(arguments.threads), lookup_rate(arguments.threads));
     let mut figures = Vec::new();
     for engine in engines {
         let calibration = Calibration { thresholds: vec![arguments.threshold], ..Calibration::default() };
@@ -277,6 +281,9 @@ fn measure(arguments: &EnginesArguments, references: u32, engines: &[Arc<dyn Eng
             proposals: Some(Proposals {
                 miss_budget_ppb: MISS_BUDGET_PPB_DEFAULT,
                 read_bytes_per_second,
+                lookups_per_second,
+                scan_bytes: segment.scan_cost().bytes as u64,
+                scan_lookups: segment.scan_cost().lookups,
                 per_stranger: proposed as f64 / (strangers.len() - scanned_exactly).max(1) as f64,
                 strangers: strangers.len() as u64,
                 strangers_scanned_exactly: scanned_exactly as u64,
@@ -298,24 +305,16 @@ fn now() -> String {
     output::instant(since.as_millis() as i64)
 }
 
-/// Probes that score the threshold or up to [`PLANTED_ABOVE`] more with a row, and point anywhere beside it.
+/// Probes that score the threshold or up to 0.05 more with a row, and point anywhere beside it or, every other one, towards another row.
 fn plant(rows: &EmbeddingRows, arguments: &EnginesArguments) -> Vec<CanonicalEmbedding> {
-    let mut random = ChaCha8Rng::seed_from_u64(arguments.seed);
-    let lowest = arguments.threshold.as_f64() + 1e-5;
-    let plant = |place: u32| {
-        let own = unit(
-            rows.row(planted_on(place, rows, arguments)).0.iter().map(|component| f64::from(*component)).collect(),
-        );
-        // Uniform components point nearly anywhere, and need no other distribution here: what counts is the score.
-        let other: Vec<f64> = own.iter().map(|_| random.random_range(-1.0..1.0)).collect();
-        let along: f64 = own.iter().zip(&other).map(|(own, other)| own * other).sum();
-        let aside = unit(own.iter().zip(&other).map(|(own, other)| other - along * own).collect());
-        let cosine = (lowest + random.random_range(0.0..PLANTED_ABOVE)).min(1.0);
-        let sine = (1.0 - cosine * cosine).sqrt();
-        let mixed: Vec<f32> = own.iter().zip(&aside).map(|(own, aside)| (cosine * own + sine * aside) as f32).collect();
-        CanonicalEmbedding::from_f32(&mixed).expect("of length one")
+    let mut planters = Direction::ALL.map(|direction| Planter::new(rows, arguments.threshold, direction));
+    let mut plant = |place: u32| {
+        let row = planted_on(place, rows, arguments);
+        let planter = &mut planters[place as usize % Direction::ALL.len()];
+        // Now and then rounding takes one below the threshold.
+        iter::repeat_with(|| planter.plant(row)).flatten().next().expect("one of them scores enough").probe
     };
-    (0..arguments.mated).map(plant).collect()
+    (0..arguments.mated).map(&mut plant).collect()
 }
 
 /// The row that one of the planted probes scores the threshold with.
@@ -323,15 +322,41 @@ fn planted_on(place: u32, rows: &EmbeddingRows, arguments: &EnginesArguments) ->
     (u64::from(place) * rows.len() as u64 / u64::from(arguments.mated)) as usize
 }
 
-fn unit(mut values: Vec<f64>) -> Vec<f64> {
-    let length = values.iter().map(|value| value * value).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
-    values.iter_mut().for_each(|value| *value /= length);
-    values
+/// Mates of the probes, of which the first half are captures and the others planted: of some of each all that there are, of the others the row
+/// that each was made from, if it scores enough.
+fn truth(
+    rows: &EmbeddingRows,
+    probes: &[CanonicalEmbedding],
+    made_from: &[u32],
+    threshold: ComparisonScore,
+) -> Vec<BTreeSet<u32>> {
+    let mut truth: Vec<BTreeSet<u32>> = probes
+        .iter()
+        .zip(made_from)
+        .map(|(probe, row)| {
+            let mut mates = BTreeSet::new();
+            rows.score_each(&[*row], &ScanProbe::new(probe, threshold), &mut |row, _| {
+                mates.insert(row as u32);
+            });
+            mates
+        })
+        .collect();
+    let every = (probes.len() / 2).div_ceil(COMPARED_WITH_ALL).max(1);
+    let compared: Vec<usize> = (0..probes.len()).step_by(every).collect();
+    let probes: Vec<CanonicalEmbedding> = compared.iter().map(|place| probes[*place].clone()).collect();
+    for (place, mates) in compared.into_iter().zip(mates_among_all(rows, &probes, threshold)) {
+        truth[place] = mates;
+    }
+    truth
 }
 
-/// All mates of the probes, by comparing each with every row.
-fn truth(rows: &EmbeddingRows, probes: &[CanonicalEmbedding], threshold: ComparisonScore) -> Vec<BTreeSet<u32>> {
-    let mut progress = Progress::start("comparing every probe with every reference", Some(probes.len() as u64));
+/// All mates of the probes.
+fn mates_among_all(
+    rows: &EmbeddingRows,
+    probes: &[CanonicalEmbedding],
+    threshold: ComparisonScore,
+) -> Vec<BTreeSet<u32>> {
+    let mut progress = Progress::start("comparing probes with every reference", Some(probes.len() as u64));
     let (next, parts) = (AtomicUsize::new(0), probes.chunks(BATCH).collect::<Vec<_>>());
     let mut truth: Vec<(usize, Vec<BTreeSet<u32>>)> = Vec::new();
     thread::scope(|scope| {
@@ -455,4 +480,19 @@ fn read_rate(threads: u16) -> f64 {
         }
     });
     READ_BYTES as f64 / started.elapsed().as_secs_f64()
+}
+
+/// Table entries that so many threads look up and add up in a second.
+fn lookup_rate(threads: u16) -> f64 {
+    let count = || {
+        let (started, mut lookups) = (Instant::now(), 0);
+        while started.elapsed() < LOOK_UP_FOR {
+            lookups += measured::lookups(LOOKUP_ROUNDS);
+        }
+        lookups as f64 / started.elapsed().as_secs_f64()
+    };
+    thread::scope(|scope| {
+        let counting: Vec<_> = (0..threads).map(|_| scope.spawn(count)).collect();
+        counting.into_iter().map(|thread| thread.join().expect("counting does not panic")).sum()
+    })
 }

@@ -72,6 +72,14 @@ pub(super) struct Proposals {
     pub(super) miss_budget_ppb: u32,
     /// What the machine's memory gives so many threads.
     pub(super) read_bytes_per_second: f64,
+    /// Table entries that so many threads look up and add up in registers; 0 in files of before it was measured.
+    #[serde(default)]
+    pub(super) lookups_per_second: f64,
+    /// Bytes that a search reads of all rows, and entries that it looks up, if the engine does its work so.
+    #[serde(default)]
+    pub(super) scan_bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) scan_lookups: Option<u64>,
     /// Rows proposed for a stranger.
     pub(super) per_stranger: f64,
     pub(super) strangers: u64,
@@ -322,10 +330,10 @@ pub(super) fn show_growth(rows: &[Row]) {
 
 fn show_table(rows: &[&Row]) {
     let first = rows[0];
-    let reads = first
-        .proposals
-        .as_ref()
-        .map(|proposals| format!("; this machine reads {:.1} GB/s", proposals.read_bytes_per_second * 1e-9));
+    let reads = first.proposals.as_ref().map(|proposals| {
+        let (reads, lookups) = (proposals.read_bytes_per_second * 1e-9, proposals.lookups_per_second * 1e-9);
+        format!("; this machine reads {reads:.1} GB/s and looks up {lookups:.0} billion entries/s")
+    });
     output::line(format!(
         "{} references x {} components of population {}, {} thread(s), threshold {}, {}{}",
         grouped(first.references.into()),
@@ -344,13 +352,13 @@ fn show_table(rows: &[&Row]) {
         "one by one",
         "p50",
         "p99",
-        "reads of the machine's",
+        "of the machine's",
         "proposed/probe",
         "mates missed (95 %)",
         "planted missed (95 %)",
     ]);
     for row in rows {
-        let (reads, proposed, exactly) = match &row.proposals {
+        let (shares, proposed, exactly) = match &row.proposals {
             Some(proposals) if row.engine != ExactEngine.name() => of_proposals(row, proposals),
             Some(_) | None => Default::default(),
         };
@@ -365,7 +373,7 @@ fn show_table(rows: &[&Row]) {
             searches(row.one_by_one_probes_per_second, row.one_by_one_searches),
             Cell::from(format!("{:.1} ms", row.one_by_one_p50_ms)),
             Cell::from(format!("{:.1} ms", row.one_by_one_p99_ms)),
-            Cell::from(reads),
+            Cell::lines(shares),
             Cell::from(proposed),
             Cell::lines([misses(row.mates_missed, row.mates), exactly].into_iter().filter(|line| !line.is_empty())),
             Cell::from(misses(row.planted_missed, row.planted)),
@@ -374,9 +382,18 @@ fn show_table(rows: &[&Row]) {
     table.show();
 }
 
-/// The machine's reads that an engine uses, what it proposes, and how many mates it left to the exact scan.
-fn of_proposals(row: &Row, proposals: &Proposals) -> (String, String, String) {
-    let read = row.one_by_one_probes_per_second * row.bytes_per_reference * f64::from(row.references);
+/// What an engine uses of what the machine gives, what it proposes, and how many mates it left to the exact scan.
+fn of_proposals(row: &Row, proposals: &Proposals) -> (Vec<String>, String, String) {
+    let mut shares = Vec::new();
+    let share = |rate: f64, of_each: u64, all: f64| percent(rate * of_each as f64 / all);
+    if proposals.scan_bytes > 0 {
+        let read = share(row.one_by_one_probes_per_second, proposals.scan_bytes, proposals.read_bytes_per_second);
+        shares.push(format!("reads: {read}"));
+    }
+    if let Some(lookups) = proposals.scan_lookups {
+        let looked_up = share(row.batched_probes_per_second, lookups, proposals.lookups_per_second);
+        shares.push(format!("lookups: {looked_up}"));
+    }
     let exactly = match proposals.strangers_scanned_exactly {
         0 => String::new(),
         some => format!(", {some} of {} compared with all", grouped(proposals.strangers)),
@@ -385,7 +402,7 @@ fn of_proposals(row: &Row, proposals: &Proposals) -> (String, String, String) {
         0 => String::new(),
         some => format!("{} probes compared with all", grouped(some)),
     };
-    (percent(read / proposals.read_bytes_per_second), format!("{:.1}{exactly}", proposals.per_stranger), mated)
+    (shares, format!("{:.1}{exactly}", proposals.per_stranger), mated)
 }
 
 fn searches(rate: f64, searches: u64) -> Cell {
@@ -464,6 +481,9 @@ pub(super) mod tests {
         let proposals = Proposals {
             miss_budget_ppb: 30_000,
             read_bytes_per_second: 2e10,
+            lookups_per_second: 1.7e11,
+            scan_bytes: 40_000,
+            scan_lookups: Some(52_000),
             per_stranger: 1.5,
             strangers: 1_024,
             strangers_scanned_exactly: 0,

@@ -258,6 +258,27 @@ fn portable(
     }
 }
 
+/// Looks bytes up and adds them up, in registers alone and as many at once as the path can: how many there were, of so many rounds. For
+/// benchmarks: there is no faster way to add up what fields earn.
+pub(crate) fn lookups(path: Path, rounds: u64) -> u64 {
+    match path {
+        Path::Portable => {
+            let (table, mut sums) = (std::hint::black_box([1_u8; 16]), [0_u8; HALF]);
+            for _ in 0..rounds {
+                sums.iter_mut().for_each(|sum| *sum = sum.wrapping_add(table[usize::from(*sum & 15)]));
+            }
+            std::hint::black_box(sums);
+            rounds * HALF as u64
+        }
+        // SAFETY: `Path::detect` and `Path::available` give this path only where the processor has its features.
+        #[cfg(target_arch = "x86_64")]
+        Path::Avx2 => unsafe { x86::lookups_avx2(rounds) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Path::Avx512 => unsafe { x86::lookups_avx512(rounds) },
+    }
+}
+
 /// A field of the codes of half a block, of the lines of one step; above it may be bits of no meaning.
 fn values(layout: Layout, lines: &[Bytes], field: usize) -> [u8; HALF] {
     match layout {
@@ -277,6 +298,35 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::{ALIGNMENT_LINES, Bytes, HALF, Least, Reached};
+
+    /// Sums that do not wait for each other: enough for an addition and a lookup to begin in every cycle.
+    const CHAINS: usize = 12;
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn lookups_avx2(rounds: u64) -> u64 {
+        let table = std::hint::black_box(_mm256_set1_epi8(1));
+        let mut sums = [_mm256_setzero_si256(); CHAINS];
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                *sum = _mm256_add_epi8(*sum, _mm256_shuffle_epi8(table, *sum));
+            }
+        }
+        std::hint::black_box(sums);
+        rounds * (CHAINS * size_of::<__m256i>()) as u64
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+    pub(super) fn lookups_avx512(rounds: u64) -> u64 {
+        let table = std::hint::black_box(_mm512_set1_epi8(1));
+        let mut sums = [_mm512_setzero_si512(); CHAINS];
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                *sum = _mm512_add_epi8(*sum, _mm512_permutexvar_epi8(*sum, table));
+            }
+        }
+        std::hint::black_box(sums);
+        rounds * (CHAINS * size_of::<__m512i>()) as u64
+    }
 
     /// Two probes at once: their sums, what is read of a block and a table fill the sixteen registers.
     #[target_feature(enable = "avx2")]
