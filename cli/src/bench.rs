@@ -1,5 +1,6 @@
 //! `semel bench`: what this machine does, each figure beside the raw one it is to be judged by, measured in the same run.
 
+mod beside;
 mod cluster;
 mod engines;
 mod enrol;

@@ -2,8 +2,8 @@
 
 use semel_files::names;
 use semel_proto::v1::{
-    Candidate, Case, Comparison, Coverage, Enrolment, GetClusterStatusResponse, ReplicaMove, ReplicaStatus,
-    ShardStatus, Verdict,
+    Candidate, Case, Comparison, Coverage, EngineStatus, Enrolment, GetClusterStatusResponse, ReplicaMove,
+    ReplicaStatus, ShardStatus, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -114,6 +114,10 @@ pub(crate) fn case(case: &Case) -> Value {
     })
 }
 
+fn engine(engine: &EngineStatus) -> Value {
+    json!({ "engine": engine.engine, "segments": engine.segments, "instead_of": engine.instead_of })
+}
+
 pub(crate) fn status(status: &GetClusterStatusResponse) -> Value {
     let replica = |replica: &ReplicaStatus| {
         json!({
@@ -128,6 +132,7 @@ pub(crate) fn status(status: &GetClusterStatusResponse) -> Value {
             "references": replica.references,
             "references_sealed": replica.references_sealed,
             "catalogue_bytes": replica.catalogue_bytes,
+            "engines": replica.engines.iter().map(engine).collect::<Vec<_>>(),
         })
     };
     let shard = |shard: &ShardStatus| {

@@ -11,6 +11,9 @@ use crate::connect::ClientArguments;
 use crate::exit::{EXIT_CODES, Exit, UsageError};
 use crate::output::{self, Output};
 
+/// How the command line calls the engine of each node's settings.
+const ENGINE_DEFAULT: &str = "default";
+
 /// Creates, shows, lists and governs galleries.
 #[derive(Debug, Args)]
 pub(crate) struct GalleryArguments {
@@ -51,6 +54,7 @@ Examples:
     #[command(after_help = format!("\
 Examples:
     semel gallery update people --threshold 0.45
+    semel gallery update people --engine exact
     semel gallery update people --identification-allowed true --purposes registration,missing-persons
 
 {EXIT_CODES}"))]
@@ -135,6 +139,11 @@ struct RuleFlags {
     /// Days that enrolments are to be kept; 0 = until withdrawn. Recorded; nothing is deleted by itself. [default: 0]
     #[arg(long, value_name = "DAYS")]
     retention_days: Option<u32>,
+    /// What searches sealed segments of embeddings: exact, sketch, faiss, faiss:FACTORY, or default for the engine of each node's settings. A
+    /// change has segments built again in the background; a node that does not have the engine uses that of its settings.
+    /// [default: default]
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<String>,
 }
 
 impl SpecFlags {
@@ -200,6 +209,9 @@ impl RuleFlags {
         set(self.purposes.as_ref(), &mut policy.purposes);
         set(self.identification_allowed.as_ref(), &mut policy.identification_allowed);
         set(self.retention_days.as_ref(), &mut policy.retention_days);
+        if let Some(name) = &self.engine {
+            policy.engine = if name == ENGINE_DEFAULT { String::new() } else { name.clone() };
+        }
         Ok(())
     }
 }
@@ -277,6 +289,7 @@ fn show(galleries: &[Gallery], output: Output) -> anyhow::Result<Exit> {
                 "threshold",
                 "candidates",
                 "identification",
+                "engine",
             ]);
             for gallery in &documents {
                 for modality in &gallery.policy.modalities {
@@ -288,6 +301,8 @@ fn show(galleries: &[Gallery], output: Output) -> anyhow::Result<Exit> {
                         modality.threshold.to_string(),
                         format!("up to {}", gallery.policy.candidates_max),
                         if gallery.policy.identification_allowed { "allowed" } else { "off" }.to_owned(),
+                        if gallery.policy.engine.is_empty() { ENGINE_DEFAULT } else { &gallery.policy.engine }
+                            .to_owned(),
                     ]);
                 }
             }

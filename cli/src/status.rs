@@ -3,7 +3,7 @@
 mod rates;
 mod watch;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use clap::Args;
@@ -180,6 +180,7 @@ fn add_nodes(page: &mut Page, status: &GetClusterStatusResponse) {
         "references",
         "catalogue",
         "memory",
+        "engines (segments)",
         "version",
     ]);
     for node in &status.nodes {
@@ -200,13 +201,42 @@ fn add_nodes(page: &mut Page, status: &GetClusterStatusResponse) {
             grouped(references),
             mebibytes(bytes),
             mebibytes(node.resident_bytes),
+            engines(hosted),
             node.version.clone(),
         ]);
     }
     page.table(&table);
-    for line in stopped_lines(status) {
+    for line in stopped_lines(status).into_iter().chain(missing_engine_lines(status)) {
         page.line(line);
     }
+}
+
+/// What searches the sealed segments of a node, and how many.
+fn engines(replicas: &[&ReplicaStatus]) -> String {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for engine in replicas.iter().flat_map(|replica| &replica.engines) {
+        *counts.entry(&engine.engine).or_default() += engine.segments;
+    }
+    let count = |(engine, segments): (&str, u64)| {
+        let engine = if engine.is_empty() { "none yet" } else { engine };
+        format!("{} {}", output::escaped(engine), grouped(segments))
+    };
+    counts.into_iter().map(count).collect::<Vec<_>>().join(", ")
+}
+
+/// One line for each node and engine that policies name and the node does not have.
+fn missing_engine_lines(status: &GetClusterStatusResponse) -> Vec<String> {
+    let engines = replicas(status).flat_map(|replica| replica.engines.iter().map(move |engine| (replica, engine)));
+    let missing = engines.filter(|(_, engine)| !engine.instead_of.is_empty());
+    let missing: BTreeSet<(&str, &str)> =
+        missing.map(|(replica, engine)| (replica.node_id.as_str(), engine.instead_of.as_str())).collect();
+    let line = |(node, engine): (&str, &str)| {
+        let (node, engine) = (output::escaped(short(node)), output::escaped(engine));
+        format!(
+            "node {node}: it does not have the engine {engine} that a policy names, and uses that of its settings; its log tells why"
+        )
+    };
+    missing.into_iter().map(line).collect()
 }
 
 fn mebibytes(bytes: u64) -> String {
@@ -264,7 +294,7 @@ fn yes(yes: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use semel_proto::v1::NodeStatus;
+    use semel_proto::v1::{EngineStatus, NodeStatus};
 
     use super::*;
 
@@ -291,6 +321,21 @@ mod tests {
         {
             assert_eq!(state(&reduced), "ready, with reduced redundancy");
         }
+    }
+
+    #[test]
+    fn engines_are_counted_and_missing_ones_told_once() {
+        let engine = |name: &str, segments, instead_of: &str| EngineStatus {
+            engine: name.to_owned(),
+            segments,
+            instead_of: instead_of.to_owned(),
+        };
+        let with = |engines| ReplicaStatus { engines, ..replica(ReplicaRole::Follower, "") };
+        let some = with(vec![engine("", 1, ""), engine("exact", 2, "")]);
+        let more = with(vec![engine("exact", 1_998, "faiss"), engine("sketch", 3, "faiss")]);
+        assert_eq!(engines(&[&some, &more]), "none yet 1, exact 2,000, sketch 3");
+        let line = "node 9c06be4a: it does not have the engine faiss that a policy names, and uses that of its settings; its log tells why";
+        assert_eq!(missing_engine_lines(&cluster(vec![some, more], true)), [line]);
     }
 
     #[test]

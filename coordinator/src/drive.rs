@@ -12,7 +12,7 @@ use semel_proto::internal::v1 as wire;
 use semel_telemetry::{Instrument as _, traced};
 use semel_workflow::{
     CallFailure, EnrolmentEffect, EnrolmentEvent, EnrolmentRecord, EnrolmentWorkflow, Obligation, ObligationKey,
-    Outcome, Pinned, Receipt, ReceiptOutcome, SettleCommand, StageCommand,
+    Outcome, Pinned, Receipt, ReceiptOutcome, SettleCommand, StageCommand, VersionedPolicy,
 };
 use tokio::time::Instant;
 
@@ -35,7 +35,7 @@ impl Front {
     pub(crate) async fn drive(
         &self,
         (mut workflow, first): (EnrolmentWorkflow<wire::Command>, Vec<Effect>),
-        miss_budget_ppb: u32,
+        policy: &VersionedPolicy,
         priority: Priority,
         deadline: Instant,
     ) -> Outcome {
@@ -59,7 +59,7 @@ impl Front {
                         calls.push(Box::pin(self.load_pinned(&key.0, &key.1, policy_version, key_version)));
                     }
                     EnrolmentEffect::Search { shards, probe } => {
-                        let probe = convert::probe(&probe, miss_budget_ppb);
+                        let probe = convert::probe(&probe, policy);
                         let shards: Vec<u32> = shards.iter().map(|shard| shard.0).collect();
                         let (span, _) =
                             searching.get_or_insert_with(|| (traced!("search"), self.metrics.search.start()));
@@ -98,12 +98,11 @@ impl Front {
         let deadline = Instant::now() + RESUME_WITHIN;
         let (record, references) = self.read_with_templates(gallery, enrolment_id, deadline).await?;
         let policy = self.policy(gallery, record.policy_version).ok_or(ResumeError::PolicyUnknown)?;
-        let miss_budget_ppb = policy.policy.miss_budget_ppb();
-        let pinned = Pinned::new(policy, record.key_version, references)?;
+        let pinned = Pinned::new(Arc::clone(&policy), record.key_version, references)?;
         let shards = self.shards().ok_or(ResumeError::PolicyUnknown)?;
         // Whoever asked for it has gone.
         let priority = Priority::Bulk;
-        Ok(self.drive(EnrolmentWorkflow::resume(shards, record, pinned), miss_budget_ppb, priority, deadline).await)
+        Ok(self.drive(EnrolmentWorkflow::resume(shards, record, pinned), &policy, priority, deadline).await)
     }
 
     async fn stage(&self, home: ShardId, command: Arc<StageCommand>) -> Vec<Event> {

@@ -100,10 +100,8 @@ async fn enrol_one(
     let shards = front.shards().ok_or(ClientError::NotReady("its shards are not placed yet"))?;
     let keys = front.keys(&gallery, deadline).await?;
     let now_ms = crate::clock::now_ms();
-    let policy = Arc::clone(&gallery.policy);
-    let miss_budget_ppb = policy.policy.miss_budget_ppb();
-    let prepared = prepare(&enrolment, policy, &keys.rotations, &keys.digest, now_ms);
-    let outcome = front.drive(EnrolmentWorkflow::begin(shards, prepared), miss_budget_ppb, priority, deadline).await;
+    let prepared = prepare(&enrolment, Arc::clone(&gallery.policy), &keys.rotations, &keys.digest, now_ms);
+    let outcome = front.drive(EnrolmentWorkflow::begin(shards, prepared), &gallery.policy, priority, deadline).await;
     answer(outcome, enrolment.enrolment_id())
 }
 

@@ -70,7 +70,7 @@ async fn identify(
 
     let name = gallery.record.name.clone();
     let mut gather = ScatterGather::of_identification(name.clone(), shards, pinned.candidates_max());
-    let probe = convert::probe(&pinned.probe(name, None), gallery.policy.policy.miss_budget_ppb());
+    let probe = convert::probe(&pinned.probe(name, None), &gallery.policy);
     let mut missing: Vec<ShardId> = shards.all().collect();
     for attempt in 0.. {
         let asked: Vec<u32> = missing.iter().map(|shard| shard.0).collect();

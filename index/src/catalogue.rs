@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ids::{EnrolmentId, GalleryId, KeyVersion};
-use crate::segment::{Calibration, Engine, ExactEngine};
+use crate::segment::{Calibration, Engine, Engines, ExactEngine, OwnEngines};
 use crate::slot::Slot;
 use crate::template::{Template, TemplateSpec};
 pub(crate) use collection::{Collection, Comparable, References, SealedCodes, SealedSegment};
@@ -42,8 +42,10 @@ pub const SEAL_JOBS_MAX_DEFAULT: usize = 2;
 pub struct CatalogueConfig {
     /// References that close a growing segment, at least 1; raised to the engine's own minimum.
     pub seal_at_references: usize,
-    /// What sealed segments of embeddings are built with.
+    /// What sealed segments of embeddings are built with where [`Catalogue::set_engine`] says nothing else.
     pub engine: Arc<dyn Engine>,
+    /// Where the engines of kept segments are found, if another one built them.
+    pub engines: Arc<dyn Engines>,
     /// How segments are calibrated where [`Catalogue::set_calibration`] says nothing else.
     pub calibration: Calibration,
     /// Sealing jobs handed out at a time, at least 1.
@@ -56,6 +58,7 @@ impl Default for CatalogueConfig {
         Self {
             seal_at_references: SEAL_AT_REFERENCES_DEFAULT,
             engine: Arc::new(ExactEngine),
+            engines: Arc::new(OwnEngines),
             calibration: Calibration::default(),
             seal_jobs_max: SEAL_JOBS_MAX_DEFAULT,
         }
@@ -96,6 +99,8 @@ pub struct Catalogue {
     /// The newest snapshot, until something changes.
     published: Option<Arc<CatalogueSnapshot>>,
     calibrations: BTreeMap<(GalleryId, Slot), Calibration>,
+    /// The engines of galleries whose policies name one.
+    engines: BTreeMap<GalleryId, Arc<dyn Engine>>,
     /// Sealed segments that wait for an engine; never more than there are segments.
     seals_waiting: BTreeSet<SegmentPlace>,
     /// Jobs handed out and not given back, at most `seal_jobs_max`.
@@ -120,6 +125,7 @@ impl Catalogue {
             galleries: Arc::default(),
             published: None,
             calibrations: BTreeMap::new(),
+            engines: BTreeMap::new(),
             seals_waiting: BTreeSet::new(),
             seals_running: Vec::new(),
             stores_waiting: BTreeSet::new(),
@@ -146,9 +152,10 @@ impl Catalogue {
             return;
         }
         self.published = None;
+        let engine = self.engines.get(gallery).unwrap_or(&self.config.engine);
         let galleries = Arc::make_mut(&mut self.galleries);
         let state = Arc::make_mut(galleries.entry(gallery.clone()).or_default());
-        for (collection, segment) in state.stage(&enrolment, &self.config) {
+        for (collection, segment) in state.stage(&enrolment, &self.config, &**engine) {
             self.compaction_due = true;
             if state.collections[collection].sealed_segment(segment).is_some() {
                 self.seals_waiting.insert(SegmentPlace { gallery: gallery.clone(), collection, segment });
@@ -208,20 +215,33 @@ impl Catalogue {
         }
     }
 
+    /// Sets what segments of a gallery are built with, from its policy. Segments that another engine built are built again by the next
+    /// jobs; until then, and where that fails, they answer as they did.
+    pub fn set_engine(&mut self, gallery: &GalleryId, engine: Arc<dyn Engine>) {
+        if let Some(state) = self.galleries.get(gallery) {
+            for (number, collection) in state.collections.iter().enumerate() {
+                let others = collection.sealed_segments().iter().filter(|sealed| !sealed.is_built_by(&*engine));
+                let place = |segment| SegmentPlace { gallery: gallery.clone(), collection: number, segment };
+                self.seals_waiting.extend(others.map(|sealed| place(sealed.number)));
+            }
+        }
+        self.engines.insert(gallery.clone(), engine);
+    }
+
     /// Closes growing segments that have at least so many references and an engine can build from, before they are as long as
     /// segments are meant to be: for a collection that has ceased to grow, whose templates need not stay in memory.
     ///
     /// Each segment costs what an engine holds for it, and every search a pass over it, so `references_min` bounds how many
     /// short ones there can be until they are compacted.
     pub fn close_growing(&mut self, references_min: usize) {
-        let closes = |collection: &Collection| {
-            let at_least = self.config.references_min(&collection.comparable.spec, references_min);
+        let closes = |id: &GalleryId, collection: &Collection| {
+            let at_least = gallery::references_min(&**self.engine(id), &collection.comparable.spec, references_min);
             (collection.growing_embeddings() >= at_least).then_some(at_least)
         };
         let galleries = self.galleries.iter();
         let closing = galleries.flat_map(|(id, gallery)| {
             let numbered = gallery.collections.iter().enumerate();
-            numbered.filter_map(|(number, collection)| Some((id.clone(), number, closes(collection)?)))
+            numbered.filter_map(|(number, collection)| Some((id.clone(), number, closes(id, collection)?)))
         });
         let closing: Vec<(GalleryId, usize, usize)> = closing.collect();
         for (id, collection, at_least) in closing {
@@ -246,13 +266,15 @@ impl Catalogue {
             // One that was replaced is gone.
             let Some(sealed) = collection.sealed_segment(place.segment) else { continue };
             let calibration = self.calibration(&place.gallery, collection.comparable.slot).clone();
-            let built = sealed.segment.clone();
+            let engine = Arc::clone(self.engine(&place.gallery));
+            // What another engine built answers until this one is done.
+            let built = sealed.segment.clone().filter(|_| sealed.is_built_by(&*engine));
             if built.as_ref().is_some_and(|segment| segment.is_calibrated(&calibration)) {
                 continue;
             }
             let (catalogue, rows) = (Arc::clone(&self.token), sealed.rows.clone());
-            let ticket = SealTicket { place, catalogue, rows, calibration };
-            jobs.push(SealJob { ticket: ticket.clone(), engine: Arc::clone(&self.config.engine), built });
+            let ticket = SealTicket { place, catalogue, rows, engine, calibration };
+            jobs.push(SealJob { ticket: ticket.clone(), built });
             self.seals_running.push(ticket);
         }
         jobs
@@ -272,10 +294,14 @@ impl Catalogue {
         let place = ticket.place;
         self.compaction_due = true;
         if let (Ok(built), Some(sealed)) = (outcome, self.sealed_segment_mut(&place)) {
-            sealed.segment = Some(built);
+            sealed.put_built(built, ticket.engine);
             self.published = None;
             self.stores_waiting.insert(place);
         }
+    }
+
+    fn engine(&self, gallery: &GalleryId) -> &Arc<dyn Engine> {
+        self.engines.get(gallery).unwrap_or(&self.config.engine)
     }
 
     /// Whether a job is out for a segment.

@@ -24,6 +24,7 @@ mod kernel;
 // Many templates side by side, and the engines that propose among them.
 mod binary_rows;
 mod embedding_rows;
+mod engine_name;
 mod ordinals;
 mod rows;
 mod sealed_rows;
@@ -57,6 +58,7 @@ pub use catalogue::{
 pub use compare::{Comparison, compare};
 pub use embedding::{CanonicalEmbedding, append_unit};
 pub use embedding_rows::{EmbeddingRows, ScanProbe};
+pub use engine_name::{ENGINE_NAME_BYTES_MAX, EngineName, FaissFactory, FaissIndex, UnknownEngine};
 pub use ids::{
     EnrolmentId, GalleryId, InvalidId, KeyVersion, PolicyVersion, SHARDS_MAX, ShardCount, ShardId, shard_of,
 };
@@ -69,8 +71,8 @@ pub use score::ComparisonScore;
 pub use sealed_rows::{TemplateSource, Templates, TemplatesUnreadable};
 pub use search::{Cancelled, Candidate, ProbeReference, SearchProbe, ShardSearch, Unanswered};
 pub use segment::{
-    BuildError, Calibration, CollectionKey, Engine, EngineProbe, ExactEngine, MISS_BUDGET_PPB_DEFAULT,
-    MISS_BUDGET_PPB_MAX, Proposal, ScanCost, Segment,
+    BuildError, Calibration, CollectionKey, Engine, EngineProbe, Engines, ExactEngine, MISS_BUDGET_PPB_DEFAULT,
+    MISS_BUDGET_PPB_MAX, OwnEngines, Proposal, ScanCost, Segment,
 };
 pub use sketch::SketchEngine;
 pub use slot::{Modality, Position, SLOTS, SLOTS_MAX, Slot, SlotMask};

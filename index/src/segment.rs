@@ -8,9 +8,10 @@ use std::sync::{Arc, OnceLock};
 
 use crate::embedding::CanonicalEmbedding;
 use crate::embedding_rows::EmbeddingRows;
+use crate::engine_name::{EngineName, UnknownEngine};
 use crate::ids::{GalleryId, KeyVersion};
 use crate::score::ComparisonScore;
-use crate::sketch::SketchProbe;
+use crate::sketch::{SketchEngine, SketchProbe};
 use crate::slot::Slot;
 
 /// The default of [`Calibration::miss_budget_ppb`]: 3e-5 of mates.
@@ -149,6 +150,26 @@ pub trait Engine: Send + Sync + Debug {
         let _ = (dimension, bytes);
         let reason = "the engine keeps no segments".to_owned();
         Err(BuildError { engine: self.name().to_owned(), references: rows, reason })
+    }
+}
+
+/// Finds engines by name.
+pub trait Engines: Send + Sync + Debug {
+    /// The engine of a name; `None` if this process has none of it.
+    fn engine(&self, name: &str) -> Option<Arc<dyn Engine>>;
+}
+
+/// The engines of this crate.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OwnEngines;
+
+impl Engines for OwnEngines {
+    fn engine(&self, name: &str) -> Option<Arc<dyn Engine>> {
+        match name.parse() {
+            Ok(EngineName::Exact) => Some(Arc::new(ExactEngine)),
+            Ok(EngineName::Sketch) => Some(Arc::new(SketchEngine)),
+            Ok(EngineName::Faiss | EngineName::FaissFactory(_)) | Err(UnknownEngine) => None,
+        }
     }
 }
 

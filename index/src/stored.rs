@@ -12,7 +12,7 @@ mod segment;
 use std::fmt;
 
 pub use checkpoint::{Checkpoint, CheckpointHeader, CheckpointOf};
-pub(crate) use checkpoint::{StoredGallery, encode as encode_checkpoint};
+pub(crate) use checkpoint::{StoredGallery, StoredSegment, encode as encode_checkpoint};
 pub(crate) use segment::write as write_segment;
 pub use segment::{RowReader, SegmentFile, SegmentHeader, SegmentParts};
 

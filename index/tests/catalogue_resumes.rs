@@ -11,10 +11,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use semel_index::{
     BuildError, Calibration, Catalogue, CatalogueConfig, Checkpoint, CheckpointHeader, CheckpointOf, ComparisonScore,
-    EmbeddingRows, Engine, EngineProbe, EnrolmentId, FoundSegment, GalleryId, KeyVersion, MISS_BUDGET_PPB_DEFAULT,
-    ProbeReference, Proposal, ResumeError, RowReader, SearchProbe, Segment, SegmentFile, SegmentHeader,
-    StagedEnrolment, StagedReference, StoreJob, StoreKey, StoredId, StoredParts, TemplateSource, Templates,
-    TemplatesUnreadable, Unanswered, UnusableFile, WantedSegment,
+    EmbeddingRows, Engine, EngineProbe, Engines, EnrolmentId, FoundSegment, GalleryId, KeyVersion,
+    MISS_BUDGET_PPB_DEFAULT, OwnEngines, ProbeReference, Proposal, ResumeError, RowReader, SearchProbe, Segment,
+    SegmentFile, SegmentHeader, StagedEnrolment, StagedReference, StoreJob, StoreKey, StoredId, StoredParts,
+    TemplateSource, Templates, TemplatesUnreadable, Unanswered, UnusableFile, WantedSegment,
 };
 use support::{FACE_SPEC, IRIS_SPEC, Model, enrolment, face, face_slot, gallery, iris, iris_slot, score};
 
@@ -471,6 +471,61 @@ fn a_checkpoint_of_other_rows_is_refused() {
     let mut parts = Parts { files: &mut files, staged: &model.staged, read: 0 };
     let refused = Catalogue::resume(config(4), &checkpoint, &mut parts).map(drop);
     assert_eq!(refused, Err(ResumeError::OtherRows { reason: "a reference is not there" }));
+}
+
+/// The engine of a policy, beside the one of the settings.
+#[derive(Debug)]
+struct OtherEngine;
+
+impl Engine for OtherEngine {
+    fn name(&self) -> &str {
+        "other"
+    }
+
+    fn references_min(&self, dimension: u32) -> usize {
+        KeepingEngine.references_min(dimension)
+    }
+
+    fn build(&self, rows: Arc<EmbeddingRows>, calibration: &Calibration) -> Result<Box<dyn Segment>, BuildError> {
+        KeepingEngine.build(rows, calibration)
+    }
+}
+
+#[derive(Debug)]
+struct WithOther;
+
+impl Engines for WithOther {
+    fn engine(&self, name: &str) -> Option<Arc<dyn Engine>> {
+        (name == "other").then(|| Arc::new(OtherEngine) as Arc<dyn Engine>)
+    }
+}
+
+#[test]
+fn kept_segments_name_their_engine_whatever_the_settings_say() {
+    let (mut catalogue, mut files, model) = kept(true);
+    catalogue.set_engine(&gallery("people"), Arc::new(OtherEngine));
+    let expected: Vec<_> = probes().iter().map(|probe| model.search(probe)).collect();
+    catalogue.seal_jobs().into_iter().for_each(|job| catalogue.sealed(job.run()));
+    let before = catalogue.snapshot().checkpoint(&files.key, &header(10));
+    assert_eq!(decoded(&files, &before).segments().count(), 0, "a segment that is not written is not named");
+    files.keep(&mut catalogue);
+    let written = catalogue.snapshot().checkpoint(&files.key, &header(10));
+    let checkpoint = decoded(&files, &written);
+    assert_eq!(checkpoint.segments().count(), 2);
+    for (engines, read) in [(Arc::new(WithOther) as Arc<dyn Engines>, 2), (Arc::new(OwnEngines), 10)] {
+        files.refused = 0;
+        let mut parts = Parts { files: &mut files, staged: &model.staged, read: 0 };
+        let config = CatalogueConfig { engines, ..config(4) };
+        let mut resumed = Catalogue::resume(config, &checkpoint, &mut parts).expect("of these references");
+        assert_eq!((parts.read, parts.files.refused), (read, 0));
+        assert_eq!(resumed.snapshot().search(&probes(), &|| false).expect("answers"), expected);
+        // Until its policy is known, the settings' engine builds what is missing.
+        assert_eq!(resumed.seal_jobs().is_empty(), read == 2);
+    }
+}
+
+fn decoded(files: &Files, bytes: &[u8]) -> Checkpoint {
+    Checkpoint::decode(&files.key, &of(), bytes).expect("as written")
 }
 
 #[test]

@@ -269,6 +269,69 @@ fn what_has_ceased_to_grow_can_be_sealed_before_it_is_full() {
     assert_eq!(catalogue.snapshot().collections()[0].growing_references, 5);
 }
 
+/// Runs jobs until there are none; returns how many segments they built. What a search finds never changes.
+fn seal_all(catalogue: &mut Catalogue, probe: &SearchProbe, expected: &ShardSearch) -> usize {
+    let mut built = 0;
+    loop {
+        let jobs = catalogue.seal_jobs();
+        if jobs.is_empty() {
+            return built;
+        }
+        for job in jobs {
+            let sealed = job.run();
+            built += usize::from(sealed.error().is_none());
+            catalogue.sealed(sealed);
+            assert_eq!(search(catalogue, probe), *expected);
+        }
+    }
+}
+
+fn engines(catalogue: &mut Catalogue) -> Vec<(String, usize)> {
+    catalogue.snapshot().collections()[0].engines.clone().into_iter().collect()
+}
+
+#[test]
+fn another_engine_takes_over_segment_by_segment_while_the_old_one_answers() {
+    let of = |name: &str, segments| vec![(name.to_owned(), segments)];
+    let people = gallery("people");
+    let mut catalogue = catalogue(TestEngine(Behaviour::Proposes), 50);
+    for number in 0..230 {
+        catalogue.stage(1, with_face(number, [1.0, number as f32, 3.0, -2.0]));
+    }
+    let probe = face_probe([1.0, 7.0, 3.0, -2.0], 950_000);
+    let expected = search(&mut catalogue, &probe);
+    assert!(expected.candidates_total > 1);
+    assert_eq!(seal_all(&mut catalogue, &probe, &expected), 4);
+    assert_eq!(engines(&mut catalogue), of("test", 4));
+
+    // The policy changes twice, the second time while jobs for the first change are out.
+    catalogue.set_engine(&people, Arc::new(ExactEngine));
+    let jobs = catalogue.seal_jobs();
+    assert_eq!((jobs.len(), engines(&mut catalogue)), (2, of("test", 4)));
+    catalogue.set_engine(&people, Arc::new(Recording::default()));
+    jobs.into_iter().for_each(|job| catalogue.sealed(job.run()));
+    assert_eq!(engines(&mut catalogue), [of("exact", 2), of("test", 2)].concat());
+    assert_eq!(seal_all(&mut catalogue, &probe, &expected), 4);
+    assert_eq!(engines(&mut catalogue), of("recording", 4));
+
+    // The same engine again changes nothing; what is sealed later is built by it too; another gallery keeps its own.
+    catalogue.set_engine(&people, Arc::new(Recording::default()));
+    catalogue.set_engine(&gallery("voices"), Arc::new(ExactEngine));
+    assert!(catalogue.seal_jobs().is_empty());
+    for number in 230..250 {
+        catalogue.stage(2, with_face(number, [-1.0, 0.0, 0.0, 0.0]));
+    }
+    let expected = search(&mut catalogue, &probe);
+    assert_eq!(seal_all(&mut catalogue, &probe, &expected), 1);
+    assert_eq!(engines(&mut catalogue), of("recording", 5));
+
+    // Where the new engine fails, the old one stays.
+    catalogue.set_engine(&people, Arc::new(TestEngine(Behaviour::Fails)));
+    assert_eq!(seal_all(&mut catalogue, &probe, &expected), 0);
+    assert_eq!(engines(&mut catalogue), of("recording", 5));
+    assert_eq!(catalogue.snapshot().collections()[0].segments_without_engine, 0);
+}
+
 /// An engine whose segments record what they were calibrated with.
 #[derive(Debug, Clone, Default)]
 struct Recording(Arc<Mutex<Vec<Vec<ComparisonScore>>>>);

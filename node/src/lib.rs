@@ -23,5 +23,9 @@ mod metrics;
 mod status;
 
 pub use config::{ENVIRONMENT_PREFIX, NodeConfig, TemplatesKept};
+// For the benchmark only.
+#[doc(hidden)]
+pub mod measured;
+
 pub use engine::engine;
 pub use server::serve;

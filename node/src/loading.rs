@@ -147,7 +147,7 @@ fn resumed(
     let (mut taken, mut named) = (0, 0);
     let mut segments = |wanted: &semel_index::WantedSegment| {
         named += 1;
-        let found = files.segment(wanted, &*config.engine);
+        let found = files.segment(wanted);
         taken += usize::from(found.is_some());
         found
     };

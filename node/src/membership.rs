@@ -1,11 +1,12 @@
 //! How the node joins its cluster and learns, for as long as it runs, what it should host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use bytes::Bytes;
+use semel_index::{CollectionStatus, GalleryId};
 use semel_proto::internal::v1::membership_service_client::MembershipServiceClient;
 use semel_proto::internal::v1::{GalleryReport, JoinRequest, ReplicaReport, ReportRequest, ReportResponse};
 use semel_proto::v1 as public;
@@ -24,6 +25,8 @@ const REPORT_EVERY: Duration = Duration::from_millis(500);
 const JOIN_AGAIN_AFTER: Duration = Duration::from_millis(300);
 /// How long a coordinator takes a process for running after its last report, and some time more.
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(8);
+/// Entries of a replica's list of engines.
+const ENGINES_REPORTED_MAX: usize = 16;
 /// How long a coordinator may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
@@ -209,6 +212,7 @@ fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, Sto
         references: (sealed + growing) as u64,
         references_sealed: sealed as u64,
         catalogue_bytes: memory_bytes as u64,
+        engines: engines(&collections, |gallery| shard.view.engine_missing(gallery)),
         ..Default::default()
     };
     let mut group = ReplicaReport::default();
@@ -249,6 +253,28 @@ fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, Sto
         galleries: galleries.collect(),
         ..group
     })
+}
+
+/// How many sealed segments each engine searches.
+fn engines(
+    collections: &[CollectionStatus],
+    missing: impl Fn(&GalleryId) -> Option<String>,
+) -> Vec<public::EngineStatus> {
+    let mut segments: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for collection in collections {
+        let instead_of = missing(&collection.key.gallery).unwrap_or_default();
+        let unbuilt = (String::new(), collection.segments_without_engine);
+        let by_engine = collection.engines.iter().map(|(engine, count)| (engine.clone(), *count));
+        for (engine, count) in by_engine.chain([unbuilt]).filter(|(_, count)| *count > 0) {
+            *segments.entry((engine, instead_of.clone())).or_default() += count;
+        }
+    }
+    let status = |((engine, instead_of), count): ((String, String), usize)| public::EngineStatus {
+        engine,
+        segments: count as u64,
+        instead_of,
+    };
+    segments.into_iter().take(ENGINES_REPORTED_MAX).map(status).collect()
 }
 
 fn role(status: &ReplicaStatus) -> public::ReplicaRole {

@@ -200,8 +200,8 @@ impl Shared {
             let (missed, budget) = (recall.missed(), recall.budget());
             tracing::error!(
                 gallery = gallery.as_str(), %missed, budget,
-                "engines miss more mates than the gallery's budget allows: have its nodes search with `engine = \"exact\"`, or set the \
-                 policy's miss budget to 0, until the cause is known"
+                "engines miss more mates than the gallery's budget allows: have it compared exactly (`semel gallery update {gallery} --engine exact`) \
+                 until the cause is known"
             );
         }
     }

@@ -132,7 +132,9 @@ impl Sealer {
         match sealed.error() {
             None => tracing::info!(shard, gallery, references, "segment sealed"),
             // The rows stay where they are and are searched exactly.
-            Some(error) => tracing::warn!(shard, gallery, references, %error, "segment not sealed, searched exactly"),
+            Some(error) => {
+                tracing::warn!(shard, gallery, references, %error, "segment not built; it answers as before")
+            }
         }
         self.view.sealed(sealed);
     }

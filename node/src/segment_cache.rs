@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context as _;
 use semel_index::{
-    Checkpoint, CheckpointOf, Engine, FoundSegment, RowReader, SegmentFile, SegmentHeader, SegmentParts, StoreJob,
-    StoreKey, StoredId, TemplateSource, Templates, TemplatesUnreadable, WantedSegment,
+    Checkpoint, CheckpointOf, FoundSegment, RowReader, SegmentFile, SegmentHeader, SegmentParts, StoreJob, StoreKey,
+    StoredId, TemplateSource, Templates, TemplatesUnreadable, WantedSegment,
 };
 use semel_raft_host::Database;
 
@@ -164,9 +164,9 @@ impl ShardFiles {
     }
 
     /// A segment from its file, if that can be used.
-    pub(crate) fn segment(&self, wanted: &WantedSegment, engine: &dyn Engine) -> Option<FoundSegment> {
+    pub(crate) fn segment(&self, wanted: &WantedSegment) -> Option<FoundSegment> {
         let path = self.path(wanted.id);
-        match self.read_segment(&path, wanted, engine) {
+        match self.read_segment(&path, wanted) {
             Ok(found) => {
                 self.metrics.segments_loaded.fetch_add(1, Ordering::Relaxed);
                 Some(found)
@@ -178,12 +178,12 @@ impl ShardFiles {
         }
     }
 
-    fn read_segment(&self, path: &Path, wanted: &WantedSegment, engine: &dyn Engine) -> anyhow::Result<FoundSegment> {
+    fn read_segment(&self, path: &Path, wanted: &WantedSegment) -> anyhow::Result<FoundSegment> {
         let in_memory = self.templates == TemplatesKept::Memory;
         let (file, parts) = self.read_parts(path, &wanted.header, wanted.id, in_memory)?;
         let SegmentParts { engine: bytes, rows, reader } = parts;
         let (dimension, row_count) = (wanted.header.dimension, wanted.header.rows as usize);
-        let segment = bytes.map(|bytes| engine.restore(dimension, row_count, &bytes)).transpose()?;
+        let segment = bytes.map(|bytes| wanted.engine.restore(dimension, row_count, &bytes)).transpose()?;
         let templates = match rows {
             Some(rows) => Templates::InMemory(Arc::new(rows)),
             None => self.templates_in(file, path, reader),

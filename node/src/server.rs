@@ -24,6 +24,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::config::NodeConfig;
+use crate::engine::PolicyEngines;
 use crate::identity::Identity;
 use crate::membership;
 use crate::metrics::NodeMetrics;
@@ -130,8 +131,12 @@ async fn run(
     };
     let host = Host::start(host_config, Arc::clone(&database), Arc::new(transport.clone()))?;
     let engine = crate::engine::engine(&config.engine)?;
-    let catalogue =
-        CatalogueConfig { seal_at_references: config.seal_at_references, engine, ..CatalogueConfig::default() };
+    let catalogue = CatalogueConfig {
+        seal_at_references: config.seal_at_references,
+        engine,
+        engines: Arc::new(PolicyEngines::default()),
+        ..CatalogueConfig::default()
+    };
     metrics::show(monitor, host.handle(), transport.clone());
     let threads = match config.search_threads {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

@@ -113,6 +113,7 @@ impl ShardServer {
         if request.probes.is_empty() || request.probes.len() > PROBES_PER_REQUEST_MAX {
             return Err(CallError::invalid("probes", format!("must hold 1 to {PROBES_PER_REQUEST_MAX}")));
         }
+        let engines = request.probes.iter().map(convert::policy_engine).collect::<Result<Vec<_>, _>>()?;
         let probes = request.probes.into_iter().map(convert::probe).collect::<Result<Vec<_>, _>>()?;
         let (probes, priority) = (Arc::new(probes), convert::priority(request.priority));
         let _place = self.pool.admit(priority).inspect_err(|_| self.metrics.search_refused())?;
@@ -120,7 +121,8 @@ impl ShardServer {
         let (hosted, missing): (Vec<_>, Vec<_>) =
             request.shards.iter().map(|&shard| self.replicas.get(shard).ok_or(shard)).partition(Result::is_ok);
         let hosted: Vec<Arc<HostedShard>> = hosted.into_iter().flatten().collect();
-        for probe in probes.iter() {
+        for (probe, engine) in probes.iter().zip(&engines) {
+            hosted.iter().for_each(|hosted| hosted.view.governed_by(&probe.gallery, engine));
             for (reference, hosted) in probe.references.iter().flat_map(|r| hosted.iter().map(move |h| (r, h))) {
                 hosted.view.searched_under(&probe.gallery, reference);
             }

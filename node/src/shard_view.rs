@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use semel_index::{
-    Calibration, CatalogueConfig, Compacted, CompactionJob, ComparisonScore, EnrolmentId, GalleryId, ProbeReference,
-    SealJob, Sealed, Slot, StoreJob, StoreTicket, StoredId, Templates,
+    Calibration, CatalogueConfig, Compacted, CompactionJob, ComparisonScore, Engine, EnrolmentId, GalleryId,
+    PolicyVersion, ProbeReference, SealJob, Sealed, Slot, StoreJob, StoreTicket, StoredId, Templates,
 };
+use semel_node_wire::PolicyEngine;
 use semel_raft::{LogIndex, StoreError};
 use semel_raft_host::{GroupStore, Publisher};
 use semel_shard::{Publication, SearchMoment, SearchView, ShardMachine};
@@ -41,6 +42,18 @@ pub(crate) struct ShardView {
     load_failure: Mutex<Option<String>>,
     verdict_waiters: Mutex<HashMap<EnrolmentKey, Vec<oneshot::Sender<()>>>>,
     calibrations: Mutex<HashMap<(GalleryId, Slot), Calibration>>,
+    /// The engines that policies name, the newest version of each; no more than there are galleries.
+    engines: Mutex<HashMap<GalleryId, GalleryEngine>>,
+    config: CatalogueConfig,
+}
+
+/// What builds a gallery's segments.
+#[derive(Debug, Clone)]
+struct GalleryEngine {
+    policy: PolicyEngine,
+    /// The one that the policy names or, where this node does not have that, the one of its settings.
+    engine: Arc<dyn Engine>,
+    is_missing: bool,
 }
 
 /// A wish to have a view loaded from rows.
@@ -66,13 +79,24 @@ impl ShardView {
         Arc::new(Self {
             searched: Mutex::new(None),
             moment: watch::Sender::new(None),
-            nothing: SearchView::new(config).moment(),
+            nothing: SearchView::new(config.clone()).moment(),
             applied: watch::Sender::new(LogIndex(0)),
             load_requests: watch::Sender::new(None),
             load_failure: Mutex::default(),
             verdict_waiters: Mutex::default(),
             calibrations: Mutex::default(),
+            engines: Mutex::default(),
+            config,
         })
+    }
+
+    /// A view without enrolments that can be searched at once.
+    pub(crate) fn empty(config: CatalogueConfig) -> Arc<Self> {
+        let view = Self::new(config.clone());
+        let mut searched = SearchView::new(config);
+        view.moment.send_replace(Some(searched.moment()));
+        *lock(&view.searched) = Some(searched);
+        view
     }
 
     /// The latest moment; an empty one while the view is being loaded.
@@ -144,6 +168,9 @@ impl ShardView {
         for ((gallery, slot), calibration) in lock(&self.calibrations).iter() {
             loaded.catalogue().set_calibration(gallery, *slot, calibration.clone());
         }
+        for (gallery, known) in lock(&self.engines).iter() {
+            loaded.catalogue().set_engine(gallery, Arc::clone(&known.engine));
+        }
         self.moment.send_replace(Some(loaded.moment()));
         *searched = Some(loaded);
         *lock(&self.load_failure) = None;
@@ -201,6 +228,10 @@ impl ShardView {
     /// are, a search under them scans exactly.
     pub(crate) fn searched_under(&self, gallery: &GalleryId, reference: &ProbeReference) {
         let ProbeReference { slot, threshold, miss_budget_ppb, .. } = *reference;
+        // Compared with every row: there is nothing to calibrate.
+        if miss_budget_ppb == 0 {
+            return;
+        }
         let key = (gallery.clone(), slot);
         let fresh = || Calibration { thresholds: Vec::new(), miss_budget_ppb };
         {
@@ -219,6 +250,43 @@ impl ShardView {
         {
             searched.catalogue().set_calibration(gallery, slot, calibration.clone());
         }
+    }
+
+    /// Learns which engine a gallery's policy names, so that its segments are built with it. Until they are, they answer as they did.
+    pub(crate) fn governed_by(&self, gallery: &GalleryId, policy: &PolicyEngine) {
+        // An older version may still be searched under; version 0 is of a coordinator that knows of no engines.
+        let is_news = |known: Option<&GalleryEngine>| {
+            policy.version > known.map_or(PolicyVersion(0), |known| known.policy.version)
+        };
+        if !is_news(lock(&self.engines).get(gallery)) {
+            return;
+        }
+        // As in `searched_under`.
+        let mut searched = lock(&self.searched);
+        let mut engines = lock(&self.engines);
+        if !is_news(engines.get(gallery)) {
+            return;
+        }
+        if let Some(known) = engines.get_mut(gallery).filter(|known| known.policy.engine == policy.engine) {
+            known.policy.version = policy.version;
+            return;
+        }
+        let named = Some(&policy.engine).filter(|name| !name.is_empty());
+        let found = named.and_then(|name| self.config.engines.engine(name));
+        let is_missing = named.is_some() && found.is_none();
+        let engine = found.unwrap_or_else(|| Arc::clone(&self.config.engine));
+        if let Some(searched) = searched.as_mut() {
+            searched.catalogue().set_engine(gallery, Arc::clone(&engine));
+            // Whoever seals looks again.
+            self.moment.send_replace(Some(searched.moment()));
+        }
+        engines.insert(gallery.clone(), GalleryEngine { policy: policy.clone(), engine, is_missing });
+    }
+
+    /// The engine that the gallery's policy names, if this node does not have it.
+    pub(crate) fn engine_missing(&self, gallery: &GalleryId) -> Option<String> {
+        let engines = lock(&self.engines);
+        engines.get(gallery).filter(|known| known.is_missing).map(|known| known.policy.engine.clone())
     }
 
     /// Segments that have grown enough to be sealed, each a job for another thread.
@@ -389,6 +457,28 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_policy_names_the_engine_and_a_missing_one_falls_back() {
+        let config = CatalogueConfig { engine: Arc::new(semel_index::SketchEngine), ..CatalogueConfig::default() };
+        let view = ShardView::new(config);
+        let gallery = GalleryId::try_from("people").expect("valid");
+        let check = |version, name: &str, used: &str, missing: Option<&str>| {
+            view.governed_by(&gallery, &PolicyEngine { version: PolicyVersion(version), engine: name.to_owned() });
+            let engine = lock(&view.engines).get(&gallery).map(|known| known.engine.name().to_owned());
+            assert_eq!(engine.as_deref().unwrap_or_default(), used, "version {version}: {name}");
+            assert_eq!(view.engine_missing(&gallery).as_deref(), missing);
+        };
+        // From a coordinator that knows of no engines.
+        check(0, "", "", None);
+        check(2, "exact", "exact", None);
+        check(0, "", "exact", None);
+        check(1, "sketch", "exact", None);
+        check(4, "exact", "exact", None);
+        check(3, "sketch", "exact", None);
+        check(5, "magic", "sketch", Some("magic"));
+        check(6, "", "sketch", None);
+    }
+
+    #[test]
     fn a_slots_first_search_sets_its_budget_and_later_ones_only_tighten_it() {
         let view = ShardView::new(CatalogueConfig::default());
         let gallery = GalleryId::try_from("people").expect("valid");
@@ -401,7 +491,7 @@ mod tests {
             threshold: score(400_000),
             miss_budget_ppb: 1_000_000,
         };
-        for (asked, kept) in [(1_000_000, 1_000_000), (5_000, 5_000), (1_000_000, 5_000)] {
+        for (asked, kept) in [(1_000_000, 1_000_000), (5_000, 5_000), (0, 5_000), (1_000_000, 5_000)] {
             reference.miss_budget_ppb = asked;
             view.searched_under(&gallery, &reference);
             let calibrations = lock(&view.calibrations);

@@ -71,6 +71,8 @@ pub struct PolicyDocument {
     pub identification_allowed: bool,
     /// For how long enrolments are to be kept; 0 = until withdrawn.
     pub retention_days: u32,
+    /// What searches sealed segments; empty = the engine of each node's settings.
+    pub engine: String,
 }
 
 /// One modality of a policy.
@@ -132,6 +134,7 @@ impl PolicyDocument {
             purposes: policy.purposes.clone(),
             identification_allowed: policy.identification_allowed,
             retention_days: policy.retention_days,
+            engine: policy.engine.clone(),
         }
     }
 
@@ -149,6 +152,7 @@ impl PolicyDocument {
             purposes: self.purposes.clone(),
             identification_allowed: self.identification_allowed,
             retention_days: self.retention_days,
+            engine: self.engine.clone(),
         })
     }
 }
@@ -209,6 +213,7 @@ mod tests {
         });
         policy.purposes = vec!["registration".to_owned()];
         policy.candidates_max = 32;
+        policy.engine = "sketch".to_owned();
         let wire = policy.to_wire().expect("valid");
         assert_eq!(wire.modalities[1].review_threshold_micros, 420_000);
         assert_eq!(PolicyDocument::from_wire(&wire), policy);

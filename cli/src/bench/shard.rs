@@ -14,6 +14,7 @@ use semel_index::{
 };
 use serde::Serialize;
 
+use super::beside::{self, Beside};
 use super::people::People;
 use super::twin::{self, Twin, TwinConfig};
 use super::{percent, rate, shown};
@@ -29,11 +30,15 @@ const BATCH: usize = 64;
     long_about = "Fills one shard's catalogue in this process and searches it for other captures of the people in it: in \
         batches of 64 and one by one. Beside it, in turns, the same FAISS index over the same references is searched raw: \
         without a threshold, exact scores or ids.\n\nThen every probe is compared with every reference, and candidates that \
-        the catalogue missed are counted.",
+        the catalogue missed are counted.\n\nWith --enrol-rate there is no raw FAISS, and any engine will do: the shard's view, as a \
+        node has it, is searched in batches of 64 while enrolments are published to it at that rate, and without, in turns of two \
+        seconds. Measured are publishing, snapshots beside scans, growing segments and sealing on a thread of its own; not logs, \
+        disks or calls. Every batch looks for the enrolment that was acknowledged last.",
     after_help = format!("\
 Examples:
     semel bench shard
     semel bench shard --references 50000 --threshold 0.38
+    semel bench shard --enrol-rate 1000
 
 {EXIT_CODES}")
 )]
@@ -50,18 +55,24 @@ pub(crate) struct ShardArguments {
     /// The cosine from which a pair is a candidate, 0 to 1.
     #[arg(long, value_name = "COSINE", default_value = "0.42", value_parser = super::threshold)]
     threshold: ComparisonScore,
-    /// The engine of sealed segments: faiss or faiss:FACTORY.
-    #[arg(long, value_name = "NAME", default_value = "faiss")]
-    engine: String,
+    /// The engine of sealed segments: faiss or faiss:FACTORY, or any with --enrol-rate. [default: faiss; with --enrol-rate the node's own]
+    #[arg(long, value_name = "NAME")]
+    engine: Option<String>,
     /// References at which a growing segment is sealed, 1024 to 1048576; as the node's setting.
     #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1_024..=1_048_576))]
     seal_at_references: usize,
     /// The length of raw FAISS' lists, 1 to 4096.
-    #[arg(long, value_name = "K", default_value_t = 64, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=4_096))]
+    #[arg(long, value_name = "K", default_value_t = 64, conflicts_with = "enrol_rate", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=4_096))]
     list: usize,
     /// Times that all probes are searched for, 1 to 100.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "enrol_rate", value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
+    /// Searches beside so many enrolments a second, 1 to 100000, and without.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    enrol_rate: Option<u32>,
+    /// Seconds with enrolments, and as many without, 2 to 600.
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, requires = "enrol_rate", value_parser = clap::value_parser!(u32).range(2..=600))]
+    seconds: u32,
     /// The seed of people and probes.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -106,18 +117,43 @@ impl Pace {
 
 /// Runs `semel bench shard`.
 pub(crate) fn run(arguments: &ShardArguments) -> anyhow::Result<Exit> {
+    let engine = match (&arguments.engine, arguments.enrol_rate) {
+        (Some(engine), _) => engine.clone(),
+        (None, Some(_)) => semel_node::NodeConfig::default().engine,
+        (None, None) => "faiss".to_owned(),
+    };
     let config = TwinConfig {
         gallery: twin::gallery()?,
-        engine: twin::engine(&arguments.engine)?,
+        engine: twin::engine(&engine)?,
         seal_at_references: arguments.seal_at_references,
         threshold: arguments.threshold,
     };
+    if let Some(enrol_rate) = arguments.enrol_rate {
+        return run_beside(arguments, enrol_rate, &config);
+    }
     let figures = measure(arguments, &config)?;
     match arguments.output {
         Output::Json => output::json(&figures)?,
         Output::Table => show(&figures),
     }
     Ok(if figures.candidates_missed == 0 { Exit::Done } else { Exit::Failed })
+}
+
+fn run_beside(arguments: &ShardArguments, enrol_rate: u32, config: &TwinConfig) -> anyhow::Result<Exit> {
+    let beside = Beside {
+        references: arguments.references,
+        probes: arguments.probes as usize,
+        threads: arguments.threads,
+        enrolments_per_second: enrol_rate,
+        seconds: arguments.seconds,
+        seed: arguments.seed,
+    };
+    let figures = beside::measure(&beside, config)?;
+    match arguments.output {
+        Output::Json => output::json(&figures)?,
+        Output::Table => beside::show(&figures),
+    }
+    Ok(if figures.are_sound() { Exit::Done } else { Exit::Failed })
 }
 
 #[cfg(not(feature = "faiss"))]
@@ -130,7 +166,7 @@ fn measure(arguments: &ShardArguments, config: &TwinConfig) -> anyhow::Result<Fi
     use semel_index::{EmbeddingRows, EnrolmentOrdinal};
     use semel_index_faiss::{FaissEngine, PlainIndex, PlainProbes};
 
-    let factory = FaissEngine::parse(&arguments.engine)
+    let factory = FaissEngine::parse(config.engine.name())
         .map_err(|error| crate::exit::UsageError(format!("--engine: {error}; the shard's is a FAISS engine")))?;
     let people = People::new(arguments.references, arguments.seed);
     let factory = factory.factory_for(people.dimension())?;

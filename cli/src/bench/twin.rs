@@ -33,7 +33,7 @@ impl Twin {
     pub(super) fn build<'r>(
         config: &TwinConfig,
         references: impl Iterator<Item = (EnrolmentId, &'r CanonicalEmbedding)>,
-        mut sealed: impl FnMut(),
+        mut on_sealed: impl FnMut(),
     ) -> anyhow::Result<Self> {
         let calibration = Calibration { thresholds: vec![config.threshold], miss_budget_ppb: MISS_BUDGET_PPB_DEFAULT };
         let mut catalogue = Catalogue::new(CatalogueConfig {
@@ -43,18 +43,14 @@ impl Twin {
             ..CatalogueConfig::default()
         });
         for (index, (enrolment_id, embedding)) in (1..).zip(references) {
-            let spec = TemplateSpec::Embedding { dimension: embedding.dimension() };
-            let reference = StagedReference { slot: slot(), spec, template: Template::Embedding(embedding.clone()) };
-            let gallery = config.gallery.clone();
-            let staged = StagedEnrolment { gallery, enrolment_id, key_version: KEY, references: vec![reference] };
-            catalogue.stage(index, staged);
+            catalogue.stage(index, staged(config, enrolment_id, embedding));
             for job in catalogue.seal_jobs() {
                 let outcome = job.run();
                 if let Some(error) = outcome.error() {
                     return Err(anyhow::Error::new(error.clone()).context("seal a segment"));
                 }
                 catalogue.sealed(outcome);
-                sealed();
+                on_sealed();
             }
         }
         Ok(Self { snapshot: catalogue.snapshot() })
@@ -71,6 +67,18 @@ impl Twin {
         let sealed = collections.iter().map(|collection| collection.sealed_references).sum();
         (sealed, collections.iter().map(|collection| collection.growing_references).sum())
     }
+}
+
+/// An enrolment with one reference, as it becomes searchable.
+pub(super) fn staged(
+    config: &TwinConfig,
+    enrolment_id: EnrolmentId,
+    embedding: &CanonicalEmbedding,
+) -> StagedEnrolment {
+    let spec = TemplateSpec::Embedding { dimension: embedding.dimension() };
+    let reference = StagedReference { slot: slot(), spec, template: Template::Embedding(embedding.clone()) };
+    let gallery = config.gallery.clone();
+    StagedEnrolment { gallery, enrolment_id, key_version: KEY, references: vec![reference] }
 }
 
 /// A probe as a coordinator makes it. Without a miss budget (0) it is compared with every reference: the exact scan.

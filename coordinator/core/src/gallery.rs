@@ -4,7 +4,10 @@
 //! `metadata`; how a search is decided under a policy lives in `decide`.
 
 pub use semel_index::MISS_BUDGET_PPB_MAX;
-use semel_index::{BINARY_CODE_BITS_MAX, BinaryCodeSpec, ComparisonScore, Modality, PolicyVersion, TemplateSpec};
+use semel_index::{
+    BINARY_CODE_BITS_MAX, BinaryCodeSpec, ComparisonScore, ENGINE_NAME_BYTES_MAX, EngineName, Modality, PolicyVersion,
+    TemplateSpec,
+};
 
 use crate::invalid::{Fault, ValidationError, check_bytes, check_count, check_range, invalid};
 
@@ -57,6 +60,8 @@ pub struct PolicyRequest {
     pub identification_allowed: bool,
     /// In days; 0 = until withdrawn.
     pub retention_days: u32,
+    /// The name of an engine; empty = that of each node's settings.
+    pub engine: String,
 }
 
 /// How one modality is compared and reviewed.
@@ -80,6 +85,7 @@ pub struct Policy {
     purposes: Vec<String>,
     identification_allowed: bool,
     retention_days: u32,
+    engine: Option<EngineName>,
 }
 
 /// A policy as recorded: every enrolment pins the version it was staged under.
@@ -121,6 +127,7 @@ impl PolicyRequest {
         for (position, purpose) in self.purposes.iter().enumerate() {
             check_bytes(&format!("purposes[{position}]"), purpose.len(), 1, PURPOSE_BYTES_MAX)?;
         }
+        let engine = validate_engine(&self.engine, &modalities)?;
         Ok(Policy {
             modalities,
             miss_budget_ppb: non_zero_or(self.miss_budget_ppb, semel_index::MISS_BUDGET_PPB_DEFAULT),
@@ -129,6 +136,7 @@ impl PolicyRequest {
             purposes: self.purposes,
             identification_allowed: self.identification_allowed,
             retention_days: self.retention_days,
+            engine,
         })
     }
 }
@@ -174,6 +182,11 @@ impl Policy {
         self.retention_days
     }
 
+    /// What searches the gallery's sealed segments; `None` = the engine of each node's settings.
+    pub fn engine(&self) -> Option<&EngineName> {
+        self.engine.as_ref()
+    }
+
     /// What deciding needs.
     pub fn decision(&self) -> DecisionPolicy {
         DecisionPolicy { comparable_share_min_ppm: self.comparable_share_min_ppm }
@@ -203,6 +216,7 @@ impl Policy {
             purposes: self.purposes.clone(),
             identification_allowed: self.identification_allowed,
             retention_days: self.retention_days,
+            engine: self.engine.as_ref().map(ToString::to_string).unwrap_or_default(),
         }
     }
 }
@@ -212,6 +226,25 @@ impl DecisionPolicy {
     pub fn accepts_share(self, compared: u64, live: u64) -> bool {
         u128::from(compared) * u128::from(PPM) >= u128::from(live) * u128::from(self.comparable_share_min_ppm)
     }
+}
+
+/// The engine must be one that there is, and split the gallery's embeddings; whether a node has it is for the node to tell.
+fn validate_engine(name: &str, modalities: &[ModalityPolicy]) -> Result<Option<EngineName>, ValidationError> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    check_bytes("engine", name.len(), 0, ENGINE_NAME_BYTES_MAX)?;
+    let engine: EngineName = name.parse().map_err(|_| invalid("engine", Fault::Name { rule: EngineName::RULE }))?;
+    for (position, modality) in modalities.iter().enumerate() {
+        if let TemplateSpec::Embedding { dimension } = modality.spec {
+            let of = engine.dimension_divisor(dimension);
+            if !dimension.is_multiple_of(of) {
+                let other = format!("modalities[{position}].spec.embedding.dimension");
+                return Err(invalid("engine", Fault::NeedsMultiple { other, found: dimension, of }));
+            }
+        }
+    }
+    Ok(Some(engine))
 }
 
 fn validate_modality(path: &str, request: &ModalityPolicyRequest) -> Result<ModalityPolicy, ValidationError> {
@@ -342,6 +375,14 @@ pub(crate) mod tests {
         check(|r| r.candidates_max = 257, "candidates_max is 257, must be 0 to 256");
         check(|r| r.purposes = vec!["p".to_owned(); 33], "purposes has 33 elements, must have 0 to 32");
         check(|r| r.purposes = vec!["p".repeat(257)], "purposes[0] has 257 bytes, must have 1 to 256");
+        check(|r| r.engine = "e".repeat(65), "engine has 65 bytes, must have 0 to 64");
+        let engines = "exact, sketch, faiss or faiss:<factory>, where a factory is Flat, SQ4, SQ6, SQ8, SQfp16, SQbf16, \
+            PQ<m>[x<bits>][np], PQ<m>x4fs with m up to 257, HNSW<links> or IVF<lists>,Flat";
+        for unknown in ["magic", "Sketch", "faiss:", "faiss:PQ258x4fs", " "] {
+            check(|r| r.engine = unknown.to_owned(), &format!("engine must be {engines}"));
+        }
+        let splits = "engine needs modalities[0].spec.embedding.dimension to be a multiple of 96, it is 4";
+        check(|r| r.engine = "faiss:PQ96x4fs".to_owned(), splits);
         check(|r| r.purposes = vec![String::new()], "purposes[0] has 0 bytes, must have 1 to 256");
     }
 
@@ -356,6 +397,12 @@ pub(crate) mod tests {
     #[test]
     fn a_policy_is_its_own_request() {
         assert_eq!(policy().to_request().validate(), Ok(policy()));
+        assert_eq!(policy().engine(), None);
+        for engine in ["exact", "sketch", "faiss", "faiss:PQ2x4fs", "faiss:IVF64,Flat"] {
+            let named = PolicyRequest { engine: engine.to_owned(), ..request() }.validate().expect("valid");
+            assert_eq!(named.engine().map(ToString::to_string).as_deref(), Some(engine));
+            assert_eq!(named.to_request().validate(), Ok(named));
+        }
     }
 
     #[test]

@@ -63,6 +63,20 @@ pub enum Fault {
         /// What it must be.
         rule: &'static str,
     },
+    /// It names nothing that there is.
+    Name {
+        /// What it must be.
+        rule: &'static str,
+    },
+    /// It goes only with another field that is a multiple.
+    NeedsMultiple {
+        /// The other field.
+        other: String,
+        /// The number there.
+        found: u32,
+        /// What it must be a multiple of.
+        of: u32,
+    },
     /// It is infinite or not a number.
     NotFinite,
     /// Every component is zero, so that it has no direction.
@@ -102,7 +116,10 @@ impl fmt::Display for Fault {
             Self::Count { found, min, max } => write!(formatter, "has {found} elements, must have {min} to {max}"),
             Self::Bytes { found, min, max } if min == max => write!(formatter, "has {found} bytes, must have {max}"),
             Self::Bytes { found, min, max } => write!(formatter, "has {found} bytes, must have {min} to {max}"),
-            Self::Identifier { rule } => write!(formatter, "must be {rule}"),
+            Self::Identifier { rule } | Self::Name { rule } => write!(formatter, "must be {rule}"),
+            Self::NeedsMultiple { other, found, of } => {
+                write!(formatter, "needs {other} to be a multiple of {of}, it is {found}")
+            }
             Self::NotFinite => formatter.write_str("is not a finite number"),
             Self::ZeroLength => formatter.write_str("has length zero: every component is 0"),
             Self::PaddingBits { bits } => write!(formatter, "sets bits after bit {bits}, which must be zero"),

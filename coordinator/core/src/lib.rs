@@ -23,6 +23,7 @@ mod sweep;
 mod v1;
 mod v2;
 mod v3;
+mod v4;
 mod validate;
 
 pub use canonical::{

@@ -87,6 +87,7 @@ pub fn policy_request(policy: public::Policy) -> domain::PolicyRequest {
         purposes: policy.purposes,
         identification_allowed: policy.identification_allowed,
         retention_days: policy.retention_days,
+        engine: policy.engine,
     }
 }
 
@@ -155,8 +156,8 @@ pub fn priority(priority: Priority) -> public::Priority {
     }
 }
 
-/// The probe of a search.
-pub fn probe(probe: &domain::SearchProbe, miss_budget_ppb: u32) -> wire::SearchProbe {
+/// The probe of a search under the rules of a policy.
+pub fn probe(probe: &domain::SearchProbe, policy: &domain::VersionedPolicy) -> wire::SearchProbe {
     let references = probe.references.iter().map(|reference| wire::ProbeReference {
         reference: Some(canonical_reference(&reference.reference)),
         threshold_micros: reference.threshold.micros(),
@@ -167,8 +168,15 @@ pub fn probe(probe: &domain::SearchProbe, miss_budget_ppb: u32) -> wire::SearchP
         references: references.collect(),
         exclude_enrolment_id: probe.exclude.as_ref().map(ToString::to_string).unwrap_or_default(),
         candidates_max: u32::try_from(probe.candidates_max).expect("a policy's list is short"),
-        miss_budget_ppb,
+        miss_budget_ppb: policy.policy.miss_budget_ppb(),
+        policy_version: policy.version.0,
+        engine: engine_name(&policy.policy),
     }
+}
+
+/// Empty where the policy names none.
+fn engine_name(policy: &domain::Policy) -> String {
+    policy.engine().map(ToString::to_string).unwrap_or_default()
 }
 
 fn canonical_reference(reference: &domain::CanonicalReference) -> wire::CanonicalReference {
@@ -472,6 +480,7 @@ pub fn policy(policy: &domain::VersionedPolicy) -> public::Policy {
         purposes: rules.purposes().to_vec(),
         identification_allowed: rules.identification_allowed(),
         retention_days: rules.retention_days(),
+        engine: engine_name(rules),
     }
 }
 

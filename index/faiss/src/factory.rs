@@ -1,10 +1,11 @@
-//! The factory strings this crate accepts, and what is known of each index type they name.
+//! What is known of each index type that a factory string names. Which strings are accepted is in `semel-index`.
 //!
-//! FAISS' own parser takes many more, some of which abort the process or overflow silently; only a type whose
-//! behaviour was read in the source of FAISS 1.12 is let through. Parameters come from configuration, never from data.
+//! Parameters come from configuration and policies, never from data.
 
 use std::fmt;
 use std::str::FromStr;
+
+use semel_index::{FaissFactory, FaissIndex, UnknownEngine};
 
 use crate::engine::EngineError;
 
@@ -15,40 +16,9 @@ const CELLS_4_BIT: usize = 16;
 /// The fewest references of any segment: what the default engine's training needs.
 pub(crate) const REFERENCES_MIN: usize = REFERENCES_PER_CELL * CELLS_4_BIT;
 
-/// The most sub-quantisers of a fast-scan index. It adds up one byte for each in 16 bits, unchecked: 257 · 255 = 65,535.
-pub(crate) const FAST_SCAN_QUANTISERS_MAX: u32 = 257;
-/// The most bits of a code of one sub-quantiser without fast-scan.
-const QUANTISER_BITS_MAX: u32 = 10;
-/// The most sub-quantisers without fast-scan.
-const QUANTISERS_MAX: u32 = 4096;
-/// The most links of a node of a graph.
-const GRAPH_LINKS_MAX: u32 = 256;
-/// The most inverted lists.
-const LISTS_MAX: u32 = 65_536;
-
 /// A checked FAISS factory string.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Factory {
-    text: String,
-    kind: Kind,
-}
-
-/// The index types, with the parameters that matter outside FAISS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Uncompressed numbers.
-    Flat,
-    /// A few bits for each number.
-    ScalarQuantiser { bits: u32 },
-    /// A code for each of `quantisers` groups of numbers.
-    ProductQuantiser { quantisers: u32, bits: u32 },
-    /// The same in 4 bits, scanned in registers.
-    FastScan { quantisers: u32 },
-    /// A graph of neighbours.
-    Graph { links: u32 },
-    /// Lists around centroids, of which one is visited.
-    InvertedLists { lists: u32 },
-}
+pub struct Factory(FaissFactory);
 
 /// How much of the index one search sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,74 +37,67 @@ impl Factory {
     /// # Errors
     /// [`EngineError::Dimension`] unless 4, or above 1,024 also 256, divides the dimension.
     pub fn default_for(dimension: u32) -> Result<Self, EngineError> {
-        let quantisers = if dimension <= 4 * 256 { dimension / 4 } else { 256 };
-        if quantisers == 0 || !dimension.is_multiple_of(quantisers) || !dimension.is_multiple_of(4) {
-            let divisor = if dimension <= 4 * 256 { 4 } else { 256 };
-            return Err(EngineError::Dimension { engine: crate::engine::NAME.to_owned(), dimension, divisor });
-        }
-        Ok(Self { text: format!("PQ{quantisers}x4fs"), kind: Kind::FastScan { quantisers } })
+        FaissFactory::default_for(dimension).map(Self).ok_or_else(|| {
+            let divisor = FaissFactory::default_divisor(dimension);
+            EngineError::Dimension { engine: crate::engine::NAME.to_owned(), dimension, divisor }
+        })
     }
 
     /// The factory string as FAISS reads it.
     pub fn as_str(&self) -> &str {
-        &self.text
+        self.0.as_str()
     }
 
     /// Refuses a dimension the index type cannot split evenly.
     pub(crate) fn check_dimension(&self, dimension: u32) -> Result<(), EngineError> {
-        match self.kind {
-            Kind::ProductQuantiser { quantisers, .. } | Kind::FastScan { quantisers }
-                if !dimension.is_multiple_of(quantisers) =>
-            {
-                let engine = format!("{}:{}", crate::engine::NAME, self.text);
-                Err(EngineError::Dimension { engine, dimension, divisor: quantisers })
-            }
-            Kind::Flat
-            | Kind::ScalarQuantiser { .. }
-            | Kind::ProductQuantiser { .. }
-            | Kind::FastScan { .. }
-            | Kind::Graph { .. }
-            | Kind::InvertedLists { .. } => Ok(()),
+        let divisor = self.0.dimension_divisor();
+        if dimension.is_multiple_of(divisor) {
+            return Ok(());
         }
+        Err(EngineError::Dimension { engine: format!("{}:{self}", crate::engine::NAME), dimension, divisor })
     }
 
     pub(crate) fn coverage(&self) -> Coverage {
-        match self.kind {
-            Kind::Flat | Kind::ScalarQuantiser { .. } | Kind::ProductQuantiser { .. } | Kind::FastScan { .. } => {
-                Coverage::Exhaustive
-            }
-            Kind::Graph { .. } | Kind::InvertedLists { .. } => Coverage::Partial,
+        match self.0.index() {
+            FaissIndex::Flat
+            | FaissIndex::ScalarQuantiser { .. }
+            | FaissIndex::ProductQuantiser { .. }
+            | FaissIndex::FastScan { .. } => Coverage::Exhaustive,
+            FaissIndex::Graph { .. } | FaissIndex::InvertedLists { .. } => Coverage::Partial,
         }
     }
 
     /// Whether a search adds to FAISS' process-wide statistics, as read in `IndexPQ.cpp`, `IndexHNSW.cpp` and
     /// `IndexIVF.cpp`; the others keep none.
     pub(crate) fn writes_statistics(&self) -> bool {
-        match self.kind {
-            Kind::Flat | Kind::ScalarQuantiser { .. } | Kind::FastScan { .. } => false,
-            Kind::ProductQuantiser { .. } | Kind::Graph { .. } | Kind::InvertedLists { .. } => true,
+        match self.0.index() {
+            FaissIndex::Flat | FaissIndex::ScalarQuantiser { .. } | FaissIndex::FastScan { .. } => false,
+            FaissIndex::ProductQuantiser { .. } | FaissIndex::Graph { .. } | FaissIndex::InvertedLists { .. } => true,
         }
     }
 
     /// The fewest references the index can be trained on.
     pub(crate) fn references_min(&self) -> usize {
-        match self.kind {
-            Kind::Flat | Kind::ScalarQuantiser { .. } | Kind::FastScan { .. } | Kind::Graph { .. } => REFERENCES_MIN,
-            Kind::ProductQuantiser { bits, .. } => REFERENCES_MIN.max(REFERENCES_PER_CELL << bits),
-            Kind::InvertedLists { lists } => REFERENCES_MIN.max(REFERENCES_PER_CELL * lists as usize),
+        match self.0.index() {
+            FaissIndex::Flat
+            | FaissIndex::ScalarQuantiser { .. }
+            | FaissIndex::FastScan { .. }
+            | FaissIndex::Graph { .. } => REFERENCES_MIN,
+            FaissIndex::ProductQuantiser { bits, .. } => REFERENCES_MIN.max(REFERENCES_PER_CELL << bits),
+            FaissIndex::InvertedLists { lists } => REFERENCES_MIN.max(REFERENCES_PER_CELL * lists as usize),
         }
     }
 
     /// The most training rows worth handing over: FAISS samples down to 256 for each cell.
     pub(crate) fn training_references_max(&self) -> usize {
         const USED_PER_CELL: usize = 256;
-        match self.kind {
-            Kind::Flat | Kind::Graph { .. } => REFERENCES_MIN,
+        match self.0.index() {
+            FaissIndex::Flat | FaissIndex::Graph { .. } => REFERENCES_MIN,
             // Ranges of the numbers are taken over the training rows; later ones are clipped to them.
-            Kind::ScalarQuantiser { .. } => USED_PER_CELL * USED_PER_CELL,
-            Kind::FastScan { .. } => USED_PER_CELL * CELLS_4_BIT,
-            Kind::ProductQuantiser { bits, .. } => USED_PER_CELL << bits,
-            Kind::InvertedLists { lists } => USED_PER_CELL * lists as usize,
+            FaissIndex::ScalarQuantiser { .. } => USED_PER_CELL * USED_PER_CELL,
+            FaissIndex::FastScan { .. } => USED_PER_CELL * CELLS_4_BIT,
+            FaissIndex::ProductQuantiser { bits, .. } => USED_PER_CELL << bits,
+            FaissIndex::InvertedLists { lists } => USED_PER_CELL * lists as usize,
         }
     }
 
@@ -145,74 +108,37 @@ impl Factory {
         const LABEL_BYTES: usize = size_of::<i64>();
         let row_bytes = dimension as usize * F32_BYTES;
         let code_bytes = |codes: u32, bits: u32| (codes * bits).div_ceil(8) as usize;
-        match self.kind {
-            Kind::Flat => rows * row_bytes,
+        match self.0.index() {
+            FaissIndex::Flat => rows * row_bytes,
             // Beside the codes, the lower end and width of each number's range.
-            Kind::ScalarQuantiser { bits } => rows * code_bytes(dimension, bits) + 2 * row_bytes,
-            Kind::ProductQuantiser { quantisers, bits } => rows * code_bytes(quantisers, bits) + (row_bytes << bits),
+            FaissIndex::ScalarQuantiser { bits } => rows * code_bytes(dimension, bits) + 2 * row_bytes,
+            FaissIndex::ProductQuantiser { quantisers, bits } => {
+                rows * code_bytes(quantisers, bits) + (row_bytes << bits)
+            }
             // Blocks of 32 rows, an even number of codes.
-            Kind::FastScan { quantisers } => {
+            FaissIndex::FastScan { quantisers } => {
                 let block_rows = rows.next_multiple_of(32);
                 block_rows * code_bytes(quantisers.next_multiple_of(2), 4) + row_bytes * CELLS_4_BIT
             }
             // The bottom level holds twice the links; the levels above hold few rows.
-            Kind::Graph { links } => rows * (row_bytes + (2 * links as usize + 1) * LINK_BYTES + LABEL_BYTES),
-            Kind::InvertedLists { lists } => rows * (row_bytes + LABEL_BYTES) + lists as usize * row_bytes,
+            FaissIndex::Graph { links } => rows * (row_bytes + (2 * links as usize + 1) * LINK_BYTES + LABEL_BYTES),
+            FaissIndex::InvertedLists { lists } => rows * (row_bytes + LABEL_BYTES) + lists as usize * row_bytes,
         }
     }
 }
 
 impl fmt::Display for Factory {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.text)
+        self.0.fmt(formatter)
     }
 }
 
 impl FromStr for Factory {
     type Err = EngineError;
 
-    /// Reads `Flat`, `SQ4|SQ6|SQ8|SQfp16|SQbf16`, `PQ<m>[x<bits>][np]`, `PQ<m>x4fs`, `HNSW<links>` or `IVF<lists>,Flat`.
     fn from_str(text: &str) -> Result<Self, EngineError> {
-        let kind = parse(text).ok_or_else(|| EngineError::Factory { factory: text.to_owned() })?;
-        Ok(Self { text: text.to_owned(), kind })
+        text.parse().map(Self).map_err(|_: UnknownEngine| EngineError::Factory { factory: text.to_owned() })
     }
-}
-
-fn parse(text: &str) -> Option<Kind> {
-    match text {
-        "Flat" => return Some(Kind::Flat),
-        "SQ4" => return Some(Kind::ScalarQuantiser { bits: 4 }),
-        "SQ6" => return Some(Kind::ScalarQuantiser { bits: 6 }),
-        "SQ8" => return Some(Kind::ScalarQuantiser { bits: 8 }),
-        "SQfp16" | "SQbf16" => return Some(Kind::ScalarQuantiser { bits: 16 }),
-        _ => {}
-    }
-    if let Some(links) = text.strip_prefix("HNSW") {
-        // FAISS multiplies by ln(links) when it draws levels: below 2 that is no number.
-        return Some(Kind::Graph { links: number(links, 2, GRAPH_LINKS_MAX)? });
-    }
-    if let Some(lists) = text.strip_prefix("IVF").and_then(|rest| rest.strip_suffix(",Flat")) {
-        return Some(Kind::InvertedLists { lists: number(lists, 1, LISTS_MAX)? });
-    }
-    let codes = text.strip_prefix("PQ")?;
-    if let Some(quantisers) = codes.strip_suffix("x4fs") {
-        return Some(Kind::FastScan { quantisers: number(quantisers, 1, FAST_SCAN_QUANTISERS_MAX)? });
-    }
-    // "np" leaves out polysemous training, which only serves a search mode that is never used here.
-    let codes = codes.strip_suffix("np").unwrap_or(codes);
-    let (quantisers, bits) = codes.split_once('x').unwrap_or((codes, "8"));
-    Some(Kind::ProductQuantiser {
-        quantisers: number(quantisers, 1, QUANTISERS_MAX)?,
-        bits: number(bits, 4, QUANTISER_BITS_MAX)?,
-    })
-}
-
-/// A plain decimal without sign or leading zero, within bounds.
-fn number(digits: &str, min: u32, max: u32) -> Option<u32> {
-    if digits.starts_with('0') || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
-        return None;
-    }
-    digits.parse().ok().filter(|value| (min..=max).contains(value))
 }
 
 #[cfg(test)]
@@ -234,50 +160,5 @@ mod tests {
         check("PQ64x6np", Coverage::Exhaustive, 2_496);
         check("HNSW32", Coverage::Partial, 624);
         check("IVF64,Flat", Coverage::Partial, 2_496);
-    }
-
-    #[test]
-    fn anything_else_is_refused() {
-        for text in [
-            "",
-            "flat",
-            "PQ",
-            "PQ0",
-            "PQ08",
-            "PQ-8",
-            "PQ8x",
-            "PQ8x3",
-            "PQ8x11",
-            "PQ258x4fs",
-            "PQ99999999999",
-            "HNSW",
-            "HNSW1",
-            "IVF4(Index9),Flat",
-            "IVF0,Flat",
-            "IDMap,Flat",
-            "Flat\0",
-            "RaBitQ",
-            "PQ8x4fs_64",
-            "é",
-        ] {
-            assert_eq!(text.parse::<Factory>(), Err(EngineError::Factory { factory: text.to_owned() }), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn the_default_has_a_code_for_every_four_numbers_while_its_sums_fit() {
-        let check = |dimension, expected: Option<&str>| {
-            let factory = Factory::default_for(dimension).ok();
-            assert_eq!(factory.as_ref().map(Factory::as_str), expected, "{dimension}");
-        };
-        check(4, Some("PQ1x4fs"));
-        check(256, Some("PQ64x4fs"));
-        check(512, Some("PQ128x4fs"));
-        check(1024, Some("PQ256x4fs"));
-        check(2048, Some("PQ256x4fs"));
-        check(4096, Some("PQ256x4fs"));
-        for dimension in [2, 3, 510, 513, 1028] {
-            check(dimension, None);
-        }
     }
 }

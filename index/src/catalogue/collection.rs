@@ -10,7 +10,7 @@ use crate::embedding_rows::EmbeddingRows;
 use crate::ids::KeyVersion;
 use crate::rows::EnrolmentOrdinal;
 use crate::sealed_rows::{SealedRows, Templates};
-use crate::segment::Segment;
+use crate::segment::{Engine, Segment};
 use crate::slot::Slot;
 use crate::stored::StoredId;
 use crate::template::{Template, TemplateSpec};
@@ -54,6 +54,8 @@ pub(crate) struct SealedSegment {
     pub(crate) withdrawn: usize,
     /// None until the engine is done, or if it failed: the rows are then scanned exactly.
     pub(crate) segment: Option<Arc<dyn Segment>>,
+    /// Which engine that was; `None` as long as the segment is.
+    pub(crate) engine: Option<Arc<dyn Engine>>,
     /// What it is kept as outside memory; `None` while it is not.
     pub(crate) stored: Option<StoredId>,
 }
@@ -72,7 +74,22 @@ impl SealedSegment {
     /// Rows that wait for an engine.
     pub(crate) fn closed(number: SegmentNumber, rows: SealedRows, withdrawals: &Withdrawals) -> Self {
         let withdrawn = (0..rows.len()).filter(|row| withdrawals.contains(rows.ordinal(*row))).count();
-        Self { number, rows, withdrawn, segment: None, stored: None }
+        Self { number, rows, withdrawn, segment: None, engine: None, stored: None }
+    }
+
+    /// Whether this engine built it, under whichever of its names.
+    pub(crate) fn is_built_by(&self, engine: &dyn Engine) -> bool {
+        let dimension = self.rows.dimension();
+        self.engine.as_ref().is_some_and(|built| built.fingerprint(dimension) == engine.fingerprint(dimension))
+    }
+
+    /// Puts what an engine built in the place of an exact scan, or of what was built before.
+    pub(crate) fn put_built(&mut self, segment: Arc<dyn Segment>, engine: Arc<dyn Engine>) {
+        if !self.is_built_by(&*engine) {
+            // The file is of another engine.
+            self.stored = None;
+        }
+        (self.segment, self.engine) = (Some(segment), Some(engine));
     }
 
     /// Notes what it is kept as, and where its templates are to be read from, if not from where they are.

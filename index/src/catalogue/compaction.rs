@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::binary_rows::BinaryRows;
 use crate::catalogue::collection::{Collection, References, SealedCodes, SealedSegment, SegmentNumber};
+use crate::catalogue::gallery::references_min;
 use crate::catalogue::seal::{CatalogueToken, SegmentPlace};
 use crate::catalogue::withdrawals::Withdrawals;
 use crate::catalogue::{Catalogue, CatalogueConfig, Gallery, StoreJob};
@@ -245,6 +246,7 @@ impl Catalogue {
             self.compaction_due = false;
             return None;
         };
+        let engine = Arc::clone(self.engine(&id));
         let gallery = Arc::make_mut(&mut self.galleries).get_mut(&id).expect("found above");
         let collection = &mut Arc::make_mut(gallery).collections[number];
         let segment = collection.new_number();
@@ -255,7 +257,7 @@ impl Catalogue {
         let ticket = CompactionTicket { place, catalogue, replaced, references: sources.references(), calibration };
         self.compaction_after = Some(LookAfter { gallery: id, collection: number, last });
         self.compaction_running = Some(ticket.clone());
-        Some(CompactionJob { ticket, gallery, sources, engine: Arc::clone(&self.config.engine) })
+        Some(CompactionJob { ticket, gallery, sources, engine })
     }
 
     /// Takes a job's outcome: what is left takes the place of the segments in one step. `kept` is what [`Compacted::store_job`]
@@ -274,9 +276,11 @@ impl Catalogue {
             self.seals_waiting.remove(&gone);
             self.stores_waiting.remove(&gone);
         }
-        if let Rest::Embeddings { .. } = &rest {
+        if let Rest::Embeddings { engine, rows, .. } = &rest {
             let slot = self.galleries[&place.gallery].collections[place.collection].comparable.slot;
-            if *self.calibration(&place.gallery, slot) != calibration {
+            let wanted = self.engine(&place.gallery).fingerprint(rows.dimension());
+            if *self.calibration(&place.gallery, slot) != calibration || engine.fingerprint(rows.dimension()) != wanted
+            {
                 self.seals_waiting.insert(place.clone());
             }
             if kept.is_none() {
@@ -301,7 +305,7 @@ impl Catalogue {
                 Some(after) if number == after.collection => collection.sealed_up_to(after.last),
                 Some(_) | None => 0,
             };
-            let (full, rows_min) = self.config.bounds(&collection.comparable.spec);
+            let (full, rows_min) = bounds(&self.config, &**self.engine(id), &collection.comparable.spec);
             if let Some(segments) = first_worthwhile(&self.sizes(id, number, collection), from, full, rows_min) {
                 return Some(Found { gallery: id.clone(), collection: number, segments });
             }
@@ -329,11 +333,9 @@ impl Catalogue {
     }
 }
 
-impl CatalogueConfig {
-    /// How long a segment may become, and how short it may be.
-    fn bounds(&self, spec: &TemplateSpec) -> (usize, usize) {
-        (self.seal_at(spec), self.references_min(spec, 1))
-    }
+/// How long a segment may become, and how short it may be.
+fn bounds(config: &CatalogueConfig, engine: &dyn Engine, spec: &TemplateSpec) -> (usize, usize) {
+    (config.seal_at(engine, spec), references_min(engine, spec, 1))
 }
 
 impl Sources {
@@ -389,9 +391,9 @@ impl Gallery {
         let withdrawals = &self.withdrawals;
         let collection = &mut self.collections[place.collection];
         let (before, after) = match (&mut collection.references, rest) {
-            (References::Embeddings { sealed, .. }, Rest::Embeddings { rows, segment, .. }) => {
+            (References::Embeddings { sealed, .. }, Rest::Embeddings { rows, segment, engine, .. }) => {
                 let mut new = SealedSegment::closed(place.segment, rows, withdrawals);
-                new.segment = Some(segment);
+                new.put_built(segment, engine);
                 if let Some((id, templates)) = kept {
                     new.put_stored(id, templates);
                 }

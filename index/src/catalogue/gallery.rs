@@ -8,6 +8,7 @@ use crate::catalogue::withdrawals::Withdrawals;
 use crate::catalogue::{CatalogueConfig, StagedEnrolment};
 use crate::ids::EnrolmentId;
 use crate::rows::EnrolmentOrdinal;
+use crate::segment::Engine;
 use crate::template::TemplateSpec;
 
 /// A gallery's enrolments and references.
@@ -50,6 +51,7 @@ impl Gallery {
         &mut self,
         enrolment: &StagedEnrolment,
         config: &CatalogueConfig,
+        engine: &dyn Engine,
     ) -> Vec<(usize, SegmentNumber)> {
         let mut collections = Vec::with_capacity(enrolment.references.len());
         for reference in &enrolment.references {
@@ -69,7 +71,7 @@ impl Gallery {
         for (number, reference) in collections.into_iter().zip(&enrolment.references) {
             let collection = &mut self.collections[number];
             collection.push(ordinal, &reference.template);
-            let segment = collection.close(config.seal_at(&reference.spec), &self.withdrawals);
+            let segment = collection.close(config.seal_at(engine, &reference.spec), &self.withdrawals);
             closed.extend(segment.map(|segment| (number, segment)));
         }
         closed
@@ -117,15 +119,15 @@ impl Gallery {
 
 impl CatalogueConfig {
     /// How many references close a growing segment: never fewer than the engine can build from.
-    pub(crate) fn seal_at(&self, spec: &TemplateSpec) -> usize {
-        self.references_min(spec, self.seal_at_references)
+    pub(crate) fn seal_at(&self, engine: &dyn Engine, spec: &TemplateSpec) -> usize {
+        references_min(engine, spec, self.seal_at_references)
     }
+}
 
-    /// So many references, or as many as the engine needs.
-    pub(crate) fn references_min(&self, spec: &TemplateSpec, wanted: usize) -> usize {
-        match spec {
-            TemplateSpec::Embedding { dimension } => wanted.max(self.engine.references_min(*dimension)).max(1),
-            TemplateSpec::BinaryCode(_) => wanted.max(1),
-        }
+/// So many references, or as many as the engine needs.
+pub(crate) fn references_min(engine: &dyn Engine, spec: &TemplateSpec, wanted: usize) -> usize {
+    match spec {
+        TemplateSpec::Embedding { dimension } => wanted.max(engine.references_min(*dimension)).max(1),
+        TemplateSpec::BinaryCode(_) => wanted.max(1),
     }
 }

@@ -13,8 +13,8 @@ use crate::ids::{EnrolmentId, GalleryId};
 use crate::ordinals::Ordinals;
 use crate::rows::EnrolmentOrdinal;
 use crate::sealed_rows::{SealedRows, Templates};
-use crate::segment::Segment;
-use crate::stored::{Checkpoint, SegmentHeader, StoredGallery, StoredId};
+use crate::segment::{Engine, Segment};
+use crate::stored::{Checkpoint, SegmentHeader, StoredGallery, StoredId, StoredSegment};
 use crate::template::{Template, TemplateSpec};
 
 /// Where a catalogue that is resumed has its parts from.
@@ -41,6 +41,8 @@ pub struct WantedSegment {
     pub id: StoredId,
     /// What it must be of.
     pub header: SegmentHeader,
+    /// Which engine makes it of its bytes.
+    pub engine: Arc<dyn Engine>,
 }
 
 /// What a kept segment's file held.
@@ -152,7 +154,7 @@ impl<'a> Resumed<'a> {
         }
         let mut kept = Vec::new();
         for (collection, members) in stored.collections.iter().zip(&members) {
-            let rows = collection.segments.iter().map(|(rows, _)| *rows as usize).sum();
+            let rows = collection.segments.iter().map(|segment| segment.rows as usize).sum();
             if rows > members.len() {
                 return Err(ResumeError::OtherRows { reason: "segments hold more references than there are" });
             }
@@ -161,15 +163,24 @@ impl<'a> Resumed<'a> {
         Ok(Self { shard, stored, config, gallery, members, kept, missing: BTreeMap::new() })
     }
 
+    fn engine(&self, name: &str) -> Option<Arc<dyn Engine>> {
+        if name == self.config.engine.name() {
+            return Some(Arc::clone(&self.config.engine));
+        }
+        self.config.engines.engine(name)
+    }
+
     /// Takes the kept segments, or leaves a gap for each whose file cannot be used.
     fn take_segments<P: StoredParts>(&mut self, parts: &mut P) {
         for (number, stored) in self.stored.collections.iter().enumerate() {
             let TemplateSpec::Embedding { dimension } = stored.comparable.spec else { continue };
             let mut taken = Vec::with_capacity(stored.segments.len());
             let mut first = 0;
-            for (segment, (rows, id)) in stored.segments.iter().enumerate() {
+            for (segment, StoredSegment { rows, id, engine }) in stored.segments.iter().enumerate() {
                 let members = &self.members[number][first..first + *rows as usize];
                 first += *rows as usize;
+                // An engine that is gone is as good as a file that is.
+                let engine = self.engine(engine);
                 let header = SegmentHeader {
                     shard: self.shard,
                     gallery: self.stored.id.clone(),
@@ -177,15 +188,25 @@ impl<'a> Resumed<'a> {
                     slot: stored.comparable.slot,
                     dimension,
                     rows: *rows,
-                    engine: self.config.engine.fingerprint(dimension),
+                    engine: engine.as_ref().map(|engine| engine.fingerprint(dimension)).unwrap_or_default(),
                     enrolments: enrolments_digest(members.iter().map(|ordinal| self.gallery.roll.id(*ordinal))),
                 };
                 let new_number = self.gallery.collections[number].new_number();
                 let closed = |rows| SealedSegment::closed(new_number, rows, &self.gallery.withdrawals);
-                taken.push(match parts.segment(&WantedSegment { id: *id, header }) {
-                    Some(FoundSegment { segment, templates }) => {
+                let found = engine.and_then(|engine| {
+                    let found = parts.segment(&WantedSegment { id: *id, header, engine: Arc::clone(&engine) })?;
+                    Some((found, engine))
+                });
+                taken.push(match found {
+                    Some((FoundSegment { segment, templates }, engine)) => {
                         let rows = SealedRows::new(dimension, Arc::new(Ordinals::new(members.to_vec())), templates);
-                        SealedSegment { stored: segment.is_some().then_some(*id), segment, ..closed(rows) }
+                        let built = segment.is_some();
+                        SealedSegment {
+                            stored: built.then_some(*id),
+                            segment,
+                            engine: built.then_some(engine),
+                            ..closed(rows)
+                        }
                     }
                     None => {
                         self.missing.insert((number, segment), new_number);
@@ -209,8 +230,8 @@ impl<'a> Resumed<'a> {
             let stored = &self.stored.collections[number];
             let TemplateSpec::Embedding { dimension } = stored.comparable.spec else { continue };
             let mut rows = EmbeddingRows::new(dimension);
-            let first: usize = stored.segments[..segment].iter().map(|(rows, _)| *rows as usize).sum();
-            let wanted = first..first + stored.segments[segment].0 as usize;
+            let first: usize = stored.segments[..segment].iter().map(|one| one.rows as usize).sum();
+            let wanted = first..first + stored.segments[segment].rows as usize;
             for member in wanted {
                 let ordinal = self.members[number][member];
                 match self.read(ordinal, number, parts)? {
@@ -239,7 +260,7 @@ impl<'a> Resumed<'a> {
                 let Gallery { collections, withdrawals, .. } = &mut self.gallery;
                 let collection = &mut collections[number];
                 collection.push(ordinal, &template);
-                let seal_at = self.config.seal_at(&collection.comparable.spec);
+                let seal_at = self.config.seal_at(&*self.config.engine, &collection.comparable.spec);
                 collection.close(seal_at, withdrawals);
             }
         }

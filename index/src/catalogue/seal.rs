@@ -20,7 +20,6 @@ pub(crate) struct SegmentPlace {
 #[derive(Debug)]
 pub struct SealJob {
     pub(crate) ticket: SealTicket,
-    pub(crate) engine: Arc<dyn Engine>,
     /// The segment to calibrate; none means to build it.
     pub(crate) built: Option<Arc<dyn Segment>>,
 }
@@ -32,6 +31,7 @@ pub struct SealTicket {
     /// Which catalogue's: no two have the same.
     pub(crate) catalogue: Arc<CatalogueToken>,
     pub(crate) rows: SealedRows,
+    pub(crate) engine: Arc<dyn Engine>,
     pub(crate) calibration: Calibration,
 }
 
@@ -70,14 +70,14 @@ impl SealJob {
 
     /// Does the work, which may take seconds.
     pub fn run(self) -> Sealed {
-        let Self { ticket, engine, built } = self;
+        let Self { ticket, built } = self;
         let outcome = ticket.rows.load().map_err(|error| {
-            let (engine, references) = (engine.name().to_owned(), ticket.rows.len());
+            let (engine, references) = (ticket.engine.name().to_owned(), ticket.rows.len());
             BuildError { engine, references, reason: error.to_string() }
         });
         let outcome = outcome.and_then(|rows| match built {
             Some(segment) => segment.calibrate(&rows, &ticket.calibration).map(|()| segment),
-            None => engine.build(rows, &ticket.calibration).map(Arc::from),
+            None => ticket.engine.build(rows, &ticket.calibration).map(Arc::from),
         });
         Sealed { ticket, outcome }
     }
@@ -86,8 +86,8 @@ impl SealJob {
 impl SealTicket {
     /// The outcome of a job that ended without one: its rows stay as they are, and the claim is given back.
     pub fn lost(self, reason: impl Into<String>) -> Sealed {
-        let references = self.rows.len();
-        let error = BuildError { engine: "unknown".to_owned(), references, reason: reason.into() };
+        let (engine, references) = (self.engine.name().to_owned(), self.rows.len());
+        let error = BuildError { engine, references, reason: reason.into() };
         Sealed { ticket: self, outcome: Err(error) }
     }
 }

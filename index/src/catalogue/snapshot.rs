@@ -35,6 +35,8 @@ pub struct CollectionStatus {
     pub segments: usize,
     /// Sealed segments scanned exactly as long as no engine has built anything over them.
     pub segments_without_engine: usize,
+    /// Sealed segments by the engine that was built over them.
+    pub engines: BTreeMap<String, usize>,
     /// Sealed segments that are kept outside memory too.
     pub segments_stored: usize,
     /// Bytes of memory, all of the following together.
@@ -119,6 +121,8 @@ fn status(gallery: &GalleryId, collection: &Collection) -> CollectionStatus {
             let sum = |of: &dyn Fn(&SealedSegment) -> usize| sealed.iter().map(of).sum::<usize>();
             let templates_bytes = growing.memory_bytes() + sum(&|sealed| sealed.rows.templates_bytes());
             let ordinals_bytes = sum(&|sealed| sealed.rows.ordinals().memory_bytes());
+            let mut engines = BTreeMap::new();
+            built().for_each(|segment| *engines.entry(segment.engine().to_owned()).or_default() += 1);
             let engines_bytes = built().map(|segment| segment.memory_bytes()).sum::<usize>();
             CollectionStatus {
                 key,
@@ -129,6 +133,7 @@ fn status(gallery: &GalleryId, collection: &Collection) -> CollectionStatus {
                 references_reclaimed,
                 segments: sealed.len(),
                 segments_without_engine: sealed.len() - built().count(),
+                engines,
                 segments_stored: sealed.iter().filter(|sealed| sealed.stored.is_some()).count(),
                 memory_bytes: templates_bytes + ordinals_bytes + engines_bytes,
                 templates_bytes,
@@ -148,6 +153,7 @@ fn status(gallery: &GalleryId, collection: &Collection) -> CollectionStatus {
                 references_reclaimed,
                 segments: sealed.len(),
                 segments_without_engine: 0,
+                engines: BTreeMap::new(),
                 segments_stored: 0,
                 memory_bytes: templates_bytes,
                 templates_bytes,

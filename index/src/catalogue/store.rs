@@ -126,8 +126,8 @@ impl Catalogue {
             let collection = &gallery.collections[place.collection];
             // One that was replaced is gone.
             let Some(sealed) = collection.sealed_segment(place.segment) else { continue };
-            let Some(segment) = &sealed.segment else { continue };
-            let header = header(shard, &place.gallery, &collection.comparable, &sealed.rows, &*self.config.engine);
+            let (Some(segment), Some(engine)) = (&sealed.segment, &sealed.engine) else { continue };
+            let header = header(shard, &place.gallery, &collection.comparable, &sealed.rows, &**engine);
             let ticket = StoreTicket { place, catalogue: Arc::clone(&self.token), segment: Arc::clone(segment) };
             return Some(StoreJob { ticket, header, gallery: Arc::clone(gallery), rows: sealed.rows.clone() });
         }

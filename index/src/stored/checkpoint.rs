@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::bytes::{Reader, put_text, put_u32};
 use super::{StoreKey, StoredId, UnusableFile};
-use crate::catalogue::{Collection, Comparable, Gallery, References};
+use crate::catalogue::{Collection, Comparable, Gallery, References, SealedSegment};
 use crate::ids::{EnrolmentId, GalleryId, KeyVersion};
 use crate::rows::EnrolmentOrdinal;
 use crate::slot::Slot;
@@ -67,10 +67,20 @@ pub(crate) struct StoredGallery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoredCollection {
     pub(crate) comparable: Comparable,
-    /// The rows of each kept segment, from the collection's first reference that was not reclaimed on, and its file.
-    pub(crate) segments: Vec<(u32, StoredId)>,
+    /// The kept segments, from the collection's first reference that was not reclaimed on.
+    pub(crate) segments: Vec<StoredSegment>,
     /// Withdrawn enrolments of the collection whose references no segment holds any more; ascending.
     pub(crate) reclaimed: Vec<EnrolmentOrdinal>,
+}
+
+/// One kept segment in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredSegment {
+    pub(crate) rows: u32,
+    /// Its file.
+    pub(crate) id: StoredId,
+    /// The name of the engine that built it.
+    pub(crate) engine: String,
 }
 
 impl StoredGallery {
@@ -144,17 +154,21 @@ fn put_collection(bytes: &mut Vec<u8>, collection: &Collection) {
             }
         }
     }
-    let kept: Vec<(usize, StoredId)> = match &collection.references {
-        References::Embeddings { sealed, .. } => {
-            sealed.iter().map_while(|sealed| Some((sealed.rows.len(), sealed.stored?))).collect()
-        }
+    let kept: Vec<(usize, StoredId, &str)> = match &collection.references {
+        References::Embeddings { sealed, .. } => sealed.iter().map_while(kept).collect(),
         References::BinaryCodes { .. } => Vec::new(),
     };
     put_u32(bytes, kept.len());
-    for (rows, id) in kept {
+    for (rows, id, engine) in kept {
         put_u32(bytes, rows);
         bytes.extend_from_slice(&id.0);
+        put_text(bytes, engine);
     }
+}
+
+/// Rows, file and engine of a segment that is kept.
+fn kept(sealed: &SealedSegment) -> Option<(usize, StoredId, &str)> {
+    Some((sealed.rows.len(), sealed.stored?, sealed.engine.as_ref()?.name()))
 }
 
 impl Checkpoint {
@@ -215,7 +229,7 @@ impl Checkpoint {
     /// The files that it names.
     pub fn segments(&self) -> impl Iterator<Item = StoredId> {
         let collections = self.galleries.iter().flat_map(|gallery| &gallery.collections);
-        collections.flat_map(|collection| &collection.segments).map(|(_, id)| *id)
+        collections.flat_map(|collection| &collection.segments).map(|segment| segment.id)
     }
 }
 
@@ -282,13 +296,16 @@ fn read_collection(reader: &mut Reader<'_>) -> Result<StoredCollection, Unusable
         _ => return Err(UnusableFile::Field { field: "kind of template" }),
     };
     spec.validate().map_err(|_| UnusableFile::Field { field: "spec" })?;
-    let count = reader.count(36)?;
-    let segments = (0..count).map(|_| Ok((reader.u32()?, StoredId(reader.array()?)))).collect::<Result<Vec<_>, _>>()?;
+    let segments = (0..reader.count(37)?).map(|_| read_segment(reader)).collect::<Result<Vec<_>, _>>()?;
     let is_embedding = matches!(spec, TemplateSpec::Embedding { .. });
-    if segments.iter().any(|(rows, _)| *rows == 0) || (!is_embedding && !segments.is_empty()) {
+    if segments.iter().any(|segment| segment.rows == 0) || (!is_embedding && !segments.is_empty()) {
         return Err(UnusableFile::Field { field: "list of segments" });
     }
     // They come behind the enrolments that they are of.
     let reclaimed = Vec::new();
     Ok(StoredCollection { comparable: Comparable { key_version, slot, spec }, segments, reclaimed })
+}
+
+fn read_segment(reader: &mut Reader<'_>) -> Result<StoredSegment, UnusableFile> {
+    Ok(StoredSegment { rows: reader.u32()?, id: StoredId(reader.array()?), engine: reader.text("engine")?.to_owned() })
 }

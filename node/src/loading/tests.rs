@@ -10,6 +10,7 @@ use semel_index::{
     ProbeReference, SearchProbe, ShardCount, ShardId, ShardSearch, Slot, StagedEnrolment, StagedReference, Template,
     TemplateSpec,
 };
+use semel_node_wire::PolicyEngine;
 use semel_raft::{ReplicaId, StateMachine as _};
 use semel_raft_host::{ClusterId, Database, FreshGroup, GroupConfig, Host, HostConfig, LoopbackTransport};
 use semel_shard::{CanonicalReference, Command, ContentDigest, Provenance, ShardMachine, Stage, Withdraw};
@@ -216,11 +217,10 @@ impl Running {
     async fn kept(&self, segments: usize) {
         let of = checkpoint_of(0, &self.config);
         until("all segments to be kept", || {
-            let stored: usize =
-                self.view.moment().catalogue().collections().iter().map(|one| one.segments_stored).sum();
-            stored == segments
+            let stored = self.view.moment().catalogue().stored_segments();
+            stored.len() == segments
                 && self.files.folder().join("checkpoint").exists()
-                && self.files.checkpoint(&of).is_some_and(|checkpoint| checkpoint.segments().count() == segments)
+                && self.files.checkpoint(&of).is_some_and(|checkpoint| checkpoint.segments().eq(stored))
         })
         .await;
     }
@@ -320,6 +320,29 @@ async fn a_restart_takes_segments_from_their_files_and_answers_as_before() {
             assert_eq!(collections[0].templates_bytes > bound / 3, templates == TemplatesKept::Memory);
             running.stop().await;
         }
+    }
+}
+
+/// Segments of an engine that a policy named are taken from their files before any policy is known again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_takes_segments_of_a_policys_engine_from_their_files() {
+    for templates in BOTH {
+        let folder = volume(templates).await;
+        let running = Running::start(folder.path(), templates).await;
+        assert_eq!(running.answers(1).await, expected());
+        let engines = |running: &Running| running.view.moment().catalogue().collections()[0].engines.clone();
+        let all_exact = std::collections::BTreeMap::from([("exact".to_owned(), 2)]);
+        running.view.governed_by(&people(), &PolicyEngine { version: PolicyVersion(1), engine: "exact".to_owned() });
+        until("all segments to be built again", || engines(&running) == all_exact).await;
+        assert_eq!(running.answers(1).await, expected());
+        running.kept(2).await;
+        running.stop().await;
+
+        let running = Running::start(folder.path(), templates).await;
+        assert_eq!(running.answers(1).await, expected());
+        assert_eq!((running.loaded(), running.refused()), (2, 0), "{templates:?}");
+        assert_eq!(engines(&running), all_exact);
+        running.stop().await;
     }
 }
 

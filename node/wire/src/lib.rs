@@ -7,8 +7,9 @@
 
 use bytes::Bytes;
 use semel_index::{
-    BinaryCodeSpec, ComparisonScore, EnrolmentId, GalleryId, KeyVersion, MISS_BUDGET_PPB_MAX, PolicyVersion, Priority,
-    ProbeReference, SearchProbe, ShardCount, ShardId, ShardSearch, Slot, Template, TemplateSpec,
+    BinaryCodeSpec, ComparisonScore, ENGINE_NAME_BYTES_MAX, EngineName, EnrolmentId, GalleryId, KeyVersion,
+    MISS_BUDGET_PPB_MAX, PolicyVersion, Priority, ProbeReference, SearchProbe, ShardCount, ShardId, ShardSearch, Slot,
+    Template, TemplateSpec,
 };
 use semel_proto::internal::v1 as wire;
 use semel_proto::v1 as public;
@@ -209,6 +210,8 @@ pub fn probe(probe: wire::SearchProbe) -> Checked<SearchProbe> {
         let reason = format!("is {miss_budget_ppb}, must be 1 to {MISS_BUDGET_PPB_MAX}");
         return Err(InvalidField::new("miss_budget_ppb", reason));
     }
+    // From the first search on, whatever segments were built with until then.
+    let miss_budget_ppb = if probe.engine == EngineName::Exact.to_string() { 0 } else { miss_budget_ppb };
     let found = probe.references.len();
     if found > domain::REFERENCES_MAX {
         let reason = format!("has {found} items, must have 0 to {}", domain::REFERENCES_MAX);
@@ -241,6 +244,28 @@ pub fn probe(probe: wire::SearchProbe) -> Checked<SearchProbe> {
         exclude,
         candidates_max,
     })
+}
+
+/// The engine that a version of a policy names for its gallery's sealed segments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyEngine {
+    /// The version; 0 where the sender knows of no engines.
+    pub version: PolicyVersion,
+    /// The name, which this node need not know; empty = the engine of the node's settings.
+    pub engine: String,
+}
+
+/// The engine that the policy of a probe names.
+///
+/// # Errors
+/// Names the field that breaks its rule.
+pub fn policy_engine(probe: &wire::SearchProbe) -> Checked<PolicyEngine> {
+    let found = probe.engine.len();
+    if found > ENGINE_NAME_BYTES_MAX {
+        let reason = format!("has {found} bytes, must have 0 to {ENGINE_NAME_BYTES_MAX}");
+        return Err(InvalidField::new("engine", reason));
+    }
+    Ok(PolicyEngine { version: PolicyVersion(probe.policy_version), engine: probe.engine.clone() })
 }
 
 fn gallery(name: &str) -> Checked<GalleryId> {
@@ -522,6 +547,8 @@ fn candidate(candidate: &semel_index::Candidate, probe: &SearchProbe) -> public:
 
 #[cfg(test)]
 mod tests {
+    use semel_index::CanonicalEmbedding;
+
     use super::*;
 
     #[test]
@@ -544,6 +571,46 @@ mod tests {
         }
         for miss_budget_ppb in [1, 1_000_000] {
             asked(miss_budget_ppb).expect("permitted");
+        }
+    }
+
+    #[test]
+    fn a_gallery_whose_engine_is_exact_is_searched_exactly_at_once() {
+        let reference = wire::CanonicalReference {
+            modality: 1,
+            position: 1,
+            spec: Some(public::TemplateSpec {
+                kind: Some(public::template_spec::Kind::Embedding(public::EmbeddingSpec { dimension: 4 })),
+            }),
+            template: Template::Embedding(CanonicalEmbedding::from_f32(&[1.0, 2.0, 3.0, 4.0]).expect("valid"))
+                .to_bytes()
+                .into(),
+            ..Default::default()
+        };
+        for (engine, budget) in [("exact", 0), ("sketch", 7), ("", 7)] {
+            let asked = wire::SearchProbe {
+                gallery: "people".to_owned(),
+                candidates_max: 1,
+                miss_budget_ppb: 7,
+                engine: engine.to_owned(),
+                references: vec![wire::ProbeReference { reference: Some(reference.clone()), threshold_micros: 1 }],
+                ..Default::default()
+            };
+            assert_eq!(probe(asked).expect("valid").references[0].miss_budget_ppb, budget, "{engine}");
+        }
+    }
+
+    #[test]
+    fn an_engine_of_any_name_is_taken_up_to_its_length() {
+        let asked = |engine: &str| {
+            let engine = engine.to_owned();
+            policy_engine(&wire::SearchProbe { engine, policy_version: 3, ..Default::default() })
+        };
+        let error = asked(&"e".repeat(65)).expect_err("refused");
+        assert_eq!(error.to_string(), "engine: has 65 bytes, must have 0 to 64");
+        for engine in ["", "exact", "an engine of a later version"] {
+            let expected = PolicyEngine { version: PolicyVersion(3), engine: engine.to_owned() };
+            assert_eq!(asked(engine), Ok(expected));
         }
     }
 

@@ -419,7 +419,7 @@ const JSON_LINES: &str = r#"{"enrolment_id": "a-1", "references": [{"modality": 
 {"references": [{"embedding": [1]}]}
 "#;
 
-const POLICY: &str = r#"{"version": 3, "modalities": [{"modality": "iris", "threshold": 0.68, "spec": {"binary_code": {"rows": 16, "columns": 256, "bits_per_cell": 2, "shifts_max": 8, "common_bits_min": 2048}}}, {"modality": "face", "threshold": 1, "spec": {"embedding": {"dimension": 512}}}], "miss_budget_ppb": 30000, "comparable_share_min_ppm": 990000, "candidates_max": 64, "purposes": ["aid"], "identification_allowed": true, "retention_days": 0}"#;
+const POLICY: &str = r#"{"version": 3, "modalities": [{"modality": "iris", "threshold": 0.68, "spec": {"binary_code": {"rows": 16, "columns": 256, "bits_per_cell": 2, "shifts_max": 8, "common_bits_min": 2048}}}, {"modality": "face", "threshold": 1, "spec": {"embedding": {"dimension": 512}}}], "miss_budget_ppb": 30000, "comparable_share_min_ppm": 990000, "candidates_max": 64, "purposes": ["aid"], "identification_allowed": true, "retention_days": 0, "engine": "sketch"}"#;
 
 const TABLE: &str = "note,enrolment_id,quality,modality,position,site,captured_at_ms,subject_id\n\
     x,a,80,iris,left-eye,\"camp, 4\",1700000000000,p\nx,a,,face,,,,\ny, b ,,voice,,,,\n";

@@ -123,7 +123,7 @@ pub fn stage() -> wire::Command {
 pub fn probe() -> wire::SearchProbe {
     let prepared = prepared();
     let (gallery, exclude) = (prepared.stage.gallery.clone(), prepared.stage.enrolment_id.clone());
-    semel_coordinator_wire::probe(&prepared.pinned.probe(gallery, Some(exclude)), 30_000)
+    semel_coordinator_wire::probe(&prepared.pinned.probe(gallery, Some(exclude)), prepared.pinned.policy())
 }
 
 /// A comparison above its threshold.

@@ -114,7 +114,7 @@ fn enrol_requests() {
         assert_eq!(Command::decode(&command.encode()).as_ref(), Ok(&command));
 
         let probe = prepared.pinned.probe(prepared.stage.gallery.clone(), Some(prepared.stage.enrolment_id.clone()));
-        let probe = semel_node_wire::probe(semel_coordinator_wire::probe(&probe, 30_000));
+        let probe = semel_node_wire::probe(semel_coordinator_wire::probe(&probe, prepared.pinned.policy()));
         assert_eq!(
             probe.expect("nodes take what coordinators found valid").references.len(),
             enrolment.references().len()

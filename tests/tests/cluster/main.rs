@@ -14,6 +14,7 @@ mod bad_input;
 mod withdrawal;
 mod identification;
 mod oracle;
+mod engines;
 mod moves;
 mod coordinators;
 mod replacement;

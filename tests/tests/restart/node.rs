@@ -180,6 +180,8 @@ impl Node {
                 exclude_enrolment_id: String::new(),
                 candidates_max: CANDIDATES_MAX as u32,
                 miss_budget_ppb: MISS_BUDGET_PPB,
+                policy_version: 0,
+                engine: String::new(),
             }
         };
         let request = wire::SearchRequest {

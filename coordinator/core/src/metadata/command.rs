@@ -7,14 +7,16 @@ use semel_index::{GalleryId, KeyVersion, PolicyVersion, ShardCount, ShardId};
 use semel_raft::ReplicaId;
 
 use crate::gallery::Policy;
-use crate::metadata::row::{node_id_of, policy_of, policy_to_bytes, versioned, versioned_2, versioned_3, volume_of};
+use crate::metadata::row::{
+    node_id_of, policy_of, policy_to_bytes, versioned, versioned_2, versioned_3, versioned_4, volume_of,
+};
 use crate::metadata::{
     ADDRESS_BYTES_MAX, Cluster, ClusterId, Coordinator, CoordinatorId, NODES_MAX, NodeId, REPLICAS_PER_SHARD_MAX,
     VERSION_BYTES_MAX, VolumeId,
 };
 use crate::rotation::GalleryKey;
 use crate::v1::{self, Kind};
-use crate::{v2, v3};
+use crate::{v2, v3, v4};
 
 /// The longest encoding of a command.
 pub const COMMAND_BYTES_MAX: usize = 1 << 18;
@@ -141,7 +143,7 @@ pub enum DecodeError {
         bytes: usize,
     },
     /// They are of another version of the encoding.
-    #[error("a command of encoding version {found}, expected 1, 2 or 3")]
+    #[error("a command of encoding version {found}, expected 1 to 4")]
     Version {
         /// The version byte; 0 where there is none.
         found: u8,
@@ -160,6 +162,9 @@ pub enum DecodeError {
 impl MetadataCommand {
     /// The command as bytes: version ‖ message.
     pub fn encode(&self) -> Bytes {
+        if self.policy().is_some_and(|policy| policy.engine().is_some()) {
+            return self.encode_4();
+        }
         let kind = match self {
             Self::Initialise(cluster) => Kind::Initialise(v1::InitialiseBytes {
                 cluster_id: cluster.cluster_id.0.to_vec(),
@@ -171,16 +176,11 @@ impl MetadataCommand {
                 address: coordinator.address.clone(),
             }),
             Self::CreateGallery { name, policy, key, key_checksum, created_at_ms } => {
-                Kind::CreateGallery(v1::CreateGalleryBytes {
-                    policy: Some(policy_to_bytes(name, PolicyVersion(0), policy)),
-                    secret: key.secret().to_vec(),
-                    checksum: key_checksum.to_vec(),
-                    created_at_ms: *created_at_ms,
-                })
+                Kind::CreateGallery(create_gallery_to_bytes(name, policy, key, key_checksum, *created_at_ms))
             }
-            Self::UpdatePolicy { name, policy, expected } => Kind::UpdatePolicy(v1::UpdatePolicyBytes {
-                policy: Some(policy_to_bytes(name, expected.unwrap_or(PolicyVersion(0)), policy)),
-            }),
+            Self::UpdatePolicy { name, policy, expected } => {
+                Kind::UpdatePolicy(update_policy_to_bytes(name, policy, *expected))
+            }
             Self::JoinNode { node_id, address, version, replicas_held } => Kind::JoinNode(v1::JoinNodeBytes {
                 node_id: node_id.0.to_vec(),
                 address: address.clone(),
@@ -233,6 +233,55 @@ impl MetadataCommand {
         versioned_2(&v2::CommandBytes { kind: Some(kind) })
     }
 
+    /// The policy that it brings.
+    fn policy(&self) -> Option<&Policy> {
+        match self {
+            Self::CreateGallery { policy, .. } | Self::UpdatePolicy { policy, .. } => Some(policy),
+            Self::Initialise(_)
+            | Self::RegisterCoordinator(_)
+            | Self::JoinNode { .. }
+            | Self::ConfirmReplicas { .. }
+            | Self::PlaceShards { .. }
+            | Self::StartMove { .. }
+            | Self::BeginReplace { .. }
+            | Self::CancelMove { .. }
+            | Self::EndMove { .. }
+            | Self::RemoveNode { .. }
+            | Self::ReplaceCoordinator { .. }
+            | Self::CancelReplacement { .. }
+            | Self::EndReplacement { .. } => None,
+        }
+    }
+
+    /// A policy that names an engine.
+    fn encode_4(&self) -> Bytes {
+        let engine = self.policy().expect("it has one").to_request().engine;
+        let kind = match self {
+            Self::CreateGallery { name, policy, key, key_checksum, created_at_ms } => {
+                let create = create_gallery_to_bytes(name, policy, key, key_checksum, *created_at_ms);
+                v4::Kind::CreateGallery(v4::CreateGalleryBytes { create: Some(create), engine })
+            }
+            Self::UpdatePolicy { name, policy, expected } => {
+                let update = update_policy_to_bytes(name, policy, *expected);
+                v4::Kind::UpdatePolicy(v4::UpdatePolicyBytes { update: Some(update), engine })
+            }
+            Self::Initialise(_)
+            | Self::RegisterCoordinator(_)
+            | Self::JoinNode { .. }
+            | Self::ConfirmReplicas { .. }
+            | Self::PlaceShards { .. }
+            | Self::StartMove { .. }
+            | Self::BeginReplace { .. }
+            | Self::CancelMove { .. }
+            | Self::EndMove { .. }
+            | Self::RemoveNode { .. }
+            | Self::ReplaceCoordinator { .. }
+            | Self::CancelReplacement { .. }
+            | Self::EndReplacement { .. } => unreachable!("it has a policy"),
+        };
+        versioned_4(&v4::CommandBytes { kind: Some(kind) })
+    }
+
     /// What version 2 has no word for either.
     fn encode_3(&self) -> Bytes {
         let kind = match self {
@@ -280,6 +329,7 @@ impl MetadataCommand {
             Some((&v1::VERSION, message)) => message,
             Some((&v2::VERSION, message)) => return decode_2(message),
             Some((&v3::VERSION, message)) => return decode_3(message),
+            Some((&v4::VERSION, message)) => return decode_4(message),
             Some((&found, _)) => return Err(DecodeError::Version { found }),
             None => return Err(DecodeError::Version { found: 0 }),
         };
@@ -290,12 +340,8 @@ impl MetadataCommand {
                 let id = coordinator_of(bytes.id)?;
                 Ok(Self::RegisterCoordinator(Coordinator { id, address: address_of(bytes.address)? }))
             }
-            Kind::CreateGallery(bytes) => create_gallery_of(bytes),
-            Kind::UpdatePolicy(bytes) => {
-                let (name, policy) = bytes.policy.and_then(policy_of).ok_or(invalid("policy"))?;
-                let expected = Some(policy.version).filter(|version| *version != PolicyVersion(0));
-                Ok(Self::UpdatePolicy { name, policy: policy.policy, expected })
-            }
+            Kind::CreateGallery(bytes) => create_gallery_of(bytes, String::new()),
+            Kind::UpdatePolicy(bytes) => update_policy_of(bytes, String::new()),
             Kind::JoinNode(bytes) => Ok(Self::JoinNode {
                 node_id: node_id_of(bytes.node_id).ok_or(invalid("node_id"))?,
                 address: address_of(bytes.address)?,
@@ -378,10 +424,52 @@ fn initialise_of(bytes: v1::InitialiseBytes) -> Result<MetadataCommand, DecodeEr
     Ok(MetadataCommand::Initialise(Cluster { cluster_id, shards, replicas_per_shard }))
 }
 
-fn create_gallery_of(bytes: v1::CreateGalleryBytes) -> Result<MetadataCommand, DecodeError> {
-    let (name, policy) = bytes.policy.and_then(policy_of).ok_or(invalid("policy"))?;
+fn decode_4(message: &[u8]) -> Result<MetadataCommand, DecodeError> {
+    let command = v4::CommandBytes::decode(message).map_err(|_| DecodeError::Malformed)?;
+    // Where none is named, the bytes are of version 1.
+    let named = |engine: String| Some(engine).filter(|name| !name.is_empty()).ok_or(invalid("engine"));
+    match command.kind.ok_or(DecodeError::Malformed)? {
+        v4::Kind::CreateGallery(v4::CreateGalleryBytes { create, engine }) => {
+            create_gallery_of(create.ok_or(DecodeError::Malformed)?, named(engine)?)
+        }
+        v4::Kind::UpdatePolicy(v4::UpdatePolicyBytes { update, engine }) => {
+            update_policy_of(update.ok_or(DecodeError::Malformed)?, named(engine)?)
+        }
+    }
+}
+
+fn create_gallery_to_bytes(
+    name: &GalleryId,
+    policy: &Policy,
+    key: &GalleryKey,
+    key_checksum: &[u8; 32],
+    created_at_ms: i64,
+) -> v1::CreateGalleryBytes {
+    v1::CreateGalleryBytes {
+        policy: Some(policy_to_bytes(name, PolicyVersion(0), policy)),
+        secret: key.secret().to_vec(),
+        checksum: key_checksum.to_vec(),
+        created_at_ms,
+    }
+}
+
+fn update_policy_to_bytes(name: &GalleryId, policy: &Policy, expected: Option<PolicyVersion>) -> v1::UpdatePolicyBytes {
+    let policy = policy_to_bytes(name, expected.unwrap_or(PolicyVersion(0)), policy);
+    v1::UpdatePolicyBytes { policy: Some(policy) }
+}
+
+fn create_gallery_of(bytes: v1::CreateGalleryBytes, engine: String) -> Result<MetadataCommand, DecodeError> {
+    let policy = bytes.policy.and_then(|policy| policy_of(policy, engine));
+    let (name, policy) = policy.ok_or(invalid("policy"))?;
     let key = bytes.secret.try_into().map(GalleryKey::from_secret).map_err(|_| invalid("secret"))?;
     let key_checksum = bytes.checksum.try_into().map_err(|_| invalid("checksum"))?;
     let created_at_ms = bytes.created_at_ms;
     Ok(MetadataCommand::CreateGallery { name, policy: policy.policy, key, key_checksum, created_at_ms })
+}
+
+fn update_policy_of(bytes: v1::UpdatePolicyBytes, engine: String) -> Result<MetadataCommand, DecodeError> {
+    let policy = bytes.policy.and_then(|policy| policy_of(policy, engine));
+    let (name, policy) = policy.ok_or(invalid("policy"))?;
+    let expected = Some(policy.version).filter(|version| *version != PolicyVersion(0));
+    Ok(MetadataCommand::UpdatePolicy { name, policy: policy.policy, expected })
 }

@@ -16,7 +16,7 @@ use crate::metadata::{
 };
 use crate::placement::{ShardPlacement, Voter};
 use crate::rotation::GalleryKey;
-use crate::{v1, v2, v3};
+use crate::{v1, v2, v3, v4};
 
 const CLUSTER: u8 = b'c';
 const COORDINATOR: u8 = b'o';
@@ -188,7 +188,13 @@ impl MetadataRow {
                 created_at_ms: gallery.created_at_ms,
                 digest_key: gallery.digest_key.secret().to_vec(),
             }),
-            Self::Policy { gallery, policy } => versioned(&policy_to_bytes(gallery, policy.version, &policy.policy)),
+            Self::Policy { gallery, policy } => {
+                let bytes = policy_to_bytes(gallery, policy.version, &policy.policy);
+                match policy.policy.engine() {
+                    None => versioned(&bytes),
+                    Some(engine) => versioned_4(&v4::PolicyBytes { policy: Some(bytes), engine: engine.to_string() }),
+                }
+            }
             Self::Key { gallery, version, key, checksum } => versioned(&v1::KeyBytes {
                 gallery: gallery.as_str().to_owned(),
                 version: version.0,
@@ -251,7 +257,12 @@ impl MetadataRow {
             }
             GALLERY => gallery_of(message(value)?).map(Self::Gallery),
             POLICY => {
-                let (gallery, policy) = policy_of(message(value)?)?;
+                let (gallery, policy) = match message_4::<v4::PolicyBytes>(value) {
+                    // Where none is named, the bytes are of version 1.
+                    Some(bytes) if bytes.engine.is_empty() => return None,
+                    Some(bytes) => policy_of(bytes.policy?, bytes.engine)?,
+                    None => policy_of(message(value)?, String::new())?,
+                };
                 Some(Self::Policy { gallery, policy })
             }
             KEY => {
@@ -296,6 +307,11 @@ pub(crate) fn versioned_3(message: &impl Message) -> Bytes {
     value(v3::VERSION, message)
 }
 
+/// A value of version 4.
+pub(crate) fn versioned_4(message: &impl Message) -> Bytes {
+    value(v4::VERSION, message)
+}
+
 fn value(version: u8, message: &impl Message) -> Bytes {
     let mut bytes = Vec::with_capacity(1 + message.encoded_len());
     bytes.push(version);
@@ -313,6 +329,10 @@ fn message_2<M: Message + Default>(value: &[u8]) -> Option<M> {
 
 fn message_3<M: Message + Default>(value: &[u8]) -> Option<M> {
     message_of(v3::VERSION, value)
+}
+
+fn message_4<M: Message + Default>(value: &[u8]) -> Option<M> {
+    message_of(v4::VERSION, value)
 }
 
 fn message_of<M: Message + Default>(expected: u8, value: &[u8]) -> Option<M> {
@@ -420,7 +440,7 @@ fn modality_to_bytes(request: ModalityPolicyRequest) -> v1::ModalityBytes {
 
 /// The gallery and policy of a message. Recorded policies pass the same validation as requests: its limits may be widened in
 /// later versions, never narrowed.
-pub(crate) fn policy_of(bytes: v1::PolicyBytes) -> Option<(GalleryId, VersionedPolicy)> {
+pub(crate) fn policy_of(bytes: v1::PolicyBytes, engine: String) -> Option<(GalleryId, VersionedPolicy)> {
     let request = PolicyRequest {
         modalities: bytes.modalities.into_iter().map(modality_of_bytes).collect(),
         miss_budget_ppb: bytes.miss_budget_ppb,
@@ -429,6 +449,7 @@ pub(crate) fn policy_of(bytes: v1::PolicyBytes) -> Option<(GalleryId, VersionedP
         purposes: bytes.purposes,
         identification_allowed: bytes.identification_allowed,
         retention_days: bytes.retention_days,
+        engine,
     };
     let gallery = GalleryId::try_from(bytes.gallery).ok()?;
     let policy = request.validate().ok()?;

@@ -196,7 +196,20 @@ fn end_replacement(coordinator: u64, id: u64, replaced: bool) -> MetadataCommand
 }
 
 fn all_commands() -> Vec<MetadataCommand> {
-    [commands(), commands_2(), commands_3()].concat()
+    [commands(), commands_2(), commands_3(), commands_4()].concat()
+}
+
+/// Those of version 4, after those before.
+fn commands_4() -> Vec<MetadataCommand> {
+    let with_engine = |engine: &str| changed(|request| request.engine = engine.to_owned());
+    let create = MetadataCommand::CreateGallery {
+        name: GalleryId::try_from("voices").expect("valid"),
+        policy: with_engine("exact"),
+        key: GalleryKey::from_secret([0xab; 32]),
+        key_checksum: [0xcd; 32],
+        created_at_ms: 1_767_225_600_000,
+    };
+    vec![create, update(with_engine("faiss:PQ2x4fs"), Some(3))]
 }
 
 #[test]
@@ -236,7 +249,7 @@ fn the_view_from_publications_is_the_view_from_the_rows() {
         group.apply(&command);
         assert_eq!(MetadataView::load(&group.state.0).expect("readable"), group.view, "{command:?}");
     }
-    assert_eq!(group.view.galleries().count(), 1);
+    assert_eq!(group.view.galleries().count(), 2);
     assert_eq!(group.view.coordinators().count(), 3);
     assert_eq!(group.view.nodes().count(), 4);
     assert_eq!(group.view.shards_of(node_id(1)).count(), 3);
@@ -632,6 +645,33 @@ fn bytes_of_version_3_still_decode_and_are_those_written() {
     assert_eq!((written.as_str(), replicas.as_str()), (COMMANDS_V3, ROWS_V3));
 }
 
+/// What version 4 added, on top of what the versions before left.
+#[test]
+fn bytes_of_version_4_still_decode_and_are_those_written() {
+    let mut group = Group::new();
+    let before = [commands(), commands_2(), commands_3()].concat();
+    before.iter().for_each(|command| drop(group.apply(command)));
+    let rows_before = group.state.0.rows(METADATA);
+    let mut written = String::new();
+    for command in commands_4() {
+        let bytes = command.encode();
+        writeln!(written, "{}", hex_of(&bytes)).expect("strings take everything");
+        assert!(!matches!(group.apply_bytes(&bytes), MetadataReceipt::Refused(_)), "{command:?}");
+        assert_eq!(MetadataCommand::decode(&bytes), Ok(command));
+    }
+    let rows = group.state.0.rows(METADATA);
+    let policies: String = rows
+        .iter()
+        .filter(|(key, _)| key.starts_with(b"p") && !rows_before.iter().any(|(before, _)| before == key))
+        .map(|(key, value)| format!("{} {}\n", hex_of(key), hex_of(value)))
+        .collect();
+    assert_eq!(MetadataView::load(&group.state.0).expect("version 4"), group.view);
+    assert_eq!((written.as_str(), policies.as_str()), (COMMANDS_V4, ROWS_V4));
+}
+
+const COMMANDS_V4: &str = include_str!("../../testdata/v4/commands.hex");
+const ROWS_V4: &str = include_str!("../../testdata/v4/rows.hex");
+
 const COMMANDS_V3: &str = include_str!("../../testdata/v3/commands.hex");
 const ROWS_V3: &str = include_str!("../../testdata/v3/rows.hex");
 
@@ -683,7 +723,7 @@ fn values_out_of_range_are_malformed() {
     check(join_at(1, &"a".repeat(257), 0), "address");
     check(MetadataCommand::PlaceShards { nodes: vec![node_id(1); NODES_MAX + 1] }, "nodes");
     assert_eq!(MetadataCommand::decode(&[]), Err(DecodeError::Version { found: 0 }));
-    assert_eq!(MetadataCommand::decode(&[4, 0]), Err(DecodeError::Version { found: 4 }));
+    assert_eq!(MetadataCommand::decode(&[5, 0]), Err(DecodeError::Version { found: 5 }));
     let bytes = COMMAND_BYTES_MAX + 1;
     assert_eq!(MetadataCommand::decode(&vec![1; bytes]), Err(DecodeError::TooLong { bytes }));
 }
