@@ -235,7 +235,8 @@ impl Catalogue {
     /// short ones there can be until they are compacted.
     pub fn close_growing(&mut self, references_min: usize) {
         let closes = |id: &GalleryId, collection: &Collection| {
-            let at_least = gallery::references_min(&**self.engine(id), &collection.comparable.spec, references_min);
+            let at_least =
+                gallery::references_min(&**self.engine_of(id, None), &collection.comparable.spec, references_min);
             (collection.growing_embeddings() >= at_least).then_some(at_least)
         };
         let galleries = self.galleries.iter();
@@ -266,7 +267,7 @@ impl Catalogue {
             // One that was replaced is gone.
             let Some(sealed) = collection.sealed_segment(place.segment) else { continue };
             let calibration = self.calibration(&place.gallery, collection.comparable.slot).clone();
-            let engine = Arc::clone(self.engine(&place.gallery));
+            let engine = Arc::clone(self.engine_of(&place.gallery, sealed.engine.as_ref()));
             // What another engine built answers until this one is done.
             let built = sealed.segment.clone().filter(|_| sealed.is_built_by(&*engine));
             if built.as_ref().is_some_and(|segment| segment.is_calibrated(&calibration)) {
@@ -300,8 +301,9 @@ impl Catalogue {
         }
     }
 
-    fn engine(&self, gallery: &GalleryId) -> &Arc<dyn Engine> {
-        self.engines.get(gallery).unwrap_or(&self.config.engine)
+    /// What segments of a gallery are built with; until its policy is known, what built the one at hand.
+    fn engine_of<'a>(&'a self, gallery: &GalleryId, built: Option<&'a Arc<dyn Engine>>) -> &'a Arc<dyn Engine> {
+        self.engines.get(gallery).or(built).unwrap_or(&self.config.engine)
     }
 
     /// Whether a job is out for a segment.

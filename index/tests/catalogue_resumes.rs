@@ -521,6 +521,13 @@ fn kept_segments_name_their_engine_whatever_the_settings_say() {
         assert_eq!(resumed.snapshot().search(&probes(), &|| false).expect("answers"), expected);
         // Until its policy is known, the settings' engine builds what is missing.
         assert_eq!(resumed.seal_jobs().is_empty(), read == 2);
+        if read == 2 {
+            let policy = Calibration { thresholds: vec![score(500_000)], ..Calibration::default() };
+            resumed.set_calibration(&gallery("people"), face_slot(), policy);
+            assert!(resumed.seal_jobs().is_empty(), "a threshold alone changes no engine");
+            resumed.set_engine(&gallery("people"), Arc::new(KeepingEngine));
+            assert_eq!(resumed.seal_jobs().len(), 2);
+        }
     }
 }
 

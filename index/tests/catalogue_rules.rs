@@ -332,6 +332,34 @@ fn another_engine_takes_over_segment_by_segment_while_the_old_one_answers() {
     assert_eq!(catalogue.snapshot().collections()[0].segments_without_engine, 0);
 }
 
+#[test]
+fn segments_compacted_while_the_policy_changes_are_built_by_its_engine_too() {
+    let people = gallery("people");
+    let mut catalogue = catalogue(TestEngine(Behaviour::Proposes), 50);
+    for number in 0..100 {
+        catalogue.stage(1, with_face(number, [1.0, number as f32, 3.0, -2.0]));
+    }
+    let probe = face_probe([1.0, 7.0, 3.0, -2.0], 950_000);
+    let expected = search(&mut catalogue, &probe);
+    seal_all(&mut catalogue, &probe, &expected);
+    (50..100).for_each(|number| catalogue.withdraw(2, &people, &enrolment(number)));
+    (30..50).for_each(|number| catalogue.withdraw(2, &people, &enrolment(number)));
+    let expected = search(&mut catalogue, &probe);
+    let mut compactions = 0;
+    while let Some(job) = catalogue.compaction_job() {
+        if compactions == 0 {
+            catalogue.set_engine(&people, Arc::new(ExactEngine));
+        }
+        assert!(catalogue.compacted(job.run(), None));
+        assert_eq!(search(&mut catalogue, &probe), expected);
+        seal_all(&mut catalogue, &probe, &expected);
+        compactions += 1;
+    }
+    assert!(compactions > 0);
+    let segments = catalogue.snapshot().collections()[0].segments;
+    assert_eq!(engines(&mut catalogue), [("exact".to_owned(), segments)]);
+}
+
 /// An engine whose segments record what they were calibrated with.
 #[derive(Debug, Clone, Default)]
 struct Recording(Arc<Mutex<Vec<Vec<ComparisonScore>>>>);

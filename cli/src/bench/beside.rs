@@ -19,8 +19,10 @@ use crate::output::{self, Progress, grouped};
 
 /// Probes searched together.
 const BATCH: usize = 64;
-/// How long one turn takes, at least.
-const TURN: Duration = Duration::from_secs(2);
+/// How long one turn takes, at least. Short beside the time in which a segment becomes full: growing rows are compared one by one, so
+/// that turns of either kind must meet as many.
+const TURN: Duration = Duration::from_millis(1_000 / TURNS_PER_SECOND);
+const TURNS_PER_SECOND: u64 = 4;
 /// Enrolments published together at most; a node's group publishes what one turn of it applied.
 const PUBLISHED_TOGETHER_MAX: usize = 256;
 /// How long who enrols waits where none is due, and who seals where nothing is full.
@@ -103,8 +105,10 @@ pub(super) fn measure(what: &Beside, config: &TwinConfig) -> anyhow::Result<Figu
     // Caches and pages.
     turns.take(None)?;
     let (mut alone, mut beside) = (Sum::default(), Sum::default());
-    let mut progress =
-        Progress::start("searching with and without enrolments, in turns", Some(u64::from(what.seconds)));
+    let mut progress = Progress::start(
+        "searching with and without enrolments, in turns",
+        Some(u64::from(what.seconds) * TURNS_PER_SECOND),
+    );
     let mut taken = 0;
     while beside.searching < Duration::from_secs(what.seconds.into()) * what.threads.into() {
         // Each kind goes first as often as the other.
@@ -115,7 +119,6 @@ pub(super) fn measure(what: &Beside, config: &TwinConfig) -> anyhow::Result<Figu
             if place == 0 { &mut alone } else { &mut beside }.add(sum);
         }
         taken += 1;
-        progress.advance(String::new);
         progress.advance(String::new);
     }
     progress.finish();
@@ -247,10 +250,10 @@ impl Turns<'_> {
     /// Searches for batches, in each of which one probe is the enrolment that was acknowledged last.
     fn search_until(&self, number: usize, ended: &AtomicBool) -> anyhow::Result<Sum> {
         let (began, mut sum) = (Instant::now(), Sum::default());
-        let batches: Vec<Vec<SearchProbe>> = self.probes.chunks(BATCH).map(<[SearchProbe]>::to_vec).collect();
+        let batches: Vec<&[SearchProbe]> = self.probes.chunks(BATCH).collect();
         let mut place = number * batches.len() / usize::from(self.threads);
         while !ended.load(Ordering::Relaxed) {
-            let mut batch = batches[place % batches.len()].clone();
+            let mut batch = batches[place % batches.len()].to_vec();
             let newest = self.acknowledged.load(Ordering::Acquire) - 1;
             batch[0] = twin::probe(self.config, &self.references[newest], MISS_BUDGET_PPB_DEFAULT);
             let answers = black_box(self.shard.search(&batch)).context("the counts of a search do not add up")?;

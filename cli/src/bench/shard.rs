@@ -31,8 +31,8 @@ const BATCH: usize = 64;
         batches of 64 and one by one. Beside it, in turns, the same FAISS index over the same references is searched raw: \
         without a threshold, exact scores or ids.\n\nThen every probe is compared with every reference, and candidates that \
         the catalogue missed are counted.\n\nWith --enrol-rate there is no raw FAISS, and any engine will do: the shard's view, as a \
-        node has it, is searched in batches of 64 while enrolments are published to it at that rate, and without, in turns of two \
-        seconds. Measured are publishing, snapshots beside scans, growing segments and sealing on a thread of its own; not logs, \
+        node has it, is searched in batches of 64 while enrolments are published to it at that rate, and without, in turns of a \
+        quarter of a second. Measured are publishing, snapshots beside scans, growing segments and sealing on a thread of its own; not logs, \
         disks or calls. Every batch looks for the enrolment that was acknowledged last.",
     after_help = format!("\
 Examples:
@@ -70,8 +70,8 @@ pub(crate) struct ShardArguments {
     /// Searches beside so many enrolments a second, 1 to 100000, and without.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     enrol_rate: Option<u32>,
-    /// Seconds with enrolments, and as many without, 2 to 600.
-    #[arg(long, value_name = "SECONDS", default_value_t = 20, requires = "enrol_rate", value_parser = clap::value_parser!(u32).range(2..=600))]
+    /// Seconds with enrolments, and as many without, 2 to 600; at 1000 a second the default fills two segments.
+    #[arg(long, value_name = "SECONDS", default_value_t = 33, requires = "enrol_rate", value_parser = clap::value_parser!(u32).range(2..=600))]
     seconds: u32,
     /// The seed of people and probes.
     #[arg(long, value_name = "N", default_value_t = 1)]

@@ -246,12 +246,13 @@ impl Catalogue {
             self.compaction_due = false;
             return None;
         };
-        let engine = Arc::clone(self.engine(&id));
         let gallery = Arc::make_mut(&mut self.galleries).get_mut(&id).expect("found above");
         let collection = &mut Arc::make_mut(gallery).collections[number];
         let segment = collection.new_number();
+        let built = collection.sealed_segments().get(segments.start).and_then(|sealed| sealed.engine.clone());
         let (sources, replaced, last) = collection.sources(segments);
         let (slot, gallery) = (collection.comparable.slot, Arc::clone(gallery));
+        let engine = Arc::clone(self.engine_of(&id, built.as_ref()));
         let place = SegmentPlace { gallery: id.clone(), collection: number, segment };
         let (catalogue, calibration) = (Arc::clone(&self.token), self.calibration(&id, slot).clone());
         let ticket = CompactionTicket { place, catalogue, replaced, references: sources.references(), calibration };
@@ -278,8 +279,8 @@ impl Catalogue {
         }
         if let Rest::Embeddings { engine, rows, .. } = &rest {
             let slot = self.galleries[&place.gallery].collections[place.collection].comparable.slot;
-            let wanted = self.engine(&place.gallery).fingerprint(rows.dimension());
-            if *self.calibration(&place.gallery, slot) != calibration || engine.fingerprint(rows.dimension()) != wanted
+            let wanted = self.engine_of(&place.gallery, Some(engine)).fingerprint(rows.dimension());
+            if wanted != engine.fingerprint(rows.dimension()) || *self.calibration(&place.gallery, slot) != calibration
             {
                 self.seals_waiting.insert(place.clone());
             }
@@ -305,7 +306,7 @@ impl Catalogue {
                 Some(after) if number == after.collection => collection.sealed_up_to(after.last),
                 Some(_) | None => 0,
             };
-            let (full, rows_min) = bounds(&self.config, &**self.engine(id), &collection.comparable.spec);
+            let (full, rows_min) = self.config.bounds(&**self.engine_of(id, None), &collection.comparable.spec);
             if let Some(segments) = first_worthwhile(&self.sizes(id, number, collection), from, full, rows_min) {
                 return Some(Found { gallery: id.clone(), collection: number, segments });
             }
@@ -333,9 +334,11 @@ impl Catalogue {
     }
 }
 
-/// How long a segment may become, and how short it may be.
-fn bounds(config: &CatalogueConfig, engine: &dyn Engine, spec: &TemplateSpec) -> (usize, usize) {
-    (config.seal_at(engine, spec), references_min(engine, spec, 1))
+impl CatalogueConfig {
+    /// How long a segment may become, and how short it may be.
+    fn bounds(&self, engine: &dyn Engine, spec: &TemplateSpec) -> (usize, usize) {
+        (self.seal_at(engine, spec), references_min(engine, spec, 1))
+    }
 }
 
 impl Sources {

@@ -200,13 +200,12 @@ impl<'a> Resumed<'a> {
                 taken.push(match found {
                     Some((FoundSegment { segment, templates }, engine)) => {
                         let rows = SealedRows::new(dimension, Arc::new(Ordinals::new(members.to_vec())), templates);
-                        let built = segment.is_some();
-                        SealedSegment {
-                            stored: built.then_some(*id),
-                            segment,
-                            engine: built.then_some(engine),
-                            ..closed(rows)
+                        let mut sealed = closed(rows);
+                        if let Some(segment) = segment {
+                            sealed.put_built(segment, engine);
+                            sealed.put_stored(*id, None);
                         }
+                        sealed
                     }
                     None => {
                         self.missing.insert((number, segment), new_number);

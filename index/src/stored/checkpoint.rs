@@ -13,7 +13,7 @@ use crate::slot::Slot;
 use crate::template::{BinaryCodeSpec, TemplateSpec};
 
 const MAGIC: &[u8; 8] = b"semelchk";
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const SEAL_BYTES: usize = 32;
 const PURPOSE: &str = "semel 2026 seal of a checkpoint of a shard's catalogue";
 const EMBEDDING: u8 = 1;
