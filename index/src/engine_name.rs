@@ -29,7 +29,7 @@ const COMPONENTS_PER_CODE: u32 = 4;
 pub enum EngineName {
     /// No engine: every row is compared.
     Exact,
-    /// One bit for each component.
+    /// Short codes and an estimate of known error.
     Sketch,
     /// FAISS with the default factory of each dimension.
     Faiss,
