@@ -108,6 +108,26 @@ pub(crate) fn prefetch<T>(lines: &[T]) {
     let _ = lines;
 }
 
+/// Room for so many items, which lies in large pages where the system gives them when it is asked (Linux with transparent huge pages set to
+/// `madvise` or `always`). What a scan reads of many megabytes, it then finds faster: fewer addresses to translate, and no neighbours torn apart.
+pub(crate) fn reserved<T>(items: usize) -> Vec<T> {
+    let room: Vec<T> = Vec::with_capacity(items);
+    #[cfg(target_os = "linux")]
+    {
+        const PAGE: usize = 4096;
+        const LARGE_PAGE: usize = 2 << 20;
+        let start = room.as_ptr().addr().next_multiple_of(PAGE);
+        let bytes = (room.as_ptr().addr() + items * size_of::<T>()).saturating_sub(start) / PAGE * PAGE;
+        if bytes >= LARGE_PAGE {
+            let start = room.as_ptr().with_addr(start).cast_mut().cast::<libc::c_void>();
+            // SAFETY: these are whole pages within the vector's own memory. The advice changes what they are backed by, not what they hold; if
+            // it is refused, as by systems with larger pages or without large ones, nothing has changed.
+            unsafe { libc::madvise(start, bytes, libc::MADV_HUGEPAGE) };
+        }
+    }
+    room
+}
+
 /// The dot product of two embeddings. Additions wrap, but never do: see the proof in `embedding`.
 pub(crate) fn dot(a: &[i16], b: &[i16]) -> i32 {
     assert_eq!(a.len(), b.len(), "only equal dimensions are compared");

@@ -81,9 +81,9 @@ pub trait Segment: Send + Sync + Debug {
     /// Bytes of memory held beyond the rows it was built from.
     fn memory_bytes(&self) -> usize;
 
-    /// What a search of all rows takes at least, where no row is proposed.
-    fn scan_cost(&self) -> ScanCost {
-        ScanCost { bytes: self.memory_bytes(), lookups: None }
+    /// What a search of all rows takes at least, where no row is proposed; `None` if a search looks at some of them alone.
+    fn scan_cost(&self) -> Option<ScanCost> {
+        Some(ScanCost { bytes: self.memory_bytes(), lookups: None })
     }
 
     /// One proposal per probe, in their order, for one threshold and the share of mates that these probes may miss, in

@@ -20,10 +20,10 @@
 //! # Heads and tails
 //!
 //! A row is judged by the *head* of its code first, which is all that a scan reads of most rows: signs, of length one in all, that are words of
-//! a short linear code (`book`), a little more than half a bit for each component. g is convex in f there, and its tangent at the mean f lies
+//! a short linear code (`book`), half a bit for each component. g is convex in f there, and its tangent at the mean f lies
 //! below it everywhere: heads are judged by that line. Of the rows that reach it, a few in a thousand among strangers of 512 components and at
 //! a threshold of 0.42, the *tail* is looked at: the signs of what the head leaves of two thirds of the components (`code`). Head and tail
-//! together make a vector that errs by an eighth less than one bit for each component would. A mate falls short of either line in half as
+//! together make a vector that errs less than one bit for each component would. A mate falls short of either line in half as
 //! many cases as the miss budget allows.
 //!
 //! # The guard
@@ -59,14 +59,14 @@ const DIMENSION_MIN: u32 = 64;
 const REFERENCES_MIN: usize = 256;
 /// The most components: what sums of codes are proved for.
 const DIMENSION_MAX: u32 = 4096;
-/// Blocks that all probes of a search pass over before the next ones: 160 KiB at 512 components, which a second-level cache holds.
+/// Blocks that all probes of a search pass over before the next ones: 140 KiB at 512 components, which a second-level cache holds.
 const BLOCKS_PER_TILE: usize = 32;
 /// Blocks that memory is asked for ahead where one pass alone looks at each.
 const BLOCKS_AHEAD: usize = 8;
 /// A segment is scanned exactly for a probe of which it would propose more than one row in so many: re-scoring scattered rows costs several
 /// times what the exact scan of a batch does for each.
 const PROPOSALS_SHARE: usize = 16;
-const FORMAT: u8 = 3;
+const FORMAT: u8 = 4;
 
 /// Builds segments of short codes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -108,8 +108,10 @@ type Reaching = (u32, u32);
 impl SketchSegment {
     fn empty(dimension: u32, rows: usize, form: Form) -> Self {
         let mut segment = Self { dimension, rows, form, heads: Vec::new(), tails: Vec::new(), spread: 1.0 };
-        segment.heads = vec![Bytes::ZERO; rows.div_ceil(CODES_PER_BLOCK) * segment.block_lines()];
-        segment.tails = Vec::with_capacity(rows * segment.tail_pieces());
+        let lines = rows.div_ceil(CODES_PER_BLOCK) * segment.block_lines();
+        segment.heads = kernel::reserved(lines);
+        segment.heads.resize(lines, Bytes::ZERO);
+        segment.tails = kernel::reserved(rows * segment.tail_pieces());
         segment
     }
 
@@ -200,7 +202,10 @@ impl SketchSegment {
             let row = first_row + code;
             // The last block may have fewer rows than codes.
             if row < self.rows {
-                kernel::prefetch(self.tail(row));
+                // A short tail lies in two cache lines at most.
+                let tail = self.tail(row);
+                kernel::prefetch(&tail[..1]);
+                kernel::prefetch(&tail[tail.len() - 1..]);
                 reaching.push((row as u32, sums[code].into()));
             }
         }
@@ -334,9 +339,9 @@ impl Segment for SketchSegment {
     }
 
     /// Of the heads: hardly any tail is looked at.
-    fn scan_cost(&self) -> ScanCost {
+    fn scan_cost(&self) -> Option<ScanCost> {
         let lookups = (self.book().fields(self.dimension as usize) * self.rows) as u64;
-        ScanCost { bytes: size_of_val(&*self.heads), lookups: Some(lookups) }
+        Some(ScanCost { bytes: size_of_val(&*self.heads), lookups: Some(lookups) })
     }
 
     fn propose(&self, probes: &[&EngineProbe], threshold: ComparisonScore, miss_budget_ppb: u32) -> Vec<Proposal> {

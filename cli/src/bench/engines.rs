@@ -252,6 +252,7 @@ fn measure(arguments: &EnginesArguments, references: u32, engines: &[Arc<dyn Eng
             truth.iter().zip(&found).map(|(truth, found)| truth.difference(found).count()).collect();
         let (mates, planted) = truth.split_at(captures);
         let (mates_missed, planted_missed) = missed.split_at(captures);
+        let scan_cost = segment.scan_cost();
         figures.push(Row {
             engine: engine.name().to_owned(),
             program: concat!("semel ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -282,8 +283,8 @@ fn measure(arguments: &EnginesArguments, references: u32, engines: &[Arc<dyn Eng
                 miss_budget_ppb: MISS_BUDGET_PPB_DEFAULT,
                 read_bytes_per_second,
                 lookups_per_second,
-                scan_bytes: segment.scan_cost().bytes as u64,
-                scan_lookups: segment.scan_cost().lookups,
+                scan_bytes: scan_cost.map_or(0, |cost| cost.bytes as u64),
+                scan_lookups: scan_cost.and_then(|cost| cost.lookups),
                 per_stranger: proposed as f64 / (strangers.len() - scanned_exactly).max(1) as f64,
                 strangers: strangers.len() as u64,
                 strangers_scanned_exactly: scanned_exactly as u64,

@@ -75,7 +75,7 @@ pub(super) struct Proposals {
     /// Table entries that so many threads look up and add up in registers; 0 in files of before it was measured.
     #[serde(default)]
     pub(super) lookups_per_second: f64,
-    /// Bytes that a search reads of all rows, and entries that it looks up, if the engine does its work so.
+    /// Bytes that a search reads of all rows, 0 if it looks at some of them alone; and entries that it looks up, if the engine does its work so.
     #[serde(default)]
     pub(super) scan_bytes: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]

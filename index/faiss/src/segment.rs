@@ -8,7 +8,7 @@ use std::sync::{PoisonError, RwLock};
 
 use semel_index::{
     BuildError, Calibration, CanonicalEmbedding, ComparisonScore, Direction, EmbeddingRows, EngineProbe, Planted,
-    Planter, Proposal, Segment, append_unit,
+    Planter, Proposal, ScanCost, Segment, append_unit,
 };
 
 use crate::cut::{Observation, count_cut, normal_cut, observations_needed};
@@ -275,6 +275,11 @@ impl Segment for FaissSegment {
 
     fn memory_bytes(&self) -> usize {
         self.filled.memory_bytes
+    }
+
+    fn scan_cost(&self) -> Option<ScanCost> {
+        let is_exhaustive = self.filled.coverage == Coverage::Exhaustive;
+        is_exhaustive.then_some(ScanCost { bytes: self.filled.memory_bytes, lookups: None })
     }
 
     fn propose(&self, probes: &[&EngineProbe], threshold: ComparisonScore, miss_budget_ppb: u32) -> Vec<Proposal> {

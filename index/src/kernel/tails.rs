@@ -86,8 +86,9 @@ mod x86 {
 
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) fn add_avx512(weights: &TailWeights, tails: &[TailPiece], rows: &mut [(u32, Sum)]) {
+        let (lines, earned_by) = (weights.weights.as_chunks().0, weights.earned_by.as_chunks().0);
         for (row, sum) in rows {
-            *sum += tail_avx512(&weights.weights, &weights.earned_by, weights.tail(tails, *row));
+            *sum += tail_avx512(lines, earned_by, weights.tail(tails, *row));
         }
     }
 
@@ -121,15 +122,17 @@ mod x86 {
     /// The bits are the mask that chooses among 64 weights.
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
-    fn tail_avx512(weights: &[Bytes], earned_by: &[u64], tail: &[TailPiece]) -> Sum {
-        let mut sums = _mm512_setzero_si512();
-        for ((weights, earned_by), word) in weights.iter().zip(earned_by).zip(tail.iter().flat_map(|piece| piece.0)) {
-            // SAFETY: a line is 64 bytes, 64-byte aligned.
-            let weights = unsafe { _mm512_load_si512(weights.0.as_ptr().cast::<__m512i>()) };
-            let chosen = _mm512_maskz_mov_epi8(!(word ^ earned_by), weights);
-            sums = _mm512_add_epi64(sums, _mm512_sad_epu8(chosen, _mm512_setzero_si512()));
+    fn tail_avx512(weights: &[[Bytes; 2]], earned_by: &[[u64; 2]], tail: &[TailPiece]) -> Sum {
+        let mut sums = [_mm512_setzero_si512(); 2];
+        for ((weights, earned_by), piece) in weights.iter().zip(earned_by).zip(tail) {
+            for word in 0..2 {
+                // SAFETY: a line is 64 bytes, 64-byte aligned.
+                let weights = unsafe { _mm512_load_si512(weights[word].0.as_ptr().cast::<__m512i>()) };
+                let chosen = _mm512_maskz_mov_epi8(!(piece.0[word] ^ earned_by[word]), weights);
+                sums[word] = _mm512_add_epi64(sums[word], _mm512_sad_epu8(chosen, _mm512_setzero_si512()));
+            }
         }
-        _mm512_reduce_add_epi64(sums) as Sum
+        _mm512_reduce_add_epi64(_mm512_add_epi64(sums[0], sums[1])) as Sum
     }
 }
 

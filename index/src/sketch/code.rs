@@ -4,7 +4,7 @@ use crate::kernel::tails::TailPiece;
 use crate::sketch::book::{Book, Sums};
 
 /// The signs of a tail count so much beside those of words. What a head leaves of a component is about 0.6 long on the average where a word's
-/// sign stands for 0.63 to 0.69, by the book; with anything from 0.8 to 1 the whole errs by nearly the same.
+/// sign stands for 0.63 or 0.64, by the book; with anything from 0.8 to 1 the whole errs by nearly the same.
 pub(super) const TAIL_SIGN: f64 = 0.9;
 /// Bits at the end of a tail for its row's measures.
 const MEASURE_BITS: usize = 32;

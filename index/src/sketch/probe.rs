@@ -57,8 +57,7 @@ pub(super) struct Lines {
 pub(super) struct WholeLine {
     at: f64,
     per_alignment: f64,
-    /// How far below, as the square root of what follows.
-    deviations: f64,
+    /// How far below: the square root of both of these.
     per_aside_squared: f64,
     rounding: f64,
 }
@@ -67,8 +66,8 @@ impl WholeLine {
     /// Whether a sum reaches the line. The same on every processor: each step is rounded as IEEE 754 has it.
     pub(super) fn is_reached_by(self, sum: u32, Measures { alignment, aside }: Measures) -> bool {
         let (alignment, aside) = (f64::from(alignment) * Measures::UNIT, f64::from(aside) * Measures::UNIT);
-        let deviation = (self.per_aside_squared * aside * aside + self.rounding).sqrt();
-        f64::from(sum) >= self.at + self.per_alignment * alignment - self.deviations * deviation
+        let below = self.at + self.per_alignment * alignment - f64::from(sum);
+        below <= 0.0 || below * below <= self.per_aside_squared * aside * aside + self.rounding
     }
 }
 
@@ -145,12 +144,12 @@ impl SketchProbe {
         let per_aside_squared = (1.0 - threshold * threshold) / (self.dimension - 1.0);
         let per_sum = self.dimension.sqrt() / self.unit;
         let of_head = per_sum * f64::from(WHOLE_UNITS);
+        let below = (deviations * of_head) * (deviations * of_head);
         let whole = WholeLine {
             at: self.whole.at - self.whole.rounded_away,
             per_alignment: threshold * of_head,
-            deviations: deviations * of_head,
-            per_aside_squared,
-            rounding: self.rounding,
+            per_aside_squared: below * per_aside_squared,
+            rounding: below * self.rounding,
         };
         Lines { head: self.head_line(threshold, deviations, per_aside_squared, per_sum), whole }
     }
