@@ -69,7 +69,7 @@ pub use proportion::{Interval, Proportion};
 pub use rows::EnrolmentOrdinal;
 pub use score::ComparisonScore;
 pub use sealed_rows::{TemplateSource, Templates, TemplatesUnreadable};
-pub use search::{Cancelled, Candidate, ProbeReference, SearchProbe, ShardSearch, Unanswered};
+pub use search::{Cancelled, Candidate, InTurn, ProbeReference, SearchProbe, ShardSearch, Spread, Unanswered};
 pub use segment::{
     BuildError, Calibration, CollectionKey, Engine, EngineProbe, Engines, ExactEngine, MISS_BUDGET_PPB_DEFAULT,
     MISS_BUDGET_PPB_MAX, OwnEngines, Proposal, ScanCost, Segment,

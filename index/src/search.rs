@@ -8,6 +8,7 @@ mod scan;
 mod tally;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 use crate::catalogue::{CatalogueSnapshot, Comparable, Gallery};
 use crate::ids::{EnrolmentId, GalleryId, KeyVersion};
@@ -87,6 +88,30 @@ pub struct Candidate {
     pub comparisons: Vec<(Slot, ComparisonScore)>,
 }
 
+/// Who runs the parts of a search.
+pub trait Spread: Debug {
+    /// How many parts may run side by side now, at least 1.
+    fn width(&self) -> usize;
+
+    /// Runs `part` once with each number below `parts`, on any threads and in any order; all have ended when it returns. A panic of a part
+    /// becomes the caller's.
+    fn each(&self, parts: usize, part: &(dyn Fn(usize) + Sync));
+}
+
+/// One part after another, on the caller's thread.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InTurn;
+
+impl Spread for InTurn {
+    fn width(&self) -> usize {
+        1
+    }
+
+    fn each(&self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
+        (0..parts).for_each(part);
+    }
+}
+
 /// The search was cancelled before it was complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("search cancelled")]
@@ -106,6 +131,7 @@ pub enum Unanswered {
 pub(crate) fn search(
     snapshot: &CatalogueSnapshot,
     searches: &[SearchProbe],
+    spread: &dyn Spread,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Vec<ShardSearch>, Unanswered> {
     let mut by_gallery: BTreeMap<&GalleryId, Vec<usize>> = BTreeMap::new();
@@ -117,7 +143,7 @@ pub(crate) fn search(
     for (gallery, numbers) in by_gallery {
         let gallery = snapshot.gallery(gallery).unwrap_or(&nothing_staged);
         let probes: Vec<&SearchProbe> = numbers.iter().map(|number| &searches[*number]).collect();
-        for (number, answer) in numbers.into_iter().zip(search_gallery(gallery, &probes, cancelled)?) {
+        for (number, answer) in numbers.into_iter().zip(search_gallery(gallery, &probes, spread, cancelled)?) {
             answers[number] = Some(answer);
         }
     }
@@ -128,6 +154,7 @@ pub(crate) fn search(
 fn search_gallery(
     gallery: &Gallery,
     probes: &[&SearchProbe],
+    spread: &dyn Spread,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Vec<ShardSearch>, Unanswered> {
     let mut lanes: BTreeMap<usize, Vec<Lane>> = BTreeMap::new();
@@ -141,7 +168,7 @@ fn search_gallery(
     }
     let mut scans: Vec<CollectionScan> = lanes
         .into_iter()
-        .map(|(collection, lanes)| CollectionScan::new(&gallery.collections[collection], lanes))
+        .map(|(collection, lanes)| CollectionScan::new(&gallery.collections[collection], lanes, spread))
         .collect();
     let end = u32::try_from(gallery.staged()).expect("a shard's gallery holds fewer than 2^32");
     for start in (0..end).step_by(ORDINALS_PER_WINDOW as usize) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use semel_index::{
     Calibration, Catalogue, CatalogueConfig, CatalogueSnapshot, CompactionJob, KeyVersion, MISS_BUDGET_PPB_DEFAULT,
-    ProbeReference, SealJob, SearchProbe, Slot, StagedEnrolment, StagedReference, Template, TemplateSpec,
+    ProbeReference, SealJob, SearchProbe, Slot, Spread, StagedEnrolment, StagedReference, Template, TemplateSpec,
 };
 use support::{
     BEHAVIOURS, Behaviour, FACE_SPEC, IRIS_SPEC, Model, TestEngine, enrolment, face, face_slot, gallery, iris,
@@ -232,9 +232,28 @@ impl Pair {
     }
 }
 
+/// Parts on threads of their own, the last one first.
+#[derive(Debug)]
+struct Backwards;
+
+impl Spread for Backwards {
+    fn width(&self) -> usize {
+        2
+    }
+
+    fn each(&self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
+        std::thread::scope(|scope| {
+            let (late, early) = (0..parts).rev().partition::<Vec<usize>, _>(|number| number % 2 == 1);
+            scope.spawn(|| late.into_iter().for_each(part));
+            early.into_iter().for_each(part);
+        });
+    }
+}
+
 fn check(snapshot: &CatalogueSnapshot, model: &Model, searches: &[SearchProbe]) -> Result<(), TestCaseError> {
     prop_assert_eq!(snapshot.searchable_index(), model.searchable_index);
     let answers = snapshot.search(searches, &|| false).expect("not cancelled");
+    prop_assert_eq!(&snapshot.search_spread(searches, &Backwards, &|| false).expect("not cancelled"), &answers);
     prop_assert_eq!(answers.len(), searches.len());
     for (answer, search) in answers.iter().zip(searches) {
         prop_assert_eq!(answer, &model.search(search));

@@ -2,12 +2,13 @@
 //! interactive searches first.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use futures::future::join_all;
-use semel_index::{Priority, SearchProbe, ShardSearch};
+use semel_index::{Priority, SearchProbe, ShardSearch, Spread};
 use semel_raft::{BarrierError, LogIndex};
 use semel_raft_host::{HostHandle, Place, Places};
 use semel_shard::{Joined, ScanOrder, ScanQueue, ScanQueueFull, ShardMachine, SharedScan};
@@ -62,8 +63,14 @@ pub(crate) struct ShardAnswers {
 /// Runs searches on a pool of threads of their own, so that neither gRPC nor raft waits for a scan.
 pub(crate) struct SearchPool {
     threads: rayon::ThreadPool,
-    asked_for: Arc<ScansAskedFor>,
     places: Places,
+    scans: Arc<Scans>,
+}
+
+/// What scans share.
+struct Scans {
+    asked_for: ScansAskedFor,
+    cores: Cores,
     metrics: Arc<NodeMetrics>,
     audit: Arc<RecallAudit>,
 }
@@ -82,7 +89,9 @@ impl SearchPool {
             .panic_handler(|_| tracing::error!("a scan panicked; its shard counts as silent"))
             .build()?;
         let places = Places::new(requests_max, Priority::Bulk.share_of(requests_max));
-        Ok(Self { threads, asked_for: Arc::default(), places, metrics, audit })
+        let cores = Cores { all: threads.current_num_threads(), taken: AtomicUsize::new(0) };
+        let scans = Scans { asked_for: ScansAskedFor::default(), cores, metrics, audit };
+        Ok(Self { threads, places, scans: Arc::new(scans) })
     }
 
     /// Requests that wait or run, by priority.
@@ -157,12 +166,11 @@ impl SearchPool {
         let mut scans = shard.scans.lock();
         match scans.join(priority, barrier, probes, search)? {
             Joined::AskForScan => {
-                self.asked_for.lock().ask(priority, Arc::clone(shard));
-                let (asked_for, metrics) = (Arc::clone(&self.asked_for), Arc::clone(&self.metrics));
-                let audit = Arc::clone(&self.audit);
-                self.threads.spawn_fifo(move || run_scan(&asked_for, &metrics, &audit));
+                self.scans.asked_for.lock().ask(priority, Arc::clone(shard));
+                let scans = Arc::clone(&self.scans);
+                self.threads.spawn_fifo(move || run_scan(&scans));
             }
-            Joined::HastenScan => self.asked_for.lock().hasten(|other| Arc::ptr_eq(other, shard)),
+            Joined::HastenScan => self.scans.asked_for.lock().hasten(|other| Arc::ptr_eq(other, shard)),
             Joined::Waits => {}
         }
         Ok(())
@@ -214,21 +222,72 @@ impl WaitingSearch {
     }
 }
 
+/// The cores that scans may take: one each, and what is left for whoever can do with more.
+#[derive(Debug)]
+struct Cores {
+    all: usize,
+    taken: AtomicUsize,
+}
+
+impl Cores {
+    fn take(&self) -> TakenCore<'_> {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        TakenCore(self)
+    }
+}
+
+/// A core of one scan, which gives parts to those that no scan has taken.
+///
+/// Threads are made for it each time: those of the pool, while they wait for parts, would take up other scans, and this one would wait for them.
+#[derive(Debug)]
+struct TakenCore<'a>(&'a Cores);
+
+impl Drop for TakenCore<'_> {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Spread for TakenCore<'_> {
+    fn width(&self) -> usize {
+        1 + self.0.all.saturating_sub(self.0.taken.load(Ordering::Relaxed))
+    }
+
+    fn each(&self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
+        let next = AtomicUsize::new(0);
+        let run = || {
+            // In turn for whoever is free, until there are none left.
+            while let Some(number) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|number| *number < parts) {
+                part(number);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..self.width().min(parts) {
+                // Where the system gives no thread, this one runs all.
+                let _ = thread::Builder::new().name("search-part".to_owned()).spawn_scoped(scope, run);
+            }
+            run();
+        });
+    }
+}
+
 /// Runs the scan that is next, for the searches that wait for it, on a thread of the pool.
-fn run_scan(asked_for: &Arc<ScansAskedFor>, metrics: &Arc<NodeMetrics>, audit: &Arc<RecallAudit>) {
+fn run_scan(scans: &Arc<Scans>) {
+    let Scans { asked_for, cores, metrics, audit } = &**scans;
+    let core = cores.take();
     let next = asked_for.lock().begin();
     let shard = next.expect("one scan waits for each job of the pool");
-    let mut scans = shard.scans.lock();
+    let mut waiting = shard.scans.lock();
     // While nobody can join: a moment taken before may be older than the barrier of somebody who has joined since.
     let moment = shard.view.moment();
     let SharedScan { searches, behind, ask_for_scan } =
-        scans.begin(moment.searchable_index(), WaitingSearch::is_wanted);
+        waiting.begin(moment.searchable_index(), WaitingSearch::is_wanted);
     if let Some(priority) = ask_for_scan {
         asked_for.lock().ask(priority, Arc::clone(&shard));
-        let (asked_for, metrics, audit) = (Arc::clone(asked_for), Arc::clone(metrics), Arc::clone(audit));
-        rayon::spawn_fifo(move || run_scan(&asked_for, &metrics, &audit));
+        let scans = Arc::clone(scans);
+        rayon::spawn_fifo(move || run_scan(&scans));
     }
-    drop(scans);
+    drop(waiting);
     behind.into_iter().for_each(|search| search.answer(Err(SearchError::NotCurrent)));
     let probes: Cow<'_, [SearchProbe]> = match searches.as_slice() {
         [] => return,
@@ -237,8 +296,9 @@ fn run_scan(asked_for: &Arc<ScansAskedFor>, metrics: &Arc<NodeMetrics>, audit: &
     };
     let timer = metrics.scan(probes.len());
     // A scan goes on as long as one of its searches is wanted.
-    let found = moment.search(&probes, &|| !searches.iter().any(WaitingSearch::is_wanted));
+    let found = moment.search_spread(&probes, &core, &|| !searches.iter().any(WaitingSearch::is_wanted));
     drop(timer);
+    drop(core);
     if let Ok(answers) = &found {
         audit.offer(&moment, &probes, answers);
     }
@@ -274,5 +334,40 @@ struct GivenUp(Arc<AtomicBool>);
 impl Drop for GivenUp {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn every_part_runs_once_and_scans_that_begin_take_cores_away() {
+        let cores = Cores { all: 3, taken: AtomicUsize::new(0) };
+        let one = cores.take();
+        assert_eq!(one.width(), 3);
+        let others = [cores.take(), cores.take(), cores.take()];
+        assert_eq!(one.width(), 1);
+        for others in [Some(others), None] {
+            for parts in [0, 1, 2, 50] {
+                let ran: Vec<AtomicUsize> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+                one.each(parts, &|part| {
+                    ran[part].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(ran.iter().all(|times| times.load(Ordering::Relaxed) == 1), "{parts} parts");
+            }
+            drop(others);
+        }
+        assert_eq!(one.width(), 3);
+    }
+
+    #[test]
+    fn a_panic_of_a_part_reaches_the_scan_and_its_core_is_free_again() {
+        let cores = Cores { all: 2, taken: AtomicUsize::new(0) };
+        let scan = || cores.take().each(40, &|part| assert_ne!(part, 30, "this part panics"));
+        assert!(catch_unwind(AssertUnwindSafe(scan)).is_err());
+        assert_eq!(cores.take().width(), 2);
     }
 }

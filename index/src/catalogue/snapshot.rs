@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::catalogue::{Collection, Gallery, References, SealedSegment};
 use crate::ids::GalleryId;
-use crate::search::{SearchProbe, ShardSearch, Unanswered, search};
+use crate::search::{InTurn, SearchProbe, ShardSearch, Spread, Unanswered, search};
 use crate::segment::CollectionKey;
 use crate::template::TemplateSpec;
 
@@ -85,7 +85,20 @@ impl CatalogueSnapshot {
         searches: &[SearchProbe],
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Vec<ShardSearch>, Unanswered> {
-        search(self, searches, cancelled)
+        self.search_spread(searches, &InTurn, cancelled)
+    }
+
+    /// [`Self::search`], of which several threads may run parts: the engines of sealed segments are asked side by side. The answers are the same.
+    ///
+    /// # Errors
+    /// As [`Self::search`].
+    pub fn search_spread(
+        &self,
+        searches: &[SearchProbe],
+        spread: &dyn Spread,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<ShardSearch>, Unanswered> {
+        search(self, searches, spread, cancelled)
     }
 
     /// Every collection, in the order of galleries, then of their first reference.

@@ -3,8 +3,9 @@
 //! Rows of sealed segments are proposed by their engine and re-scored exactly, all others are compared one by one.
 //! Counting and ranking what is found live in `tally`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use crate::binary_rows::{BinaryRows, BinaryScanProbe};
 use crate::catalogue::{Collection, References, SealedCodes, SealedSegment};
@@ -13,12 +14,16 @@ use crate::rows::EnrolmentOrdinal;
 use crate::score::ComparisonScore;
 use crate::sealed_rows::{SealedRows, TemplatesUnreadable};
 use crate::search::tally::Tally;
-use crate::search::{Cancelled, ProbeReference, Unanswered, Window};
+use crate::search::{Cancelled, ProbeReference, Spread, Unanswered, Window};
 use crate::segment::{EngineProbe, Proposal};
 use crate::template::Template;
 
 /// Rows compared between two questions whether the search is still wanted.
 const ROWS_PER_CANCELLATION_CHECK: usize = 1024;
+
+/// Sealed segments whose engines are asked together where several threads are there for it: enough of them to be worth calling the threads. Bounds
+/// what is held of proposals, of each segment at most one row in 16 for each probe.
+const SEGMENTS_AHEAD: usize = 64;
 
 /// The same for binary codes. With 64 probes of 2,048 bits in 17 shifts it takes about a millisecond, at the bounds of the spec half a second.
 const CODES_PER_CANCELLATION_CHECK: usize = 256;
@@ -39,9 +44,11 @@ pub(super) enum CollectionScan<'a> {
 }
 
 impl<'a> CollectionScan<'a> {
-    pub(super) fn new(collection: &'a Collection, lanes: Vec<Lane<'a>>) -> Self {
+    pub(super) fn new(collection: &'a Collection, lanes: Vec<Lane<'a>>, spread: &'a dyn Spread) -> Self {
         match &collection.references {
-            References::Embeddings { sealed, growing } => Self::Embeddings(EmbeddingScan::new(sealed, growing, &lanes)),
+            References::Embeddings { sealed, growing } => {
+                Self::Embeddings(EmbeddingScan::new(sealed, growing, &lanes, spread))
+            }
             References::BinaryCodes { sealed, growing } => Self::BinaryCodes(BinaryScan::new(sealed, growing, &lanes)),
         }
     }
@@ -67,8 +74,9 @@ pub(super) struct EmbeddingScan<'a> {
     lanes: Vec<EmbeddingLane>,
     /// The first sealed segment that still has rows for this window or a later one.
     next: usize,
-    /// What its engine proposed, one per lane, asked for once however many windows it spans.
-    proposals: Option<Vec<Proposal>>,
+    /// What the engines of that segment, and perhaps of those after it, proposed, one per lane; asked for once however many windows it spans.
+    proposals: VecDeque<Vec<Proposal>>,
+    spread: &'a dyn Spread,
 }
 
 #[derive(Debug)]
@@ -82,7 +90,12 @@ struct EmbeddingLane {
 }
 
 impl<'a> EmbeddingScan<'a> {
-    fn new(sealed: &'a [SealedSegment], growing: &'a EmbeddingRows, lanes: &[Lane<'a>]) -> Self {
+    fn new(
+        sealed: &'a [SealedSegment],
+        growing: &'a EmbeddingRows,
+        lanes: &[Lane<'a>],
+        spread: &'a dyn Spread,
+    ) -> Self {
         let lane = |lane: &Lane<'a>| match &lane.reference.template {
             Template::Embedding(embedding) => {
                 let ProbeReference { threshold, miss_budget_ppb, .. } = *lane.reference;
@@ -92,7 +105,20 @@ impl<'a> EmbeddingScan<'a> {
             }
             Template::BinaryCode(_) => unreachable!("a comparable reference conforms to its collection's spec"),
         };
-        Self { sealed, growing, lanes: lanes.iter().map(lane).collect(), next: 0, proposals: None }
+        let lanes = lanes.iter().map(lane).collect();
+        Self { sealed, growing, lanes, next: 0, proposals: VecDeque::new(), spread }
+    }
+
+    /// Asks the engines of the next segment and, where threads are there for it, of some after it.
+    fn propose_ahead(&mut self) {
+        let ahead = if self.spread.width() > 1 { SEGMENTS_AHEAD } else { 1 };
+        let segments = &self.sealed[self.next..];
+        let segments = &segments[..segments.len().min(ahead)];
+        let (lanes, proposed) = (&self.lanes, vec![OnceLock::new(); segments.len()]);
+        self.spread.each(segments.len(), &|part| {
+            proposed[part].get_or_init(|| propose(&segments[part], lanes));
+        });
+        self.proposals = proposed.into_iter().map(|part| part.into_inner().expect("every part has run")).collect();
     }
 
     fn run(&mut self, window: Window, tallies: &mut [Tally], cancelled: &dyn Fn() -> bool) -> Result<(), Unanswered> {
@@ -100,7 +126,10 @@ impl<'a> EmbeddingScan<'a> {
             if cancelled() {
                 return Err(Cancelled.into());
             }
-            let proposals = self.proposals.get_or_insert_with(|| propose(sealed, &self.lanes));
+            if self.proposals.is_empty() {
+                self.propose_ahead();
+            }
+            let proposals = &self.proposals[0];
             let ordinals = sealed.rows.ordinals();
             let rows = ordinals.rows_below(window.first())..ordinals.rows_below(window.beyond());
             let mut exact = Vec::with_capacity(self.lanes.len());
@@ -117,7 +146,7 @@ impl<'a> EmbeddingScan<'a> {
                 return Ok(());
             }
             self.next += 1;
-            self.proposals = None;
+            self.proposals.pop_front();
         }
         let lanes: Vec<&EmbeddingLane> = self.lanes.iter().collect();
         let rows = self.growing.rows().rows_below(window.first())..self.growing.rows().rows_below(window.beyond());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use semel_index::{
     Cancelled, Catalogue, CatalogueConfig, CatalogueSnapshot, Checkpoint, CheckpointHeader, EnrolmentId, FoundSegment,
-    GalleryId, ResumeError, SearchProbe, ShardSearch, StagedEnrolment, StagedReference, StoredParts,
+    GalleryId, InTurn, ResumeError, SearchProbe, ShardSearch, Spread, StagedEnrolment, StagedReference, StoredParts,
     TemplatesUnreadable, Unanswered, WantedSegment,
 };
 use semel_raft::mutant::Mutant;
@@ -300,7 +300,20 @@ impl SearchMoment {
         probes: &[SearchProbe],
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Vec<ShardSearch>, SearchError> {
-        let answers = self.catalogue.search(probes, cancelled)?;
+        self.search_spread(probes, &InTurn, cancelled)
+    }
+
+    /// [`Self::search`], of which several threads may run parts. The answers are the same.
+    ///
+    /// # Errors
+    /// As [`Self::search`].
+    pub fn search_spread(
+        &self,
+        probes: &[SearchProbe],
+        spread: &dyn Spread,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<ShardSearch>, SearchError> {
+        let answers = self.catalogue.search_spread(probes, spread, cancelled)?;
         for (probe, answer) in probes.iter().zip(&answers) {
             let counted = answer.compared + answer.not_comparable + answer.withdrawn + answer.excluded;
             let recorded = self.totals.get(&probe.gallery).map_or(0, |totals| totals.staged_total);
