@@ -140,8 +140,8 @@ struct RuleFlags {
     #[arg(long, value_name = "DAYS")]
     retention_days: Option<u32>,
     /// What searches sealed segments of embeddings: exact, sketch, faiss, faiss:FACTORY, or default for the engine of each node's settings. A
-    /// change has segments built again in the background; a node that does not have the engine uses that of its settings.
-    /// [default: default]
+    /// change has a replica's segments built again in the background from its next search of the gallery on; a node that does not have the
+    /// engine uses that of its settings. [default: default]
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
 }

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Context as _;
 use clap::Args;
 use semel_index::{
     Calibration, CanonicalEmbedding, ComparisonScore, Direction, EmbeddingRows, Engine, EngineProbe, EnrolmentOrdinal,
@@ -152,14 +151,24 @@ fn population(arguments: &EnginesArguments, people: u32) -> anyhow::Result<(Popu
         return Ok((Population::new(preset, seed, people), preset.name().to_owned()));
     };
     let model = preset.model();
-    let named =
-        || UsageError(format!("--covariance-of {}: must be rows of {} 32-bit floats", file.display(), model.dimension));
-    let bytes = std::fs::read(file).with_context(|| format!("--covariance-of {}", file.display()))?;
-    let array = npyz::NpyFile::new(&bytes[..]).map_err(|_| named())?;
-    let is_table = matches!(array.shape(), [rows, columns] if *rows >= 2 && *columns == model.dimension as u64);
-    let values: Vec<f32> = array.into_vec().map_err(|_| named())?;
-    if !is_table || values.iter().any(|value| !value.is_finite()) {
-        return Err(named().into());
+    let refused = |reason: String| UsageError(format!("--covariance-of {}: {reason}", file.display()));
+    let floats = || refused(format!("must be a .npy file of rows of {} 32-bit floats ('<f4')", model.dimension));
+    let bytes = std::fs::read(file).map_err(|error| refused(error.to_string()))?;
+    let array = npyz::NpyFile::new(&bytes[..]).map_err(|_| floats())?;
+    match array.shape() {
+        [0 | 1, _] => return Err(refused("must have 2 rows or more".to_owned()).into()),
+        [_, columns] if *columns == model.dimension as u64 => {}
+        _ => return Err(floats().into()),
+    }
+    if array.order() != npyz::Order::C {
+        return Err(refused("is in Fortran order; save it with numpy.ascontiguousarray".to_owned()).into());
+    }
+    let values: Vec<f32> = array.into_vec().map_err(|_| floats())?;
+    if !values.chunks_exact(model.dimension).all(|row| row.iter().all(|value| value.is_finite())) {
+        return Err(refused("has values that are not finite".to_owned()).into());
+    }
+    if values.chunks_exact(model.dimension).all(|row| row.iter().all(|value| *value == 0.0)) {
+        return Err(refused("has no row that is not 0 everywhere".to_owned()).into());
     }
     let covariance = covariance(values.chunks_exact(model.dimension), model.dimension);
     let spectrum =

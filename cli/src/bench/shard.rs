@@ -18,11 +18,14 @@ use super::beside::{self, Beside};
 use super::people::People;
 use super::twin::{self, Twin, TwinConfig};
 use super::{percent, rate, shown};
-use crate::exit::{EXIT_CODES, Exit};
+use crate::exit::{EXIT_CODES, Exit, UsageError};
 use crate::output::{self, Output, Progress, grouped};
 
 /// Probes searched together.
 const BATCH: usize = 64;
+/// Enrolments beside searches: fewer say nothing, and more people are drawn first, about 3 kB of memory each.
+const ENROLMENTS_MIN: u64 = 100;
+const ENROLMENTS_MAX: u64 = 4_000_000;
 
 /// Searches one shard's catalogue, beside raw FAISS with the same index.
 #[derive(Debug, Args)]
@@ -67,7 +70,7 @@ pub(crate) struct ShardArguments {
     /// Times that all probes are searched for, 1 to 100.
     #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "enrol_rate", value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
-    /// Searches beside so many enrolments a second, 1 to 100000, and without.
+    /// Searches beside so many enrolments a second, 1 to 100000, and without; 100 to 4000000 enrolments in all --seconds.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     enrol_rate: Option<u32>,
     /// Seconds with enrolments, and as many without, 2 to 600; at 1000 a second the default fills two segments.
@@ -140,6 +143,11 @@ pub(crate) fn run(arguments: &ShardArguments) -> anyhow::Result<Exit> {
 }
 
 fn run_beside(arguments: &ShardArguments, enrol_rate: u32, config: &TwinConfig) -> anyhow::Result<Exit> {
+    let enrolments = u64::from(enrol_rate) * u64::from(arguments.seconds);
+    if !(ENROLMENTS_MIN..=ENROLMENTS_MAX).contains(&enrolments) {
+        let reason = format!("makes {enrolments} enrolments, must be {ENROLMENTS_MIN} to {ENROLMENTS_MAX}");
+        return Err(UsageError(format!("--enrol-rate times --seconds: {reason}")).into());
+    }
     let beside = Beside {
         references: arguments.references,
         probes: arguments.probes as usize,
@@ -158,7 +166,7 @@ fn run_beside(arguments: &ShardArguments, enrol_rate: u32, config: &TwinConfig) 
 
 #[cfg(not(feature = "faiss"))]
 fn measure(_: &ShardArguments, _: &TwinConfig) -> anyhow::Result<Figures> {
-    Err(crate::exit::UsageError("this build has no FAISS to compare with".to_owned()).into())
+    Err(UsageError("this build has no FAISS to compare with".to_owned()).into())
 }
 
 #[cfg(feature = "faiss")]
@@ -166,8 +174,9 @@ fn measure(arguments: &ShardArguments, config: &TwinConfig) -> anyhow::Result<Fi
     use semel_index::{EmbeddingRows, EnrolmentOrdinal};
     use semel_index_faiss::{FaissEngine, PlainIndex, PlainProbes};
 
-    let factory = FaissEngine::parse(config.engine.name())
-        .map_err(|error| crate::exit::UsageError(format!("--engine: {error}; the shard's is a FAISS engine")))?;
+    let factory = FaissEngine::parse(config.engine.name()).map_err(|error| {
+        UsageError(format!("--engine: {error}: without --enrol-rate it must be faiss or faiss:FACTORY"))
+    })?;
     let people = People::new(arguments.references, arguments.seed);
     let factory = factory.factory_for(people.dimension())?;
     let canonical = |values: Vec<f32>| CanonicalEmbedding::from_f32(&values).expect("drawn embeddings are valid");
