@@ -139,7 +139,7 @@ impl Figures {
 pub(crate) async fn run(arguments: ClusterArguments) -> anyhow::Result<Exit> {
     let config = TwinConfig {
         gallery: twin::gallery()?,
-        engine: twin::engine(&arguments.engine)?,
+        engine: twin::engine("--engine", &arguments.engine)?,
         seal_at_references: arguments.seal_at_references,
         threshold: arguments.threshold,
     };

@@ -107,9 +107,31 @@ fn preset(name: &str) -> Result<Preset, String> {
     name.parse().map_err(|error: semel_population::UnknownPreset| error.to_string())
 }
 
+/// Names that commas stood between, one of which may have been a factory's own: `faiss:IVF64,Flat`.
+fn engine_names(parts: &[String]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for part in parts {
+        match names.last_mut() {
+            Some(name) if part == "Flat" && name.starts_with("faiss:IVF") => *name += ",Flat",
+            _ => names.push(part.clone()),
+        }
+    }
+    names
+}
+
 /// Runs `semel bench engines`.
 pub(crate) fn run(arguments: &EnginesArguments) -> anyhow::Result<Exit> {
-    let engines = arguments.engines.iter().map(|name| twin::engine(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    let engines = engine_names(&arguments.engines)
+        .iter()
+        .map(|name| twin::engine("--engines", name))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    if arguments.save.is_some() && arguments.save == arguments.plot {
+        return Err(UsageError("--save and --plot: name the same file, must be two".to_owned()).into());
+    }
+    if let Some(folder) = &arguments.export {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| UsageError(format!("--export {}: {error}", folder.display())))?;
+    }
     for (field, file) in [("--save", &arguments.save), ("--plot", &arguments.plot)] {
         if let Some(file) = file {
             super::writable(field, file)?;
@@ -505,4 +527,16 @@ fn lookup_rate(threads: u16) -> f64 {
         let counting: Vec<_> = (0..threads).map(|_| scope.spawn(count)).collect();
         counting.into_iter().map(|thread| thread.join().expect("counting does not panic")).sum()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comma_of_a_factory_parts_no_names() {
+        let names = |text: &str| engine_names(&text.split(',').map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(names("faiss:IVF64,Flat,exact"), ["faiss:IVF64,Flat", "exact"]);
+        assert_eq!(names("exact,Flat,faiss:IVF4"), ["exact", "Flat", "faiss:IVF4"]);
+    }
 }

@@ -127,7 +127,7 @@ pub(crate) fn run(arguments: &ShardArguments) -> anyhow::Result<Exit> {
     };
     let config = TwinConfig {
         gallery: twin::gallery()?,
-        engine: twin::engine(&engine)?,
+        engine: twin::engine("--engine", &engine)?,
         seal_at_references: arguments.seal_at_references,
         threshold: arguments.threshold,
     };

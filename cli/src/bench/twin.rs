@@ -101,8 +101,8 @@ fn slot() -> Slot {
 }
 
 /// The engine of a name, as a node takes it.
-pub(super) fn engine(name: &str) -> anyhow::Result<Arc<dyn Engine>> {
-    Ok(semel_node::engine(name).map_err(|error| UsageError(format!("--{error}")))?)
+pub(super) fn engine(flag: &str, name: &str) -> anyhow::Result<Arc<dyn Engine>> {
+    Ok(semel_node::engine(name).map_err(|error| UsageError(format!("{flag}: {}", error.reason)))?)
 }
 
 /// The gallery that benchmarks use.
