@@ -66,6 +66,8 @@ const BLOCKS_AHEAD: usize = 8;
 /// A segment is scanned exactly for a probe of which it would propose more than one row in so many: re-scoring scattered rows costs several
 /// times what the exact scan of a batch does for each.
 const PROPOSALS_SHARE: usize = 16;
+/// Pieces of tails in a cache line.
+const PIECES_PER_LINE: usize = 64 / size_of::<TailPiece>();
 const FORMAT: u8 = 4;
 
 /// Builds segments of short codes.
@@ -202,9 +204,9 @@ impl SketchSegment {
             let row = first_row + code;
             // The last block may have fewer rows than codes.
             if row < self.rows {
-                // A short tail lies in two cache lines at most.
+                // Every cache line of it, but few of them twice.
                 let tail = self.tail(row);
-                kernel::prefetch(&tail[..1]);
+                tail.chunks(PIECES_PER_LINE).for_each(|pieces| kernel::prefetch(&pieces[..1]));
                 kernel::prefetch(&tail[tail.len() - 1..]);
                 reaching.push((row as u32, sums[code].into()));
             }

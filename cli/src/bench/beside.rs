@@ -65,6 +65,11 @@ pub(super) struct Figures {
 }
 
 impl Figures {
+    /// Whether there was anything beside the searches.
+    pub(super) fn has_enrolments(&self) -> bool {
+        self.enrolments > 0
+    }
+
     /// Whether every enrolment was found by the search after its acknowledgement.
     pub(super) fn are_sound(&self) -> bool {
         self.acknowledged_missed == 0

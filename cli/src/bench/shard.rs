@@ -23,8 +23,7 @@ use crate::output::{self, Output, Progress, grouped};
 
 /// Probes searched together.
 const BATCH: usize = 64;
-/// Enrolments beside searches: fewer say nothing, and more people are drawn first, about 3 kB of memory each.
-const ENROLMENTS_MIN: u64 = 100;
+/// Enrolments beside searches: all these people are drawn first, about 3 kB of memory each.
 const ENROLMENTS_MAX: u64 = 4_000_000;
 
 /// Searches one shard's catalogue, beside raw FAISS with the same index.
@@ -70,7 +69,7 @@ pub(crate) struct ShardArguments {
     /// Times that all probes are searched for, 1 to 100.
     #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "enrol_rate", value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
-    /// Searches beside so many enrolments a second, 1 to 100000, and without; 100 to 4000000 enrolments in all --seconds.
+    /// Searches beside so many enrolments a second, 1 to 100000, and without; at most 4000000 in all --seconds.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     enrol_rate: Option<u32>,
     /// Seconds with enrolments, and as many without, 2 to 600; at 1000 a second the default fills two segments.
@@ -144,8 +143,8 @@ pub(crate) fn run(arguments: &ShardArguments) -> anyhow::Result<Exit> {
 
 fn run_beside(arguments: &ShardArguments, enrol_rate: u32, config: &TwinConfig) -> anyhow::Result<Exit> {
     let enrolments = u64::from(enrol_rate) * u64::from(arguments.seconds);
-    if !(ENROLMENTS_MIN..=ENROLMENTS_MAX).contains(&enrolments) {
-        let reason = format!("makes {enrolments} enrolments, must be {ENROLMENTS_MIN} to {ENROLMENTS_MAX}");
+    if enrolments > ENROLMENTS_MAX {
+        let reason = format!("makes {enrolments} enrolments, must be at most {ENROLMENTS_MAX}");
         return Err(UsageError(format!("--enrol-rate times --seconds: {reason}")).into());
     }
     let beside = Beside {
@@ -157,6 +156,10 @@ fn run_beside(arguments: &ShardArguments, enrol_rate: u32, config: &TwinConfig) 
         seed: arguments.seed,
     };
     let figures = beside::measure(&beside, config)?;
+    anyhow::ensure!(
+        figures.has_enrolments(),
+        "nobody was enrolled beside the searches, so nothing was measured: raise --enrol-rate"
+    );
     match arguments.output {
         Output::Json => output::json(&figures)?,
         Output::Table => beside::show(&figures),

@@ -88,7 +88,8 @@ impl CatalogueSnapshot {
         self.search_spread(searches, &InTurn, cancelled)
     }
 
-    /// [`Self::search`], of which several threads may run parts: the engines of sealed segments are asked side by side. The answers are the same.
+    /// [`Self::search`], of which several threads may run parts: the engines of sealed segments are asked side by side. The answers are the same;
+    /// `cancelled` is not asked while engines of up to 64 segments are.
     ///
     /// # Errors
     /// As [`Self::search`].

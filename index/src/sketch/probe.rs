@@ -57,7 +57,7 @@ pub(super) struct Lines {
 pub(super) struct WholeLine {
     at: f64,
     per_alignment: f64,
-    /// How far below: the square root of both of these.
+    /// The square of how far below: this much for each unit of the aside's square, and this much always.
     per_aside_squared: f64,
     rounding: f64,
 }
