@@ -64,7 +64,7 @@ impl Path {
                 && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vbmi")
-                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("bmi1")
                 && is_x86_feature_detected!("avx512vnni")
                 && is_x86_feature_detected!("avx512vpopcntdq");
             match (avx2, avx512) {

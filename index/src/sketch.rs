@@ -39,17 +39,17 @@ mod code;
 mod guard;
 mod probe;
 
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, mem};
 
 use crate::embedding_rows::EmbeddingRows;
-use crate::kernel::sketch::{Bytes, CODES_PER_BLOCK, Layout, Least, PROBES_PER_PASS, Reached, reach, set_alignment};
+use crate::kernel::sketch::{Bytes, CODES_PER_BLOCK, Layout, PROBES_PER_PASS, Reached, reach};
 use crate::kernel::tails::TailPiece;
 use crate::kernel::{self, Path};
 use crate::score::ComparisonScore;
 use crate::segment::{BuildError, Calibration, Engine, EngineProbe, MISS_BUDGET_PPB_MAX, Proposal, ScanCost, Segment};
 use book::Book;
-use code::{HeadAlignment, Measures, RowCode, tail_pieces};
+use code::{Measures, RowCode, Shape, tail_pieces};
 use probe::Lines;
 pub(crate) use probe::SketchProbe;
 
@@ -59,7 +59,7 @@ const DIMENSION_MIN: u32 = 64;
 const REFERENCES_MIN: usize = 256;
 /// The most components: what sums of codes are proved for.
 const DIMENSION_MAX: u32 = 4096;
-/// Blocks that all probes of a search pass over before the next ones: 140 KiB at 512 components, which a second-level cache holds.
+/// Blocks that all probes of a search pass over before the next ones: 135 KiB at 512 components, which a second-level cache holds.
 const BLOCKS_PER_TILE: usize = 32;
 /// Blocks that memory is asked for ahead where one pass alone looks at each.
 const BLOCKS_AHEAD: usize = 8;
@@ -68,7 +68,7 @@ const BLOCKS_AHEAD: usize = 8;
 const PROPOSALS_SHARE: usize = 16;
 /// Pieces of tails in a cache line.
 const PIECES_PER_LINE: usize = 64 / size_of::<TailPiece>();
-const FORMAT: u8 = 4;
+const FORMAT: u8 = 5;
 
 /// Builds segments of short codes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -89,6 +89,10 @@ impl Form {
         let path = Path::detect();
         Self { layout: Layout::of(path), path }
     }
+
+    fn shape(self, dimension: u32) -> Shape {
+        Shape { book: Book::of(self.layout), dimension: dimension as usize }
+    }
 }
 
 /// Codes of a segment's rows.
@@ -96,6 +100,8 @@ pub(crate) struct SketchSegment {
     dimension: u32,
     rows: usize,
     form: Form,
+    block_lines: usize,
+    tail_pieces: usize,
     /// `block_lines` of each block of rows. Fields of rows beyond the last are 0.
     heads: Vec<Bytes>,
     /// `tail_pieces` of each row.
@@ -104,121 +110,137 @@ pub(crate) struct SketchSegment {
     spread: f64,
 }
 
-/// A row whose head reached the line, and its sum.
-type Reaching = (u32, u32);
-
 impl SketchSegment {
     fn empty(dimension: u32, rows: usize, form: Form) -> Self {
-        let mut segment = Self { dimension, rows, form, heads: Vec::new(), tails: Vec::new(), spread: 1.0 };
-        let lines = rows.div_ceil(CODES_PER_BLOCK) * segment.block_lines();
-        segment.heads = kernel::reserved(lines);
-        segment.heads.resize(lines, Bytes::ZERO);
-        segment.tails = kernel::reserved(rows * segment.tail_pieces());
-        segment
+        let shape = form.shape(dimension);
+        let (block_lines, tail_pieces) = (form.layout.block_lines(shape.fields()), tail_pieces(shape.dimension));
+        let lines = rows.div_ceil(CODES_PER_BLOCK) * block_lines;
+        let mut heads = kernel::reserved(lines);
+        heads.resize(lines, Bytes::ZERO);
+        let tails = kernel::reserved(rows * tail_pieces);
+        Self { dimension, rows, form, block_lines, tail_pieces, heads, tails, spread: 1.0 }
     }
 
-    fn book(&self) -> &'static Book {
-        Book::of(self.form.layout)
-    }
-
-    fn block_lines(&self) -> usize {
-        self.form.layout.block_lines(self.book().fields(self.dimension as usize))
-    }
-
-    fn tail_pieces(&self) -> usize {
-        tail_pieces(self.dimension as usize)
+    fn shape(&self) -> Shape {
+        self.form.shape(self.dimension)
     }
 
     /// Appends a row, of which there is still one missing.
-    fn push(&mut self, fields: impl Iterator<Item = u8>, of_head: HeadAlignment, tail: &[TailPiece]) {
-        let row = self.tails.len() / self.tail_pieces();
-        let (number, code, lines) = (row / CODES_PER_BLOCK, row % CODES_PER_BLOCK, self.block_lines());
+    fn push(&mut self, fields: impl Iterator<Item = u8>, tail: &[TailPiece]) {
+        let row = self.tails.len() / self.tail_pieces;
+        let (number, code, lines) = (row / CODES_PER_BLOCK, row % CODES_PER_BLOCK, self.block_lines);
         let block = &mut self.heads[number * lines..(number + 1) * lines];
         for (field, value) in fields.enumerate() {
             self.form.layout.set(block, code, field, value);
         }
-        set_alignment(block, code, of_head.0);
         self.tails.extend_from_slice(tail);
     }
 
     fn tail(&self, row: usize) -> &[TailPiece] {
-        &self.tails[row * self.tail_pieces()..][..self.tail_pieces()]
+        &self.tails[row * self.tail_pieces..][..self.tail_pieces]
     }
 
     /// `None` where the guard cannot tell.
     fn build(rows: &EmbeddingRows, form: Form) -> Option<Self> {
         let mut segment = Self::empty(rows.dimension(), rows.len(), form);
-        let mut code = RowCode::new(segment.book(), rows.dimension() as usize);
+        let mut code = RowCode::new(segment.shape());
         for row in 0..rows.len() {
             let (components, norm) = rows.row(row);
             code.write(components, norm);
-            segment.push(code.fields.iter().copied(), code.of_head, &code.tail);
+            segment.push(code.fields.iter().copied(), &code.tail);
         }
-        segment.spread = guard::spread(rows, segment.book())?;
+        segment.spread = guard::spread(rows, segment.shape())?;
         Some(segment)
+    }
+
+    /// What the field says that tells it.
+    fn head_alignment(&self, row: usize) -> u8 {
+        let block = &self.heads[row / CODES_PER_BLOCK * self.block_lines..][..self.block_lines];
+        self.form.layout.field(block, row % CODES_PER_BLOCK, Shape::ALIGNMENT_FIELD)
     }
 
     /// Rows that reach the lines of each probe, ascending; `None` once they are more than a share of all rows.
     fn scan(&self, probes: &[(&SketchProbe, Lines)]) -> Vec<Option<Vec<u32>>> {
         let rows_max = self.rows / PROPOSALS_SHARE;
         let mut found: Vec<Option<Vec<u32>>> = probes.iter().map(|_| Some(Vec::new())).collect();
-        let mut reached = Reached::new();
-        let mut reaching: [Vec<Reaching>; PROBES_PER_PASS] = Default::default();
-        let tile_lines = BLOCKS_PER_TILE * self.block_lines();
+        // Rows whose heads reached the line in this pass, and in the one before it: their tails come in meanwhile.
+        let (mut reached, mut before): (Pass, Pass) = Default::default();
+        let judge = |pass: &mut Pass, found: &mut [Option<Vec<u32>>]| {
+            for (probe, reached) in pass.probes.drain(..).zip(&mut pass.reached) {
+                if let Some(rows) = &mut found[probe] {
+                    self.judge(&probes[probe], reached.rows(), rows);
+                }
+                found[probe].take_if(|rows| rows.len() > rows_max);
+                reached.clear();
+            }
+        };
+        let tile_lines = BLOCKS_PER_TILE * self.block_lines;
         for (tile, lines) in self.heads.chunks(tile_lines).enumerate() {
             let open: Vec<usize> = (0..probes.len()).filter(|probe| found[*probe].is_some()).collect();
             // What several passes look at comes in while they look at the tile before it, a part of it with each.
             let passes = open.len().div_ceil(PROBES_PER_PASS).max(1);
             let blocks_ahead = if passes == 1 { BLOCKS_AHEAD } else { BLOCKS_PER_TILE };
-            let part = self.block_lines().div_ceil(passes);
+            let part = self.block_lines.div_ceil(passes);
             for (pass_number, pass) in open.chunks(PROBES_PER_PASS).enumerate() {
-                let tables: Vec<&[Bytes]> = pass.iter().map(|probe| probes[*probe].0.tables()).collect();
-                let least: Vec<Least> = pass.iter().map(|probe| probes[*probe].1.head).collect();
-                for (number, block) in lines.chunks_exact(self.block_lines()).enumerate() {
-                    let coming =
-                        (tile * BLOCKS_PER_TILE + number + blocks_ahead) * self.block_lines() + pass_number * part;
+                let (mut tables, mut least) = ([&[][..]; PROBES_PER_PASS], [0; PROBES_PER_PASS]);
+                for ((tables, least), probe) in tables.iter_mut().zip(&mut least).zip(pass) {
+                    (*tables, *least) = (&probes[*probe].1.tables, probes[*probe].1.least);
+                }
+                let (tables, least) = (&tables[..pass.len()], &least[..pass.len()]);
+                for (number, block) in lines.chunks_exact(self.block_lines).enumerate() {
+                    let block_number = tile * BLOCKS_PER_TILE + number;
+                    let coming = (block_number + blocks_ahead) * self.block_lines + pass_number * part;
                     kernel::prefetch(self.heads.get(coming..coming + part).unwrap_or_default());
-                    reach(self.form.path, self.form.layout, block, &tables, &least, &mut reached);
-                    let first_row = (tile * BLOCKS_PER_TILE + number) * CODES_PER_BLOCK;
-                    for (place, reaching) in reaching[..pass.len()].iter_mut().enumerate() {
-                        self.note(first_row, reached.codes[place], &reached.sums[place], reaching);
+                    let block = ((block_number * CODES_PER_BLOCK) as u32, block);
+                    let asked_for = reached.reached[0].rows().len();
+                    reach(self.form.path, self.form.layout, block, tables, least, &mut reached.reached[..pass.len()]);
+                    // Beside one pass alone, which waits for memory, a burst at the end would hold up the heads to come.
+                    if passes == 1 {
+                        self.ask_for_tails(&reached.reached[0].rows()[asked_for..]);
                     }
                 }
-                for (probe, reaching) in pass.iter().zip(&mut reaching) {
-                    if let Some(rows) = &mut found[*probe] {
-                        self.judge(probes[*probe].0, probes[*probe].1, reaching, rows);
+                for reached in &mut reached.reached[..pass.len()] {
+                    if passes > 1 {
+                        self.ask_for_tails(reached.rows());
                     }
-                    found[*probe].take_if(|rows| rows.len() > rows_max);
-                    reaching.clear();
+                    // The last block may have fewer rows than codes.
+                    reached.keep_below(self.rows as u32);
                 }
+                reached.probes.extend(pass);
+                judge(&mut before, &mut found);
+                mem::swap(&mut reached, &mut before);
             }
         }
+        judge(&mut before, &mut found);
         found
     }
 
-    /// Notes the rows of a block whose heads reached the line, and has their tails come in.
-    fn note(&self, first_row: usize, mut codes: u128, sums: &[u16; CODES_PER_BLOCK], reaching: &mut Vec<Reaching>) {
-        while codes != 0 {
-            let code = codes.trailing_zeros() as usize;
-            codes &= codes - 1;
-            let row = first_row + code;
-            // The last block may have fewer rows than codes.
-            if row < self.rows {
-                // Every cache line of it, but few of them twice.
-                let tail = self.tail(row);
-                tail.chunks(PIECES_PER_LINE).for_each(|pieces| kernel::prefetch(&pieces[..1]));
-                kernel::prefetch(&tail[tail.len() - 1..]);
-                reaching.push((row as u32, sums[code].into()));
-            }
+    /// Has the tails of rows come in: every cache line of each, but few of them twice.
+    fn ask_for_tails(&self, rows: &[(u32, u32)]) {
+        for (row, _) in rows {
+            let first = *row as usize * self.tail_pieces;
+            let tail = self.tails.get(first..first + self.tail_pieces).unwrap_or_default();
+            tail.chunks(PIECES_PER_LINE).for_each(|pieces| kernel::prefetch(&pieces[..1]));
+            kernel::prefetch(tail.split_last().map_or(&[], |(last, _)| std::slice::from_ref(last)));
         }
     }
 
     /// Adds the rows whose whole codes reach the line.
-    fn judge(&self, probe: &SketchProbe, lines: Lines, reaching: &mut [Reaching], rows: &mut Vec<u32>) {
+    fn judge(&self, (probe, lines): &(&SketchProbe, Lines), reaching: &mut [(u32, u32)], rows: &mut Vec<u32>) {
+        for (row, sum) in &mut *reaching {
+            *sum = lines.sum_of_words(*sum, self.head_alignment(*row as usize));
+        }
         probe.add_tails(self.form.path, &self.tails, reaching);
-        let reaches = |(row, sum): &&Reaching| lines.whole.is_reached_by(*sum, Measures::of(self.tail(*row as usize)));
-        rows.extend(reaching.iter().filter(reaches).map(|(row, _)| row));
+        let reach = |(row, sum): &&(u32, u32)| lines.are_reached_by(*sum, Measures::of(self.tail(*row as usize)));
+        rows.extend(reaching.iter().filter(reach).map(|(row, _)| row));
     }
+}
+
+/// Some probes, and what a pass over a tile found for each.
+#[derive(Debug, Default)]
+struct Pass {
+    probes: Vec<usize>,
+    reached: [Reached; PROBES_PER_PASS],
 }
 
 impl Engine for SketchEngine {
@@ -268,24 +290,23 @@ fn restore(dimension: u32, rows: usize, bytes: &[u8], form: Form) -> Option<Sket
     if !is_of_form || !(DIMENSION_MIN..=DIMENSION_MAX).contains(&dimension) || !spread.is_finite() || spread < 1.0 {
         return None;
     }
-    let kept = KeptRow::of(dimension, form.layout);
+    let kept = KeptRow::of(dimension, form);
     if rest.len() != kept.bytes().checked_mul(rows)? {
         return None;
     }
     let mut segment = SketchSegment { spread, ..SketchSegment::empty(dimension, rows, form) };
-    let mut tail = vec![TailPiece::ZERO; segment.tail_pieces()];
+    let mut tail = vec![TailPiece::ZERO; segment.tail_pieces];
     for row in rest.chunks_exact(kept.bytes()) {
-        let (head, row) = row.split_at(kept.head_bytes());
-        let (of_head, words) = row.split_first()?;
+        let (head, words) = row.split_at(kept.head_bytes());
         for (word, bytes) in tail.iter_mut().flat_map(|piece| &mut piece.0).zip(words.as_chunks().0) {
             *word = u64::from_le_bytes(*bytes);
         }
-        segment.push(kept.unpack(head), HeadAlignment(*of_head), &tail);
+        segment.push(kept.unpack(head), &tail);
     }
     Some(segment)
 }
 
-/// How a row is kept in a file: the fields of its head packed bit by bit, its head's alignment, its tail; numbers little-endian.
+/// How a row is kept in a file: the fields of its head packed bit by bit, its tail; numbers little-endian.
 #[derive(Debug, Clone, Copy)]
 struct KeptRow {
     fields: usize,
@@ -294,10 +315,10 @@ struct KeptRow {
 }
 
 impl KeptRow {
-    fn of(dimension: u32, layout: Layout) -> Self {
-        let dimension = dimension as usize;
-        let fields = Book::of(layout).fields(dimension);
-        Self { fields, field_bits: layout.field_bits(), tail_bytes: tail_pieces(dimension) * size_of::<TailPiece>() }
+    fn of(dimension: u32, form: Form) -> Self {
+        let (shape, field_bits) = (form.shape(dimension), form.layout.field_bits());
+        let tail_bytes = tail_pieces(shape.dimension) * size_of::<TailPiece>();
+        Self { fields: shape.fields(), field_bits, tail_bytes }
     }
 
     fn head_bytes(self) -> usize {
@@ -305,7 +326,7 @@ impl KeptRow {
     }
 
     fn bytes(self) -> usize {
-        self.head_bytes() + size_of::<HeadAlignment>() + self.tail_bytes
+        self.head_bytes() + self.tail_bytes
     }
 
     fn pack(self, fields: impl Iterator<Item = u8>, bytes: &mut Vec<u8>) {
@@ -342,7 +363,7 @@ impl Segment for SketchSegment {
 
     /// Of the heads: hardly any tail is looked at.
     fn scan_cost(&self) -> Option<ScanCost> {
-        let lookups = (self.book().fields(self.dimension as usize) * self.rows) as u64;
+        let lookups = (self.shape().fields() * self.rows) as u64;
         Some(ScanCost { bytes: size_of_val(&*self.heads), lookups: Some(lookups) })
     }
 
@@ -376,14 +397,13 @@ impl Segment for SketchSegment {
     /// Format, bits of a field, spread, and the rows: the same on every processor that writes such fields.
     fn to_bytes(&self) -> Result<Option<Vec<u8>>, BuildError> {
         let layout = self.form.layout;
-        let (kept, lines) = (KeptRow::of(self.dimension, layout), self.block_lines());
+        let (kept, lines) = (KeptRow::of(self.dimension, self.form), self.block_lines);
         let mut bytes = Vec::with_capacity(10 + self.rows * kept.bytes());
         bytes.extend([FORMAT, layout.field_bits() as u8]);
         bytes.extend_from_slice(&self.spread.to_le_bytes());
         for row in 0..self.rows {
             let (code, block) = (row % CODES_PER_BLOCK, &self.heads[row / CODES_PER_BLOCK * lines..][..lines]);
             kept.pack((0..kept.fields).map(|field| layout.field(block, code, field)), &mut bytes);
-            bytes.push(kernel::sketch::alignment(block, code));
             bytes.extend(self.tail(row).iter().flat_map(|piece| piece.0).flat_map(u64::to_le_bytes));
         }
         Ok(Some(bytes))

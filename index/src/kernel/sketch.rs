@@ -3,6 +3,10 @@
 //! A code is a row of fields of a few bits. A probe has a table for each field, of what every value of it earns, and a code's sum is that of
 //! what its fields earn. The codes of 128 rows lie in a block, which several probes pass over at once. How many bits a field has, and how
 //! fields lie in a block, is up to the instructions at hand (see [`Layout`]).
+//!
+//! Sums are never wider than a byte. What eight fields earn, a leaf, fits one; leaves are averaged in pairs, halves rounded up, the averages
+//! again, and so on until one is left. It counts 2ˡ for l levels of averages, and rounding has made it a little more than the sum: see
+//! [`Averages`].
 
 use super::Path;
 
@@ -10,18 +14,24 @@ use super::Path;
 pub(crate) const CODES_PER_BLOCK: usize = 2 * HALF;
 /// Codes that lie side by side.
 const HALF: usize = 64;
+/// Fields whose earnings are added up before they are averaged with others.
+const FIELDS_PER_LEAF: usize = STEPS_PER_LEAF * FIELDS_PER_STEP;
+/// The most levels of averages.
+const LEVELS_MAX: usize = 7;
 /// The most fields of a code.
-pub(crate) const FIELDS_MAX: usize = 2048;
-/// The most that a field earns. Eight of these fit a byte, so that paths that add up bytes seldom have to make them wider.
-pub(crate) const ENTRY_MAX: u8 = 31;
+pub(crate) const FIELDS_MAX: usize = FIELDS_PER_LEAF << LEVELS_MAX;
+/// The most that a field earns.
+pub(crate) const ENTRY_MAX: u8 = u8::MAX / FIELDS_PER_LEAF as u8;
+/// The first field may earn what the others of its leaf leave of a byte.
+pub(crate) const FIRST_ENTRY_MAX: u8 = u8::MAX - (FIELDS_PER_LEAF as u8 - 1) * ENTRY_MAX;
 /// Probes that share one pass over a block at most.
 pub(crate) const PROBES_PER_PASS: usize = 4;
 
-/// Lines of a block behind its fields: an alignment of 8 bits for each code.
-const ALIGNMENT_LINES: usize = 2;
-
-// A sum fits 16 bits.
-const _: () = assert!((FIELDS_MAX + 8) * ENTRY_MAX as usize <= u16::MAX as usize);
+/// Fields that lie together.
+pub(crate) const FIELDS_PER_STEP: usize = 4;
+const STEPS_PER_LEAF: usize = 2;
+/// Leaves are averaged in pairs as soon as they are added up.
+const STEPS_PER_PAIR: usize = 2 * STEPS_PER_LEAF;
 
 /// 64 bytes of a block or of a probe's tables: a cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +46,10 @@ impl Bytes {
 /// lines of its first half, then those of the second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
-    /// Fields of 4 bits. Of each field, 32 bytes: code c has the low half of byte c, code c + 32 the high half.
+    /// Fields of 4 bits, two of them in a line. Of each field, 32 bytes: code c has the low half of byte c, code c + 32 the high half.
     Fours,
-    /// Fields of 6 bits, four of them in three lines of 64 bytes, a byte for each code: line l has field l in the low six bits and, above,
-    /// the bits 2 l and 2 l + 1 of the fourth field.
+    /// Fields of 6 bits, four of them in three lines, a byte for each code: line l has field l in the low six bits and, above, the bits 2 l
+    /// and 2 l + 1 of the fourth field.
     Sixes,
 }
 
@@ -72,18 +82,10 @@ impl Layout {
         }
     }
 
-    /// Fields that a path takes in one step.
-    const fn fields_per_step(self) -> usize {
-        match self {
-            Self::Fours => 8,
-            Self::Sixes => 4,
-        }
-    }
-
-    /// Lines of a block in each step.
+    /// Lines of a block in each step, for both halves.
     const fn block_lines_per_step(self) -> usize {
         match self {
-            Self::Fours => 8,
+            Self::Fours => 4,
             Self::Sixes => 6,
         }
     }
@@ -95,17 +97,17 @@ impl Layout {
 
     /// Lines of a probe's tables in each step.
     const fn table_lines_per_step(self) -> usize {
-        self.fields_per_step() * self.entries() / 64
+        FIELDS_PER_STEP * self.entries() / 64
     }
 
     /// Lines of a block whose codes have so many fields, at least 1.
     pub(crate) fn block_lines(self, fields: usize) -> usize {
-        fields.div_ceil(self.fields_per_step()) * self.block_lines_per_step() + ALIGNMENT_LINES
+        fields.div_ceil(FIELDS_PER_STEP) * self.block_lines_per_step()
     }
 
     /// Lines of the tables of so many fields. Fields beyond them, up to a whole step, earn nothing.
     pub(crate) fn table_lines(self, fields: usize) -> usize {
-        fields.div_ceil(self.fields_per_step()) * self.table_lines_per_step()
+        fields.div_ceil(FIELDS_PER_STEP) * self.table_lines_per_step()
     }
 
     /// The table of a field: what each of its values earns, [`ENTRY_MAX`] at most.
@@ -122,6 +124,7 @@ impl Layout {
     }
 
     /// A field of a code in a block.
+    #[inline]
     pub(crate) fn field(self, block: &[Bytes], code: usize, field: usize) -> u8 {
         let part = |(line, byte, from, bits, into): (usize, usize, u8, u8, u8)| {
             (block[line].0[byte] >> into & ((1 << bits) - 1)) << from
@@ -131,11 +134,12 @@ impl Layout {
 
     /// Where the parts of a field lie, of which some have no bits: the line, the byte in it, the first bit of the part, how many, and the bit
     /// in the byte.
+    #[inline]
     fn places(self, code: usize, field: usize) -> [(usize, usize, u8, u8, u8); 3] {
         const NONE: (usize, usize, u8, u8, u8) = (0, 0, 0, 0, 0);
-        let step = field / self.fields_per_step() * self.block_lines_per_step();
+        let step = field / FIELDS_PER_STEP * self.block_lines_per_step();
         let first = step + code / HALF * self.block_lines_per_step() / 2;
-        let (code, field) = (code % HALF, field % self.fields_per_step());
+        let (code, field) = (code % HALF, field % FIELDS_PER_STEP);
         match self {
             Self::Fours => {
                 [(first + field / 2, field % 2 * 32 + code % 32, 0, 4, if code < 32 { 0 } else { 4 }), NONE, NONE]
@@ -146,116 +150,167 @@ impl Layout {
     }
 }
 
-/// The alignment of a code in a block.
-pub(crate) fn alignment(block: &[Bytes], code: usize) -> u8 {
-    block[alignment_line(block, code)].0[code % HALF]
+/// What averaging makes of the sums of codes of so many fields: 2ˡ · byte = sum + excess, for l levels.
+///
+/// Of two bytes, the average is a half more than it should be in one case of two; of two leaves that are not there, it is 0.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Averages {
+    pub(crate) levels: u32,
+    /// Of the excess.
+    pub(crate) mean: f64,
+    pub(crate) variance: f64,
 }
 
-/// Sets the alignment of a code in a block.
-pub(crate) fn set_alignment(block: &mut [Bytes], code: usize, alignment: u8) {
-    let line = alignment_line(block, code);
-    block[line].0[code % HALF] = alignment;
-}
-
-fn alignment_line(block: &[Bytes], code: usize) -> usize {
-    block.len() - ALIGNMENT_LINES + code / HALF
-}
-
-/// The least sum asked of a code with an alignment a: ⌊a · `slope` / 2⁸ + ½⌋ + `plus` − `minus`, where it is no less than 0 and no more than
-/// 2¹⁶ − 1 on the way. The slope is less than 2¹⁵.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Least {
-    pub(crate) slope: u16,
-    pub(crate) plus: u16,
-    pub(crate) minus: u16,
-}
-
-impl Least {
-    pub(crate) const SLOPE_MAX: u16 = i16::MAX.cast_unsigned();
-
-    fn of(self, alignment: u8) -> u16 {
-        let sloped = (u32::from(alignment) * u32::from(self.slope) + (1 << 7)) >> 8;
-        (sloped as u16).saturating_add(self.plus).saturating_sub(self.minus)
+impl Averages {
+    /// Of codes of so many fields, at least 1.
+    pub(crate) fn of(fields: usize) -> Self {
+        let leaves = fields.div_ceil(FIELDS_PER_LEAF);
+        let levels = levels(leaves);
+        let (mut mean, mut variance) = (0.0, 0.0);
+        for level in 1..=levels {
+            let (averages, half) = (leaves.div_ceil(1 << level) as f64, f64::from(1_u32 << level) / 2.0);
+            mean += averages * half / 2.0;
+            variance += averages * half * half / 4.0;
+        }
+        Self { levels, mean, variance }
     }
 }
 
-/// What a pass over a block found for each probe.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Levels of averages of so many leaves, at least 1.
+fn levels(leaves: usize) -> u32 {
+    leaves.next_power_of_two().ilog2().max(1)
+}
+
+/// The rows that passes over blocks found for a probe.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Reached {
-    /// Bit c: the sum of code c is at least what its alignment asks for.
-    pub(crate) codes: [u128; PROBES_PER_PASS],
-    /// The sums of the codes whose bit is set; the others mean nothing.
-    pub(crate) sums: [[u16; CODES_PER_BLOCK]; PROBES_PER_PASS],
+    /// A row's number and its byte; those beyond `count` mean nothing.
+    rows: Vec<(u32, u32)>,
+    count: usize,
 }
 
 impl Reached {
-    pub(crate) fn new() -> Self {
-        Self { codes: [0; PROBES_PER_PASS], sums: [[0; CODES_PER_BLOCK]; PROBES_PER_PASS] }
+    /// Each row and its byte, ascending by rows where the passes were.
+    pub(crate) fn rows(&mut self) -> &mut [(u32, u32)] {
+        &mut self.rows[..self.count]
+    }
+
+    /// Forgets rows from this one on.
+    pub(crate) fn keep_below(&mut self, row_count: u32) {
+        self.count = self.rows().partition_point(|(row, _)| *row < row_count);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    /// Makes room for what a block may add.
+    fn reserve(&mut self) {
+        if self.rows.len() < self.count + CODES_PER_BLOCK {
+            self.rows.resize((2 * self.count).max(2 * CODES_PER_BLOCK), (0, 0));
+        }
+    }
+
+    /// Notes the codes whose bits are set, of rows numbered from `first_row` on.
+    ///
+    /// Most often there is none or one, which no branch tells apart: a processor foresees it too seldom. Where there is none, the first one is
+    /// written down, and not counted.
+    #[inline]
+    fn note(&mut self, mut codes: u64, sums: &[u8; HALF], first_row: u32) {
+        loop {
+            let code = codes.trailing_zeros() % HALF as u32;
+            self.rows[self.count] = (first_row.wrapping_add(code), sums[code as usize].into());
+            self.count += usize::from(codes != 0);
+            codes &= codes.wrapping_sub(1);
+            if codes == 0 {
+                return;
+            }
+        }
     }
 }
 
-/// Adds up, for each probe, what the fields of each code earn, and tells which sums reach the probe's `least`.
+/// Adds up, for each probe, what the fields of each code earn, and notes the rows whose bytes reach the probe's `least`. The block's rows are
+/// numbered from `first_row` on.
 ///
 /// `block` and the probes' tables are of one layout, which the path reads, and of equally many fields.
 pub(crate) fn reach(
     path: Path,
     layout: Layout,
-    block: &[Bytes],
+    (first_row, block): (u32, &[Bytes]),
     probes: &[&[Bytes]],
-    least: &[Least],
-    reached: &mut Reached,
+    least: &[u8],
+    reached: &mut [Reached],
 ) {
-    let (block, alignments) = block.split_last_chunk().expect("a block has the alignments of its codes");
     let steps = block.len() / layout.block_lines_per_step();
     assert!((1..=PROBES_PER_PASS).contains(&probes.len()), "a pass is for 1 to 4 probes");
-    assert_eq!(probes.len(), least.len(), "one bound per probe");
-    assert!(least.iter().all(|least| least.slope <= Least::SLOPE_MAX), "slopes are below 2^15");
-    assert!(steps * layout.fields_per_step() < FIELDS_MAX + layout.fields_per_step(), "sums fit 16 bits");
+    assert!(probes.len() == least.len() && probes.len() == reached.len(), "one bound and one list per probe");
+    assert!((1..=FIELDS_MAX / FIELDS_PER_STEP).contains(&steps), "averages have so many levels at most");
     assert!(probes.iter().all(|tables| tables.len() == steps * layout.table_lines_per_step()), "a table per field");
     assert!(path == Path::Portable || layout == Layout::of(path), "the path reads the layout");
-    reached.codes = [0; PROBES_PER_PASS];
+    reached.iter_mut().for_each(Reached::reserve);
+    let block = Block { first_row, lines: block };
     match path {
-        Path::Portable => portable(layout, block, alignments, probes, least, reached),
+        Path::Portable => portable(layout, block, probes, least, reached),
         // SAFETY: `Path::detect` and `Path::available` give this path only where the processor has its features.
         #[cfg(target_arch = "x86_64")]
-        Path::Avx2 => unsafe { x86::reach_avx2(block, alignments, probes, least, reached) },
+        Path::Avx2 => unsafe { x86::reach_avx2(block, probes, least, reached) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Path::Avx512 => unsafe { x86::reach_avx512(block, alignments, probes, least, reached) },
+        Path::Avx512 => unsafe { x86::reach_avx512(block, probes, least, reached) },
     }
 }
 
-fn portable(
-    layout: Layout,
-    block: &[Bytes],
-    alignments: &[Bytes; ALIGNMENT_LINES],
-    probes: &[&[Bytes]],
-    least: &[Least],
-    reached: &mut Reached,
-) {
-    for (probe, (tables, least)) in probes.iter().zip(least).enumerate() {
-        let mut sums = [0_u16; CODES_PER_BLOCK];
-        let steps = block.chunks(layout.block_lines_per_step()).zip(tables.chunks(layout.table_lines_per_step()));
-        for (lines, tables) in steps {
-            let halves = lines.chunks(lines.len() / 2).zip(sums.as_chunks_mut::<HALF>().0);
-            for (lines, sums) in halves {
-                let entries = tables.iter().flat_map(|line| line.0.chunks(layout.entries()));
-                for (field, entries) in entries.enumerate() {
-                    for (value, sum) in values(layout, lines, field).into_iter().zip(&mut *sums) {
-                        // Sums stay below 2¹⁶.
-                        *sum = sum.wrapping_add(u16::from(entries[usize::from(value) % entries.len()]));
-                    }
+/// The codes of so many rows.
+#[derive(Clone, Copy)]
+struct Block<'a> {
+    first_row: u32,
+    lines: &'a [Bytes],
+}
+
+fn portable(layout: Layout, block: Block, probes: &[&[Bytes]], least: &[u8], reached: &mut [Reached]) {
+    let mut leaves = Vec::new();
+    for ((tables, least), reached) in probes.iter().zip(least).zip(reached) {
+        leaves.clear();
+        let of_leaves = block.lines.chunks(STEPS_PER_LEAF * layout.block_lines_per_step());
+        for (lines, tables) in of_leaves.zip(tables.chunks(STEPS_PER_LEAF * layout.table_lines_per_step())) {
+            leaves.push(leaf(layout, lines, tables));
+        }
+        for _ in 0..levels(leaves.len()) {
+            for pair in 0..leaves.len().div_ceil(2) {
+                let (first, second) = (leaves[2 * pair], leaves.get(2 * pair + 1).unwrap_or(&[0; CODES_PER_BLOCK]));
+                leaves[pair] = std::array::from_fn(|code| average(first[code], second[code]));
+            }
+            leaves.truncate(leaves.len().div_ceil(2));
+        }
+        for (half, sums) in leaves[0].as_chunks::<HALF>().0.iter().enumerate() {
+            let codes = (0..).zip(sums).fold(0, |codes, (code, sum)| codes | u64::from(sum >= least) << code);
+            reached.note(codes, sums, block.first_row + (half * HALF) as u32);
+        }
+    }
+}
+
+/// Halves rounded up.
+fn average(first: u8, second: u8) -> u8 {
+    first.midpoint(second) + ((first ^ second) & 1)
+}
+
+/// What the fields of a leaf earn.
+fn leaf(layout: Layout, lines: &[Bytes], tables: &[Bytes]) -> [u8; CODES_PER_BLOCK] {
+    let mut sums = [0_u8; CODES_PER_BLOCK];
+    let steps = lines.chunks(layout.block_lines_per_step()).zip(tables.chunks(layout.table_lines_per_step()));
+    for (lines, tables) in steps {
+        let halves = lines.chunks(lines.len() / 2).zip(sums.as_chunks_mut::<HALF>().0);
+        for (lines, sums) in halves {
+            let entries = tables.iter().flat_map(|line| line.0.chunks(layout.entries()));
+            for (field, entries) in entries.enumerate() {
+                for (value, sum) in values(layout, lines, field).into_iter().zip(&mut *sums) {
+                    // The entries of a leaf fit a byte.
+                    *sum = sum.wrapping_add(entries[usize::from(value) % entries.len()]);
                 }
             }
         }
-        let alignments = alignments.iter().flat_map(|line| line.0);
-        let reach = sums.iter().zip(alignments).map(|(sum, alignment)| *sum >= least.of(alignment));
-        let codes = reach.enumerate().fold(0, |codes, (code, reaches)| codes | u128::from(reaches) << code);
-        reached.codes[probe] = codes;
-        if codes != 0 {
-            reached.sums[probe] = sums;
-        }
     }
+    sums
 }
 
 /// Looks bytes up and adds them up, in registers alone and as many at once as the path can: how many there were, of so many rounds. For
@@ -295,9 +350,11 @@ fn values(layout: Layout, lines: &[Bytes], field: usize) -> [u8; HALF] {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use std::arch::asm;
     use std::arch::x86_64::*;
+    use std::mem::MaybeUninit;
 
-    use super::{ALIGNMENT_LINES, Bytes, HALF, Least, Reached};
+    use super::{Block, Bytes, HALF, LEVELS_MAX, Reached, STEPS_PER_PAIR};
 
     /// Sums that do not wait for each other: enough for an addition and a lookup to begin in every cycle.
     const CHAINS: usize = 12;
@@ -328,113 +385,143 @@ mod x86 {
         rounds * (CHAINS * size_of::<__m512i>()) as u64
     }
 
+    /// Does something with the lines of each step of a pair of leaves, the step's number, and the sums of the leaf that it belongs to. Of the last
+    /// pair steps may be missing. A loop would have the sums in memory.
+    macro_rules! each_step {
+        ($pair:ident, $steps:expr, $first:ident, $second:ident, |$lines:ident, $step:ident, $sums:ident| $add:block) => {
+            let steps = $steps;
+            each_step!(@ $pair, steps, 0, $first, $lines, $step, $sums, $add);
+            each_step!(@ $pair, steps, 1, $first, $lines, $step, $sums, $add);
+            each_step!(@ $pair, steps, 2, $second, $lines, $step, $sums, $add);
+            each_step!(@ $pair, steps, 3, $second, $lines, $step, $sums, $add);
+        };
+        (@ $pair:ident, $steps:ident, $number:literal, $of:ident, $lines:ident, $step:ident, $sums:ident, $add:block) => {
+            const { assert!($number < STEPS_PER_PAIR) };
+            if let Some($lines) = $steps.get($number) {
+                let ($step, $sums) = (STEPS_PER_PAIR * $pair + $number, &mut $of);
+                $add
+            }
+        };
+    }
+
+    /// Averages each of `$x` with one of `$other`.
+    macro_rules! each {
+        ($average:ident, $x:ident, $other:expr) => {
+            for probe in 0..$x.len() {
+                for part in 0..2 {
+                    $x[probe][part] = $average($x[probe][part], $other[probe][part]);
+                }
+            }
+        };
+    }
+
+    /// Averages `$x`, of the pair of leaves of this number, with those before it that wait for it, and has the result wait in its turn, in
+    /// `$waiting`: one for each level, as ones do when one counts in binary.
+    macro_rules! count {
+        ($average:ident, $x:ident, $number:ident, $waiting:ident) => {{
+            let mut level = 0;
+            while $number >> level & 1 == 1 {
+                // SAFETY: the bit is set in the number of pairs before this one, so that one of them wrote here, and none took it.
+                each!($average, $x, unsafe { $waiting[level].assume_init_ref() });
+                level += 1;
+            }
+            $waiting[level].write($x);
+        }};
+    }
+
+    /// The average of all leaves, after so many pairs of them have been counted. Those that would fill the last level are 0.
+    macro_rules! averaged {
+        ($average:ident, $waiting:ident, $pairs:expr, $zero:expr) => {{
+            let (pairs, first_level) = ($pairs, $pairs.trailing_zeros());
+            // SAFETY: the bit is set in the number of pairs, so that one of them wrote here, and none took it.
+            let mut x = unsafe { $waiting[first_level as usize].assume_init() };
+            for level in first_level..pairs.next_power_of_two().ilog2() {
+                if level > first_level && pairs >> level & 1 == 1 {
+                    // SAFETY: as above.
+                    each!($average, x, unsafe { $waiting[level as usize].assume_init_ref() });
+                } else {
+                    each!($average, x, [[$zero; 2]; PROBES]);
+                }
+            }
+            x
+        }};
+    }
+
     /// Two probes at once: their sums, what is read of a block and a table fill the sixteen registers.
     #[target_feature(enable = "avx2")]
-    pub(super) fn reach_avx2(
-        block: &[Bytes],
-        alignments: &[Bytes; ALIGNMENT_LINES],
-        probes: &[&[Bytes]],
-        least: &[Least],
-        reached: &mut Reached,
-    ) {
+    pub(super) fn reach_avx2(block: Block, probes: &[&[Bytes]], least: &[u8], reached: &mut [Reached]) {
         let (pairs, rest) = probes.as_chunks::<2>();
-        for (half, alignments) in alignments.iter().enumerate() {
+        for half in 0..2 {
             for (number, pair) in pairs.iter().enumerate() {
-                tile_avx2(block, half, alignments, *pair, &least[2 * number..], 2 * number, reached);
+                tile_avx2(block, half, *pair, &least[2 * number..], &mut reached[2 * number..]);
             }
             if let &[tables] = rest {
-                tile_avx2(block, half, alignments, [tables], &least[2 * pairs.len()..], 2 * pairs.len(), reached);
+                tile_avx2(block, half, [tables], &least[2 * pairs.len()..], &mut reached[2 * pairs.len()..]);
             }
         }
     }
 
-    /// One lookup chooses among the 16 entries of one table, for 32 codes. Eight entries are added up in a byte; then bytes are added up in
-    /// pairs of 16 bits: `all` as they are, in which a pair's second byte counts 256 times, and `second` those alone.
     #[target_feature(enable = "avx2")]
     #[inline]
     fn tile_avx2<const PROBES: usize>(
-        block: &[Bytes],
+        block: Block,
         half: usize,
-        alignments: &Bytes,
         probes: [&[Bytes]; PROBES],
-        least: &[Least],
-        first_probe: usize,
-        reached: &mut Reached,
+        least: &[u8],
+        reached: &mut [Reached],
     ) {
-        let low_half = _mm256_set1_epi8(15);
-        let mut all = [[_mm256_setzero_si256(); 2]; PROBES];
-        let mut second = [[_mm256_setzero_si256(); 2]; PROBES];
-        let probes = probes.map(|tables| tables.as_chunks::<2>().0);
-        for (step, lines) in block.as_chunks::<8>().0.iter().enumerate() {
-            let fields = &lines.as_chunks::<4>().0[half];
-            let mut bytes = [[_mm256_setzero_si256(); 2]; PROBES];
-            for field in 0..8 {
-                let fields = load_256(&fields[field / 2], field % 2);
-                let low = _mm256_and_si256(fields, low_half);
-                let high = _mm256_and_si256(_mm256_srli_epi16::<4>(fields), low_half);
-                for probe in 0..PROBES {
-                    let entries = twice_128(&probes[probe][step][field / 4], field % 4);
-                    bytes[probe][0] = _mm256_add_epi8(bytes[probe][0], _mm256_shuffle_epi8(entries, low));
-                    bytes[probe][1] = _mm256_add_epi8(bytes[probe][1], _mm256_shuffle_epi8(entries, high));
+        let (zero, low_half) = (_mm256_setzero_si256(), _mm256_set1_epi8(15));
+        let mut waiting = [const { MaybeUninit::<[[__m256i; 2]; PROBES]>::uninit() }; LEVELS_MAX];
+        let pairs = block.lines.chunks(STEPS_PER_PAIR * 4);
+        let pair_count = pairs.len();
+        for (number, lines) in pairs.enumerate() {
+            let (mut x, mut second) = ([[zero; 2]; PROBES], [[zero; 2]; PROBES]);
+            each_step!(number, lines.as_chunks::<4>().0, x, second, |lines, step, sums| {
+                for field in 0..4 {
+                    let fields = load_256(&lines.as_chunks::<2>().0[half][field / 2], field % 2);
+                    let low = _mm256_and_si256(fields, low_half);
+                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(fields), low_half);
+                    for probe in 0..PROBES {
+                        let entries = twice_128(&probes[probe][step], field);
+                        sums[probe][0] = _mm256_add_epi8(sums[probe][0], _mm256_shuffle_epi8(entries, low));
+                        sums[probe][1] = _mm256_add_epi8(sums[probe][1], _mm256_shuffle_epi8(entries, high));
+                    }
                 }
-            }
-            for probe in 0..PROBES {
-                for side in 0..2 {
-                    all[probe][side] = _mm256_add_epi16(all[probe][side], bytes[probe][side]);
-                    let seconds = _mm256_srli_epi16::<8>(bytes[probe][side]);
-                    second[probe][side] = _mm256_add_epi16(second[probe][side], seconds);
-                }
-            }
+            });
+            each!(average_256, x, second);
+            count!(average_256, x, number, waiting);
         }
+        let averages = averaged!(average_256, waiting, pair_count, zero);
         for probe in 0..PROBES {
-            let asked = least[probe].wide_avx2();
-            let mut sums = [_mm256_setzero_si256(); 4];
-            let mut codes = 0_u64;
-            for side in 0..2 {
-                let odd = second[probe][side];
-                let even = _mm256_sub_epi16(all[probe][side], _mm256_slli_epi16::<8>(odd));
-                let (low, high) = (_mm256_unpacklo_epi16(even, odd), _mm256_unpackhi_epi16(even, odd));
-                sums[2 * side] = _mm256_permute2x128_si256::<0x20>(low, high);
-                sums[2 * side + 1] = _mm256_permute2x128_si256::<0x31>(low, high);
-                let alignments = load_256(alignments, side);
-                let both = _mm256_packs_epi16(
-                    reaching_avx2(sums[2 * side], _mm256_castsi256_si128(alignments), asked),
-                    reaching_avx2(sums[2 * side + 1], _mm256_extracti128_si256::<1>(alignments), asked),
-                );
-                let in_order = _mm256_permute4x64_epi64::<0b11_01_10_00>(both);
-                codes |= u64::from(_mm256_movemask_epi8(in_order).cast_unsigned()) << (32 * side);
+            let least = _mm256_set1_epi8(least[probe].cast_signed());
+            let (mut sums, mut codes) = ([0; HALF], 0);
+            for (side, into) in sums.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+                let average = averages[probe][side];
+                // There is no unsigned comparison: the larger of the two is the average itself where it reaches the least.
+                let reaches = _mm256_cmpeq_epi8(_mm256_max_epu8(average, least), average);
+                codes |= u64::from(_mm256_movemask_epi8(reaches).cast_unsigned()) << (32 * side);
+                // SAFETY: the destination has 32 bytes, and need not be aligned.
+                unsafe { _mm256_storeu_si256(into.as_mut_ptr().cast::<__m256i>(), average) };
             }
-            reached.codes[first_probe + probe] |= u128::from(codes) << (HALF * half);
-            if codes != 0 {
-                let into = &mut reached.sums[first_probe + probe][HALF * half..];
-                for (sums, into) in sums.into_iter().zip(into.as_chunks_mut::<16>().0) {
-                    // SAFETY: the destination has 32 bytes, and need not be aligned.
-                    unsafe { _mm256_storeu_si256(into.as_mut_ptr().cast::<__m256i>(), sums) };
-                }
-            }
+            reached[probe].note(codes, &sums, block.first_row + (HALF * half) as u32);
         }
     }
 
-    impl Least {
-        #[target_feature(enable = "avx2")]
-        #[inline]
-        fn wide_avx2(self) -> [__m256i; 3] {
-            [
-                _mm256_set1_epi16(self.slope.cast_signed()),
-                _mm256_set1_epi16(self.plus.cast_signed()),
-                _mm256_set1_epi16(self.minus.cast_signed()),
-            ]
-        }
-    }
-
-    /// All ones where sums reach what is asked of alignments.
+    /// `_mm256_avg_epu8`, which is known to compilers as sums of wider integers that are made narrower again. Where averages follow each other
+    /// in a loop they do not recognise it any more, and take ten times as many instructions.
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn reaching_avx2(sums: __m256i, alignments: __m128i, [slope, plus, minus]: [__m256i; 3]) -> __m256i {
-        let sloped = _mm256_mulhrs_epi16(_mm256_slli_epi16::<7>(_mm256_cvtepu8_epi16(alignments)), slope);
-        let least = _mm256_subs_epu16(_mm256_adds_epu16(sloped, plus), minus);
-        // There is no unsigned comparison: the larger of the two is the sum itself where it reaches the least.
-        _mm256_cmpeq_epi16(_mm256_max_epu16(sums, least), sums)
+    fn average_256(first: __m256i, second: __m256i) -> __m256i {
+        let average;
+        // SAFETY: AVX2 has this instruction, which changes nothing but its result.
+        unsafe {
+            asm!(
+                "vpavgb {average}, {first}, {second}",
+                average = lateout(ymm_reg) average, first = in(ymm_reg) first, second = in(ymm_reg) second,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        average
     }
 
     #[target_feature(enable = "avx2")]
@@ -455,140 +542,55 @@ mod x86 {
     }
 
     /// Four probes at once where there are four, so that what is read of a block is used four times; the rest one by one.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi2")]
-    pub(super) fn reach_avx512(
-        block: &[Bytes],
-        alignments: &[Bytes; ALIGNMENT_LINES],
-        probes: &[&[Bytes]],
-        least: &[Least],
-        reached: &mut Reached,
-    ) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi1")]
+    pub(super) fn reach_avx512(block: Block, probes: &[&[Bytes]], least: &[u8], reached: &mut [Reached]) {
         match probes {
-            &[a, b, c, d] => tile_avx512(block, alignments, [a, b, c, d], least, 0, reached),
+            &[a, b, c, d] => tile_avx512(block, [a, b, c, d], least, reached),
             _ => {
                 for (number, tables) in probes.iter().enumerate() {
-                    tile_avx512(block, alignments, [tables], &least[number..], number, reached);
+                    tile_avx512(block, [tables], &least[number..], &mut reached[number..]);
                 }
             }
         }
     }
 
-    /// One lookup chooses among the 64 entries of one table, for 64 codes; it does not look at the two bits above the field. Eight entries
-    /// are added up in a byte; then bytes are added up in pairs of 16 bits: `all` as they are, in which an odd code's byte counts 256 times,
-    /// and `odd` those alone.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi2")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi1")]
     #[inline]
     fn tile_avx512<const PROBES: usize>(
-        block: &[Bytes],
-        alignments: &[Bytes; ALIGNMENT_LINES],
+        block: Block,
         probes: [&[Bytes]; PROBES],
-        least: &[Least],
-        first_probe: usize,
-        reached: &mut Reached,
+        least: &[u8],
+        reached: &mut [Reached],
     ) {
-        // Neither here nor below are there closures for `map`: they are compiled for any processor, and hand registers on by way of memory.
-        let mut all = [[_mm512_setzero_si512(); 2]; PROBES];
-        let mut odd = [[_mm512_setzero_si512(); 2]; PROBES];
-        // Two steps are eight fields, the entries of which fit a byte.
-        let (pairs, last) = block.as_chunks::<12>();
-        for (pair, lines) in pairs.iter().enumerate() {
-            let (first, second) = lines.split_at(6);
-            let (first, second) = (fields_of_step(first), fields_of_step(second));
-            for probe in 0..PROBES {
-                let (first_tables, second_tables) =
-                    (tables_512(probes[probe], 2 * pair), tables_512(probes[probe], 2 * pair + 1));
-                for half in 0..2 {
-                    let bytes = _mm512_add_epi8(
-                        looked_up_512(&first[half], &first_tables),
-                        looked_up_512(&second[half], &second_tables),
-                    );
-                    all[probe][half] = _mm512_add_epi16(all[probe][half], bytes);
-                    odd[probe][half] = _mm512_add_epi16(odd[probe][half], _mm512_srli_epi16::<8>(bytes));
+        // Neither here nor below are there closures for `map`: they are compiled for any processor, and hand registers on by way of memory. The
+        // same holds for a function of several steps, which is not inlined.
+        let zero = _mm512_setzero_si512();
+        let mut waiting = [const { MaybeUninit::<[[__m512i; 2]; PROBES]>::uninit() }; LEVELS_MAX];
+        let pairs = block.lines.chunks(STEPS_PER_PAIR * 6);
+        let pair_count = pairs.len();
+        for (number, lines) in pairs.enumerate() {
+            let (mut x, mut second) = ([[zero; 2]; PROBES], [[zero; 2]; PROBES]);
+            each_step!(number, lines.as_chunks::<6>().0, x, second, |lines, step, sums| {
+                let fields = fields_of_step(lines);
+                for probe in 0..PROBES {
+                    let tables = tables_512(probes[probe], step);
+                    for half in 0..2 {
+                        sums[probe][half] = _mm512_add_epi8(sums[probe][half], looked_up_512(&fields[half], &tables));
+                    }
                 }
-            }
+            });
+            each!(average_512, x, second);
+            count!(average_512, x, number, waiting);
         }
-        if !last.is_empty() {
-            let fields = fields_of_step(last);
-            for probe in 0..PROBES {
-                let tables = tables_512(probes[probe], 2 * pairs.len());
-                for half in 0..2 {
-                    let bytes = looked_up_512(&fields[half], &tables);
-                    all[probe][half] = _mm512_add_epi16(all[probe][half], bytes);
-                    odd[probe][half] = _mm512_add_epi16(odd[probe][half], _mm512_srli_epi16::<8>(bytes));
-                }
-            }
-        }
-        // Of each half the even codes' and the odd ones', times 2⁷.
-        let (first, second) = (load_512(&alignments[0]), load_512(&alignments[1]));
-        let low = _mm512_set1_epi16(0xFF);
-        let of_even = [
-            _mm512_slli_epi16::<7>(_mm512_and_si512(first, low)),
-            _mm512_slli_epi16::<7>(_mm512_and_si512(second, low)),
-        ];
-        let of_odd = [
-            _mm512_slli_epi16::<7>(_mm512_srli_epi16::<8>(first)),
-            _mm512_slli_epi16::<7>(_mm512_srli_epi16::<8>(second)),
-        ];
+        let averages = averaged!(average_512, waiting, pair_count, zero);
         for probe in 0..PROBES {
-            let asked = least[probe].wide_avx512();
-            let odd = odd[probe];
-            let even = [
-                _mm512_sub_epi16(all[probe][0], _mm512_slli_epi16::<8>(odd[0])),
-                _mm512_sub_epi16(all[probe][1], _mm512_slli_epi16::<8>(odd[1])),
-            ];
-            let evens = [reaching_avx512(even[0], of_even[0], asked), reaching_avx512(even[1], of_even[1], asked)];
-            let odds = [reaching_avx512(odd[0], of_odd[0], asked), reaching_avx512(odd[1], of_odd[1], asked)];
-            if evens[0] | evens[1] | odds[0] | odds[1] != 0 {
-                let (codes, sums) = (&mut reached.codes[first_probe + probe], &mut reached.sums[first_probe + probe]);
-                tell_avx512(&even, &odd, evens, odds, codes, sums);
-            }
-        }
-    }
-
-    impl Least {
-        #[target_feature(enable = "avx512f,avx512bw")]
-        #[inline]
-        fn wide_avx512(self) -> [__m512i; 3] {
-            [
-                _mm512_set1_epi16(self.slope.cast_signed()),
-                _mm512_set1_epi16(self.plus.cast_signed()),
-                _mm512_set1_epi16(self.minus.cast_signed()),
-            ]
-        }
-    }
-
-    /// Which sums reach what is asked of alignments, which are times 2⁷.
-    #[target_feature(enable = "avx512f,avx512bw")]
-    #[inline]
-    fn reaching_avx512(sums: __m512i, alignments: __m512i, [slope, plus, minus]: [__m512i; 3]) -> u32 {
-        let sloped = _mm512_mulhrs_epi16(alignments, slope);
-        _mm512_cmpge_epu16_mask(sums, _mm512_subs_epu16(_mm512_adds_epu16(sloped, plus), minus))
-    }
-
-    /// Brings what was found for even and odd codes into the order of the codes. Apart, as it keeps the loop above short enough to have its
-    /// sums in registers.
-    #[target_feature(enable = "avx512f,avx512bw,bmi2")]
-    #[inline(never)]
-    fn tell_avx512(
-        even: &[__m512i; 2],
-        odd: &[__m512i; 2],
-        evens: [u32; 2],
-        odds: [u32; 2],
-        codes: &mut u128,
-        into: &mut [u16; 2 * HALF],
-    ) {
-        for half in 0..2 {
-            let of_half = _pdep_u64(evens[half].into(), 0x5555_5555_5555_5555)
-                | _pdep_u64(odds[half].into(), 0xAAAA_AAAA_AAAA_AAAA);
-            *codes |= u128::from(of_half) << (HALF * half);
-            let (even, odd) = (even[half], odd[half]);
-            let (low, high) = (_mm512_unpacklo_epi16(even, odd), _mm512_unpackhi_epi16(even, odd));
-            // Quarters of 128 bits, which are in the order of the codes: the low ones of both, then the high ones.
-            let first = _mm512_permutex2var_epi64(low, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high);
-            let second = _mm512_permutex2var_epi64(low, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), high);
-            for (sums, into) in [first, second].into_iter().zip(into[HALF * half..].as_chunks_mut::<{ HALF / 2 }>().0) {
-                // SAFETY: the destination has 64 bytes, and need not be aligned.
-                unsafe { _mm512_storeu_si512(into.as_mut_ptr().cast::<__m512i>(), sums) };
+            let least = _mm512_set1_epi8(least[probe].cast_signed());
+            for (half, average) in averages[probe].into_iter().enumerate() {
+                let mut sums = Bytes::ZERO;
+                // SAFETY: a line is 64 bytes, 64-byte aligned.
+                unsafe { _mm512_store_si512(sums.0.as_mut_ptr().cast::<__m512i>(), average) };
+                let codes = _mm512_cmpge_epu8_mask(average, least);
+                reached[probe].note(codes, &sums.0, block.first_row + (HALF * half) as u32);
             }
         }
     }
@@ -596,8 +598,7 @@ mod x86 {
     /// The fields of one step, of both halves of a block.
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
-    fn fields_of_step(lines: &[Bytes]) -> [[__m512i; 4]; 2] {
-        let [a, b, c, d, e, f] = lines else { unreachable!("a step has six lines") };
+    fn fields_of_step([a, b, c, d, e, f]: &[Bytes; 6]) -> [[__m512i; 4]; 2] {
         [fields_512([a, b, c]), fields_512([d, e, f])]
     }
 
@@ -633,6 +634,22 @@ mod x86 {
         [first, second, third, fourth]
     }
 
+    /// See `average_256`.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    fn average_512(first: __m512i, second: __m512i) -> __m512i {
+        let average;
+        // SAFETY: AVX-512 has this instruction for bytes, which changes nothing but its result.
+        unsafe {
+            asm!(
+                "vpavgb {average}, {first}, {second}",
+                average = lateout(zmm_reg) average, first = in(zmm_reg) first, second = in(zmm_reg) second,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        average
+    }
+
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn load_512(line: &Bytes) -> __m512i {
@@ -644,45 +661,63 @@ mod x86 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
 
     use super::*;
 
-    /// The alignment that a test gives a code.
-    fn alignment_of(code: usize) -> u8 {
-        (code * 37 % 256) as u8
+    /// The average of leaves, of which there are 2ˡ, by its definition.
+    fn average_of(leaves: &[u8]) -> u8 {
+        if let &[leaf] = leaves {
+            return leaf;
+        }
+        let (first, second) = leaves.split_at(leaves.len() / 2);
+        (u16::from(average_of(first)) + u16::from(average_of(second))).div_ceil(2) as u8
     }
 
     /// `codes` and the probes' tables by their definition: fields, and what each value of each field earns.
-    fn check(layout: Layout, codes: &[Vec<u8>], probes: &[Vec<Vec<u8>>], least: &[Least]) -> Result<(), TestCaseError> {
+    fn check(layout: Layout, codes: &[Vec<u8>], probes: &[Vec<Vec<u8>>], least: &[u8]) -> Result<(), TestCaseError> {
         let fields = codes[0].len();
         let mut block = vec![Bytes::ZERO; layout.block_lines(fields)];
         for (code, values) in codes.iter().enumerate() {
             values.iter().enumerate().for_each(|(field, value)| layout.set(&mut block, code, field, *value));
-            set_alignment(&mut block, code, alignment_of(code));
         }
         for (code, values) in codes.iter().enumerate() {
             prop_assert!((0..fields).all(|field| layout.field(&block, code, field) == values[field]));
-            prop_assert_eq!(alignment(&block, code), alignment_of(code));
         }
         let mut tables = vec![vec![Bytes::ZERO; layout.table_lines(fields)]; probes.len()];
         for (tables, probe) in tables.iter_mut().zip(probes) {
             probe.iter().enumerate().for_each(|(field, entries)| layout.table(tables, field).copy_from_slice(entries));
         }
         let tables: Vec<&[Bytes]> = tables.iter().map(Vec::as_slice).collect();
+        let averages = Averages::of(fields);
         let paths = Layout::with_paths().into_iter().filter(|(read, _)| *read == layout).flat_map(|(_, paths)| paths);
         for path in paths {
-            let mut reached = Reached::new();
-            reach(path, layout, &block, &tables, least, &mut reached);
-            for (probe, tables) in probes.iter().enumerate() {
-                let sum = |code: usize| {
+            let mut reached = vec![Reached::default(); probes.len()];
+            // What a block finds comes behind what others found.
+            for first_row in [1000, 5000] {
+                reach(path, layout, (first_row, &block), &tables, least, &mut reached);
+            }
+            for (probe, (tables, reached)) in probes.iter().zip(&mut reached).enumerate() {
+                let byte = |code: usize| {
                     let earned = codes[code].iter().zip(tables).map(|(value, entries)| entries[usize::from(*value)]);
-                    earned.map(u16::from).sum::<u16>()
+                    let earned: Vec<u8> = earned.collect();
+                    let mut leaves: Vec<u8> = earned.chunks(FIELDS_PER_LEAF).map(|leaf| leaf.iter().sum()).collect();
+                    leaves.resize(leaves.len().next_power_of_two().max(2), 0);
+                    let byte = average_of(&leaves);
+                    let sum: u32 = earned.into_iter().map(u32::from).sum();
+                    let counts = u32::from(byte) << averages.levels;
+                    assert!(
+                        leaves.len() == 1 << averages.levels
+                            && (sum..sum + (averages.levels << averages.levels)).contains(&counts)
+                    );
+                    byte
                 };
-                let reaches = |code: &usize| sum(*code) >= least[probe].of(alignment_of(*code));
-                let expected = (0..CODES_PER_BLOCK).filter(reaches).fold(0, |codes, code| codes | 1_u128 << code);
-                prop_assert_eq!(reached.codes[probe], expected, "{:?}, probe {}", path, probe);
-                let right = |code: usize| expected >> code & 1 == 0 || reached.sums[probe][code] == sum(code);
-                prop_assert!((0..CODES_PER_BLOCK).all(right), "{:?}, probe {}", path, probe);
+                let reaches = |code: &usize| byte(*code) >= least[probe];
+                let found = (0..CODES_PER_BLOCK).filter(reaches).map(|code| (1000 + code as u32, byte(code).into()));
+                let expected: Vec<(u32, u32)> =
+                    found.clone().chain(found.map(|(row, byte)| (row + 4000, byte))).collect();
+                prop_assert_eq!(reached.rows(), expected, "{:?}, probe {}", path, probe);
             }
         }
         Ok(())
@@ -692,12 +727,11 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn every_path_adds_up_what_the_fields_earn(
-            fields in 1_usize..60,
+        fn every_path_averages_what_the_fields_earn(
+            fields in 1_usize..150,
             probe_count in 1_usize..=PROBES_PER_PASS,
             seed in prop::collection::vec(any::<u8>(), 1021),
-            aim in 0_u16..=10,
-            (slope, moved) in (prop_oneof![Just(0), 0_u16..500, 0..=Least::SLOPE_MAX], any::<u16>()),
+            aim in 0_usize..=10,
         ) {
             for layout in [Layout::Fours, Layout::Sixes] {
                 let mut bytes = seed.iter().cycle().copied();
@@ -707,12 +741,8 @@ mod tests {
                 let probes: Vec<Vec<Vec<u8>>> =
                     (0..probe_count).map(|_| (0..fields).map(|_| take(entries, ENTRY_MAX + 1)).collect()).collect();
                 // From nothing, which all reach, over about what half of them reach, to what few or none do.
-                let least = Least {
-                    slope,
-                    plus: (fields as u16 * u16::from(ENTRY_MAX) * aim / 10).saturating_add(moved),
-                    minus: moved.saturating_add(((u32::from(slope) * 128) >> 8) as u16),
-                };
-                check(layout, &codes, &probes, &vec![least; probe_count])?;
+                let least = (fields * usize::from(ENTRY_MAX) * aim / 10) >> Averages::of(fields).levels;
+                check(layout, &codes, &probes, &vec![least as u8; probe_count])?;
             }
         }
     }
@@ -720,14 +750,37 @@ mod tests {
     #[test]
     fn the_largest_sums_fit_and_the_bounds_are_met_exactly() {
         for layout in [Layout::Fours, Layout::Sixes] {
-            let top = FIELDS_MAX as u16 * u16::from(ENTRY_MAX);
+            let top = FIELDS_PER_LEAF as u8 * ENTRY_MAX;
             for value in [0, (1 << layout.field_bits()) - 1] {
                 let codes = vec![vec![value; FIELDS_MAX]; CODES_PER_BLOCK];
                 let mut entries = vec![0; 1 << layout.field_bits()];
                 entries[usize::from(value)] = ENTRY_MAX;
-                let least = [0, top, top + 1, u16::MAX].map(|plus| Least { slope: 0, plus, minus: 0 });
-                check(layout, &codes, &vec![vec![entries; FIELDS_MAX]; 4], &least).expect("equal on every path");
+                check(layout, &codes, &vec![vec![entries; FIELDS_MAX]; 4], &[0, top, top + 1, u8::MAX])
+                    .expect("equal on every path");
             }
+        }
+    }
+
+    /// Of leaves of random bytes, by what `Averages` says of them.
+    #[test]
+    fn averages_exceed_sums_by_what_is_said() {
+        const CASES: usize = 20_000;
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        for fields in [1, 8, 9, 44, 64, 65, 88, 343] {
+            let averages = Averages::of(fields);
+            let mut excesses = Vec::new();
+            for _ in 0..CASES {
+                let mut leaves: Vec<u8> =
+                    (0..fields.div_ceil(FIELDS_PER_LEAF)).map(|_| random.random_range(0..249)).collect();
+                let sum: f64 = leaves.iter().copied().map(f64::from).sum();
+                leaves.resize(1 << averages.levels, 0);
+                excesses.push(f64::from(average_of(&leaves)) * f64::from(1_u32 << averages.levels) - sum);
+            }
+            let mean = excesses.iter().sum::<f64>() / CASES as f64;
+            let variance = excesses.iter().map(|excess| (excess - mean).powi(2)).sum::<f64>() / CASES as f64;
+            let deviation = averages.variance.sqrt();
+            assert!((mean - averages.mean).abs() < 0.05 * deviation, "{fields}: {mean}, {averages:?}");
+            assert!((variance / averages.variance - 1.0).abs() < 0.05, "{fields}: {variance}, {averages:?}");
         }
     }
 }

@@ -21,20 +21,21 @@ type Sum = u32;
 pub(crate) struct TailWeights {
     /// A byte for each bit; those of no meaning have no weight.
     weights: Vec<Bytes>,
-    earned_by: Vec<u64>,
+    /// The bits that earn nothing.
+    lost_by: Vec<u64>,
 }
 
 impl TailWeights {
     /// Of so many pieces, of no weight yet.
     pub(crate) fn new(pieces: usize) -> Self {
         let words = pieces * TailPiece::ZERO.0.len();
-        Self { weights: vec![Bytes::ZERO; words], earned_by: vec![0; words] }
+        Self { weights: vec![Bytes::ZERO; words], lost_by: vec![u64::MAX; words] }
     }
 
     /// Sets what a bit earns, and which bit does; once for each.
     pub(crate) fn set(&mut self, bit: usize, weight: u8, earned_by: bool) {
         self.weights[bit / 64].0[bit % 64] = weight;
-        self.earned_by[bit / 64] |= u64::from(earned_by) << (bit % 64);
+        self.lost_by[bit / 64] &= !(u64::from(earned_by) << (bit % 64));
     }
 
     /// Adds what rows' tails earn to their sums. `tails` has those of all rows, of equally many pieces each.
@@ -56,14 +57,14 @@ impl TailWeights {
 
     #[inline]
     fn tail<'a>(&self, tails: &'a [TailPiece], row: u32) -> &'a [TailPiece] {
-        let pieces = self.earned_by.len() / TailPiece::ZERO.0.len();
+        let pieces = self.lost_by.len() / TailPiece::ZERO.0.len();
         &tails[row as usize * pieces..][..pieces]
     }
 
     fn sum_portably(&self, tail: &[TailPiece]) -> Sum {
-        let words = self.weights.iter().zip(&self.earned_by).zip(tail.iter().flat_map(|piece| piece.0));
-        words.fold(0, |sum, ((weights, earned_by), word)| {
-            let earned = !(word ^ earned_by);
+        let words = self.weights.iter().zip(&self.lost_by).zip(tail.iter().flat_map(|piece| piece.0));
+        words.fold(0, |sum, ((weights, lost_by), word)| {
+            let earned = word ^ lost_by;
             let bit = |(bit, weight): (usize, &u8)| Sum::from(*weight) * (earned >> bit & 1) as Sum;
             sum + weights.0.iter().enumerate().map(bit).sum::<Sum>()
         })
@@ -80,27 +81,39 @@ mod x86 {
     #[target_feature(enable = "avx2")]
     pub(super) fn add_avx2(weights: &TailWeights, tails: &[TailPiece], rows: &mut [(u32, Sum)]) {
         for (row, sum) in rows {
-            *sum += tail_avx2(&weights.weights, &weights.earned_by, weights.tail(tails, *row));
+            *sum += tail_avx2(&weights.weights, &weights.lost_by, weights.tail(tails, *row));
         }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     pub(super) fn add_avx512(weights: &TailWeights, tails: &[TailPiece], rows: &mut [(u32, Sum)]) {
-        let (lines, earned_by) = (weights.weights.as_chunks().0, weights.earned_by.as_chunks().0);
-        for (row, sum) in rows {
-            *sum += tail_avx512(lines, earned_by, weights.tail(tails, *row));
+        let (fours, rest) = rows.as_chunks_mut::<4>();
+        for [a, b, c, d] in fours {
+            let of_rows = [a.0, b.0, c.0, d.0];
+            let mut tails_of = [&[][..]; 4];
+            for (tail, row) in tails_of.iter_mut().zip(of_rows) {
+                *tail = weights.tail(tails, row);
+            }
+            let sums = tails_avx512(&weights.weights, &weights.lost_by, tails_of);
+            for ((_, sum), of_tail) in [a, b, c, d].into_iter().zip(sums) {
+                *sum += of_tail;
+            }
+        }
+        for (row, sum) in rest {
+            let tail = weights.tail(tails, *row);
+            *sum += tails_avx512(&weights.weights, &weights.lost_by, [tail; 1])[0];
         }
     }
 
     /// 32 bits at a time become bytes that choose among 32 weights.
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn tail_avx2(weights: &[Bytes], earned_by: &[u64], tail: &[TailPiece]) -> Sum {
+    fn tail_avx2(weights: &[Bytes], lost_by: &[u64], tail: &[TailPiece]) -> Sum {
         let bit_of_byte = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
         let byte_of_four = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
         let mut sums = _mm256_setzero_si256();
-        for ((weights, earned_by), word) in weights.iter().zip(earned_by).zip(tail.iter().flat_map(|piece| piece.0)) {
-            let earned = !(word ^ earned_by);
+        for ((weights, lost_by), word) in weights.iter().zip(lost_by).zip(tail.iter().flat_map(|piece| piece.0)) {
+            let earned = word ^ lost_by;
             for (half, weights) in weights.0.as_chunks::<32>().0.iter().enumerate() {
                 let bits = _mm256_set1_epi32(((earned >> (32 * half)) as u32).cast_signed());
                 let bits = _mm256_and_si256(_mm256_shuffle_epi8(bits, byte_of_four), bit_of_byte);
@@ -119,20 +132,34 @@ mod x86 {
         (a + b + c + d) as Sum
     }
 
-    /// The bits are the mask that chooses among 64 weights.
-    #[target_feature(enable = "avx512f,avx512bw")]
+    /// The bits are the mask that chooses among 64 weights. Of several tails at once, which are added up together.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     #[inline]
-    fn tail_avx512(weights: &[[Bytes; 2]], earned_by: &[[u64; 2]], tail: &[TailPiece]) -> Sum {
-        let mut sums = [_mm512_setzero_si512(); 2];
-        for ((weights, earned_by), piece) in weights.iter().zip(earned_by).zip(tail) {
+    fn tails_avx512<const TAILS: usize>(weights: &[Bytes], lost_by: &[u64], tails: [&[TailPiece]; TAILS]) -> [Sum; 4] {
+        const { assert!(TAILS <= 4) };
+        let ones = _mm512_set1_epi8(1);
+        let mut sums = [_mm512_setzero_si512(); 4];
+        let (weights, lost_by) = (weights.as_chunks::<2>().0, lost_by.as_chunks::<2>().0);
+        for (piece, (weights, lost_by)) in weights.iter().zip(lost_by).enumerate() {
             for word in 0..2 {
                 // SAFETY: a line is 64 bytes, 64-byte aligned.
                 let weights = unsafe { _mm512_load_si512(weights[word].0.as_ptr().cast::<__m512i>()) };
-                let chosen = _mm512_maskz_mov_epi8(!(piece.0[word] ^ earned_by[word]), weights);
-                sums[word] = _mm512_add_epi64(sums[word], _mm512_sad_epu8(chosen, _mm512_setzero_si512()));
+                for tail in 0..TAILS {
+                    let chosen = _mm512_maskz_mov_epi8(tails[tail][piece].0[word] ^ lost_by[word], weights);
+                    sums[tail] = _mm512_dpbusd_epi32(sums[tail], chosen, ones);
+                }
             }
         }
-        _mm512_reduce_add_epi64(_mm512_add_epi64(sums[0], sums[1])) as Sum
+        // Four neighbours of each of four tails, four times.
+        let first = _mm512_add_epi32(_mm512_unpacklo_epi32(sums[0], sums[1]), _mm512_unpackhi_epi32(sums[0], sums[1]));
+        let second = _mm512_add_epi32(_mm512_unpacklo_epi32(sums[2], sums[3]), _mm512_unpackhi_epi32(sums[2], sums[3]));
+        let four = _mm512_add_epi32(_mm512_unpacklo_epi64(first, second), _mm512_unpackhi_epi64(first, second));
+        let two = _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64::<1>(four));
+        let one = _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256::<1>(two));
+        let mut sums = [0; 4];
+        // SAFETY: the destination has 16 bytes, and need not be aligned.
+        unsafe { _mm_storeu_si128(sums.as_mut_ptr().cast::<__m128i>(), one) };
+        sums
     }
 }
 
@@ -164,9 +191,11 @@ mod tests {
             // The row before it has a tail of its own.
             let tails = [vec![TailPiece([u64::MAX; 2]); pieces], tail].concat();
             for path in Path::available() {
-                let mut rows = [(1, 5)];
-                weights.add(*path, &tails, &mut rows);
-                prop_assert_eq!(rows[0], (1, expected + 5), "{:?}", path);
+                for count in 1..=9 {
+                    let mut rows = vec![(1, 5); count];
+                    weights.add(*path, &tails, &mut rows);
+                    prop_assert_eq!(rows, vec![(1, expected + 5); count], "{:?}", path);
+                }
             }
         }
     }

@@ -36,14 +36,9 @@ impl Book {
         book
     }
 
-    /// Components that a field stands for; the last one may stand for fewer.
-    pub(super) fn components_per_field(&self) -> usize {
+    /// Components that a word stands for; the last one of a template may stand for fewer.
+    pub(super) fn components_per_word(&self) -> usize {
         self.columns.len()
-    }
-
-    /// Fields of a head.
-    pub(super) fn fields(&self, dimension: usize) -> usize {
-        dimension.div_ceil(self.columns.len())
     }
 
     /// The mean alignment of directions.
@@ -74,8 +69,8 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    pub(super) fn new(book: &'static Book, dimension: usize) -> Self {
-        let fields = book.fields(dimension);
+    /// Of so many words of a template.
+    pub(super) fn new(book: &'static Book, fields: usize) -> Self {
         Self { book, fields, sums: vec![0; fields * book.words()] }
     }
 
@@ -136,12 +131,13 @@ mod tests {
         for book in [Layout::Fours, Layout::Sixes].map(Book::of) {
             for dimension in [1, 5, 64, 127] {
                 let components: Vec<i16> = (0..dimension).map(|_| random.random_range(i16::MIN..=i16::MAX)).collect();
-                let mut sums = Sums::new(book, dimension);
+                let fields = components.len().div_ceil(book.components_per_word());
+                let mut sums = Sums::new(book, fields);
                 sums.add_up(&[1].repeat(dimension));
                 sums.add_up(&components);
-                let (mut words, mut largest) = (vec![0; book.fields(dimension)], vec![0; book.fields(dimension)]);
+                let (mut words, mut largest) = (vec![0; fields], vec![0; fields]);
                 sums.nearest(&mut words, &mut largest);
-                for (field, some) in components.chunks(book.components_per_field()).enumerate() {
+                for (field, some) in components.chunks(book.components_per_word()).enumerate() {
                     let by_signs = |word: usize| {
                         let sign = |place: usize| if book.is_negative(word as u8, place) { -1 } else { 1 };
                         some.iter().enumerate().map(|(place, value)| sign(place) * i32::from(*value)).sum::<i32>()
@@ -168,8 +164,8 @@ mod tests {
             assert!(columns.len() == book.columns.len() && columns[0] > 0);
             assert!(columns.iter().all(|column| usize::from(*column) < book.words()));
             let normal = |_| (1000.0 * random.sample::<f64, _>(StandardNormal)) as i16;
-            let components: Vec<i16> = (0..FIELDS * book.components_per_field()).map(normal).collect();
-            let mut sums = Sums::new(book, components.len());
+            let components: Vec<i16> = (0..FIELDS * book.components_per_word()).map(normal).collect();
+            let mut sums = Sums::new(book, FIELDS);
             sums.add_up(&components);
             let mut largest = vec![0; FIELDS];
             sums.nearest(&mut vec![0; FIELDS], &mut largest);

@@ -1,5 +1,6 @@
 //! What a row is written as: a head in the words of a book, a tail of what the head leaves, and how far both are along the row.
 
+use crate::kernel::sketch::FIELDS_PER_STEP;
 use crate::kernel::tails::TailPiece;
 use crate::sketch::book::{Book, Sums};
 
@@ -9,24 +10,78 @@ pub(super) const TAIL_SIGN: f64 = 0.9;
 /// Bits at the end of a tail for its row's measures.
 const MEASURE_BITS: usize = 32;
 
-/// Components that have a bit in the tail, the first ones: about two thirds of them, as many as fill its pieces.
-pub(super) fn tail_components(dimension: usize) -> usize {
-    (tail_pieces(dimension) * TailPiece::BITS - MEASURE_BITS).min(dimension)
-}
+/// The fewest words of a head that may do without the last one.
+const WORDS_MANY: usize = 32;
 
 /// Pieces of a tail.
 pub(super) fn tail_pieces(dimension: usize) -> usize {
     (dimension * 11 / 16 + MEASURE_BITS).div_ceil(TailPiece::BITS)
 }
 
-/// The alignment of a head, in units of 2⁻⁸ of 1¼ times a book's mean alignment; to the nearest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct HeadAlignment(pub(super) u8);
+/// The codes of templates of a dimension, in the words of a book: what their heads and tails stand for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) book: &'static Book,
+    pub(super) dimension: usize,
+}
 
-impl HeadAlignment {
-    /// A unit.
-    pub(super) fn unit(book: &Book) -> f64 {
-        book.alignment() * 1.25 / 256.0
+impl Shape {
+    /// The field that tells the alignment of a head. Its words come behind it.
+    pub(super) const ALIGNMENT_FIELD: usize = 0;
+
+    /// Words of a head: for all components, but among many words not for the last few, if their word would take a step of a scan for itself.
+    pub(super) fn words(self) -> usize {
+        let words = self.dimension.div_ceil(self.book.components_per_word());
+        if words > WORDS_MANY && (words + 1) % FIELDS_PER_STEP == 1 { words - 1 } else { words }
+    }
+
+    /// Fields of a head's code.
+    pub(super) fn fields(self) -> usize {
+        Self::ALIGNMENT_FIELD + 1 + self.words()
+    }
+
+    /// Components that have a sign in the head, the first ones.
+    pub(super) fn head_components(self) -> usize {
+        self.dimension.min(self.words() * self.book.components_per_word())
+    }
+
+    /// Components that have a bit in the tail, the first ones: about two thirds of them, as many as fill its pieces.
+    pub(super) fn tail_components(self) -> usize {
+        (tail_pieces(self.dimension) * TailPiece::BITS - MEASURE_BITS).min(self.head_components())
+    }
+
+    /// |s|² of a head.
+    pub(super) fn head_length_squared(self) -> f64 {
+        self.head_components() as f64 / self.dimension as f64
+    }
+
+    /// ⟨x, s⟩ of a head on the average.
+    pub(super) fn alignment(self) -> f64 {
+        self.book.alignment() * self.head_length_squared()
+    }
+
+    /// The value of a field that tells an alignment: that of the nearest step between 1 − 2/√d and 1 + 1/√d of the mean one. Heads deviate from it
+    /// by 0.4/√d of it. Those that lie above the highest step are judged a little too mildly; below the lowest are a few in a million.
+    fn alignment_value(self, alignment: f64) -> u8 {
+        let steps = (alignment - self.told_alignment(0)) / self.alignment_step();
+        // Casts saturate.
+        (steps.round() as u8).min(self.alignment_value_max())
+    }
+
+    /// The highest value of a field.
+    pub(super) fn alignment_value_max(self) -> u8 {
+        (self.book.words() - 1) as u8
+    }
+
+    /// The alignment that a value of a field tells.
+    pub(super) fn told_alignment(self, value: u8) -> f64 {
+        let least = self.alignment() * (1.0 - 2.0 / (self.dimension as f64).sqrt());
+        least + f64::from(value) * self.alignment_step()
+    }
+
+    /// From one value to the next.
+    pub(super) fn alignment_step(self) -> f64 {
+        self.alignment() * 3.0 / (self.dimension as f64).sqrt() / self.book.words() as f64
     }
 }
 
@@ -56,11 +111,10 @@ impl Measures {
 /// The code of one row after another, in the same memory.
 #[derive(Debug, Clone)]
 pub(super) struct RowCode {
-    book: &'static Book,
-    /// Words, one to a field.
+    shape: Shape,
+    /// Of the head's code.
     pub(super) fields: Vec<u8>,
     pub(super) tail: Vec<TailPiece>,
-    pub(super) of_head: HeadAlignment,
     sums: Sums,
     largest: Vec<i32>,
     /// The signs of the head, and those of the tail, each 1 or −1.
@@ -69,34 +123,33 @@ pub(super) struct RowCode {
 }
 
 impl RowCode {
-    pub(super) fn new(book: &'static Book, dimension: usize) -> Self {
+    pub(super) fn new(shape: Shape) -> Self {
         Self {
-            book,
-            fields: vec![0; book.fields(dimension)],
-            tail: vec![TailPiece::ZERO; tail_pieces(dimension)],
-            of_head: HeadAlignment(0),
-            sums: Sums::new(book, dimension),
-            largest: vec![0; book.fields(dimension)],
-            head_signs: vec![1; dimension],
-            tail_signs: vec![1; tail_components(dimension)],
+            shape,
+            fields: vec![0; shape.fields()],
+            tail: vec![TailPiece::ZERO; tail_pieces(shape.dimension)],
+            sums: Sums::new(shape.book, shape.words()),
+            largest: vec![0; shape.words()],
+            head_signs: vec![1; shape.head_components()],
+            tail_signs: vec![1; shape.tail_components()],
         }
     }
 
     /// Codes a row of these components, of a length times 2¹⁰.
     pub(super) fn write(&mut self, components: &[i16], norm: u32) {
-        self.sums.add_up(components);
-        self.sums.nearest(&mut self.fields, &mut self.largest);
-        let signs = self.head_signs.chunks_mut(self.book.components_per_field());
-        for (word, signs) in self.fields.iter().zip(signs) {
+        let Shape { book, .. } = self.shape;
+        let words = &mut self.fields[Shape::ALIGNMENT_FIELD + 1..];
+        self.sums.add_up(&components[..self.head_signs.len()]);
+        self.sums.nearest(words, &mut self.largest);
+        for (word, signs) in words.iter().zip(self.head_signs.chunks_mut(book.components_per_word())) {
             for (place, sign) in signs.iter_mut().enumerate() {
-                *sign = if self.book.is_negative(*word, place) { -1 } else { 1 };
+                *sign = if book.is_negative(*word, place) { -1 } else { 1 };
             }
         }
-        // Casts saturate.
-        self.of_head =
-            HeadAlignment((self.along_head(components, norm) / HeadAlignment::unit(self.book)).round() as u8);
+        let alignment = self.along_head(components, norm);
+        self.fields[Shape::ALIGNMENT_FIELD] = self.shape.alignment_value(alignment);
         // What a word's sign stands for, in the units of components.
-        let stands_for = self.book.alignment() * length(norm) / (components.len() as f64).sqrt();
+        let stands_for = book.alignment() * length(norm) / (components.len() as f64).sqrt();
         self.tail.fill(TailPiece::ZERO);
         let signs = self.head_signs.iter().zip(&mut self.tail_signs);
         for (place, (component, (head, tail))) in components.iter().zip(signs).enumerate() {
@@ -126,8 +179,9 @@ impl RowCode {
     /// |s| of the whole code.
     pub(super) fn length(&self) -> f64 {
         let agreeing = self.head_signs.iter().zip(&self.tail_signs).filter(|(head, tail)| head == tail).count() as f64;
-        let (all, tail) = (self.head_signs.len() as f64, self.tail_signs.len() as f64);
-        ((all + tail * TAIL_SIGN * TAIL_SIGN + 2.0 * TAIL_SIGN * (2.0 * agreeing - tail)) / all).sqrt()
+        let (head, tail) = (self.head_signs.len() as f64, self.tail_signs.len() as f64);
+        let squared = head + tail * TAIL_SIGN * TAIL_SIGN + 2.0 * TAIL_SIGN * (2.0 * agreeing - tail);
+        (squared / self.shape.dimension as f64).sqrt()
     }
 }
 

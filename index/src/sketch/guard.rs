@@ -1,8 +1,7 @@
 //! Whether a segment's rows differ from each other as a random rotation would have them: see the engine.
 
 use crate::embedding_rows::EmbeddingRows;
-use crate::sketch::book::Book;
-use crate::sketch::code::RowCode;
+use crate::sketch::code::{RowCode, Shape};
 
 /// Pairs of rows that a segment is guarded by.
 const PAIRS_MAX: usize = 4096;
@@ -14,15 +13,15 @@ const BEYOND: f64 = 3.5;
 const ASIDE_MIN: f64 = 1e-3;
 
 /// How much wider t spreads among pairs of rows than under a random rotation, at least 1; `None` where most pairs are alike.
-pub(super) fn spread(rows: &EmbeddingRows, book: &'static Book) -> Option<f64> {
+pub(super) fn spread(rows: &EmbeddingRows, shape: Shape) -> Option<f64> {
     let pairs = PAIRS_MAX.min(rows.len().saturating_sub(1));
-    let mut code = RowCode::new(book, rows.dimension() as usize);
+    let mut code = RowCode::new(shape);
     let (mut of_heads, mut of_wholes) = (Vec::with_capacity(pairs), Vec::with_capacity(pairs));
     for pair in 0..pairs {
         let row = pair * rows.len() / pairs;
         // Neighbours were enrolled together, and may be alike.
         let other = (row + rows.len() / 2 + pair % 7) % rows.len();
-        if let Some([head, whole]) = deviations(rows.row(row), rows.row(other), &mut code) {
+        if let Some([head, whole]) = deviations(rows.row(row), rows.row(other), shape, &mut code) {
             of_heads.push(head);
             of_wholes.push(whole);
         }
@@ -41,7 +40,7 @@ fn wider(mut deviations: Vec<f64>) -> f64 {
 }
 
 /// t·√(d − 1) of a row and another one for a probe, of their heads and of whole codes; `None` where it cannot be told.
-fn deviations(row: (&[i16], u32), other: (&[i16], u32), code: &mut RowCode) -> Option<[f64; 2]> {
+fn deviations(row: (&[i16], u32), other: (&[i16], u32), shape: Shape, code: &mut RowCode) -> Option<[f64; 2]> {
     let ((x, x_norm), (q, q_norm)) = (row, other);
     code.write(x, x_norm);
     let lengths = f64::from(x_norm) / 1024.0 * (f64::from(q_norm) / 1024.0);
@@ -50,7 +49,7 @@ fn deviations(row: (&[i16], u32), other: (&[i16], u32), code: &mut RowCode) -> O
         let aside = ((1.0 - cosine * cosine).max(0.0) * (length * length - of_row * of_row).max(0.0)).sqrt();
         (aside > ASIDE_MIN).then(|| (of_other - cosine * of_row) / aside * (x.len() as f64 - 1.0).sqrt())
     };
-    let head = of(1.0, code.along_head(x, x_norm), code.along_head(q, q_norm))?;
+    let head = of(shape.head_length_squared().sqrt(), code.along_head(x, x_norm), code.along_head(q, q_norm))?;
     let whole = of(code.length(), code.along(x, x_norm), code.along(q, q_norm))?;
     Some([head, whole])
 }
@@ -64,6 +63,7 @@ mod tests {
     use crate::embedding::CanonicalEmbedding;
     use crate::kernel::sketch::Layout;
     use crate::rows::EnrolmentOrdinal;
+    use crate::sketch::book::Book;
 
     fn rows(count: u32, mut value: impl FnMut(&mut ChaCha8Rng, usize) -> f32) -> EmbeddingRows {
         let mut random = ChaCha8Rng::seed_from_u64(6);
@@ -77,7 +77,10 @@ mod tests {
 
     #[test]
     fn rows_that_nothing_has_turned_are_found_to_spread_wider() {
-        let told = |rows: &EmbeddingRows| [Layout::Fours, Layout::Sixes].map(|layout| spread(rows, Book::of(layout)));
+        let told = |rows: &EmbeddingRows| {
+            let shape = |layout| Shape { book: Book::of(layout), dimension: 256 };
+            [Layout::Fours, Layout::Sixes].map(|layout| spread(rows, shape(layout)))
+        };
         let even = rows(2_000, |random, _| random.random_range(-1.0..1.0));
         assert!(told(&even).iter().all(|spread| spread.is_some_and(|spread| spread < 1.1)));
         // Every component is of one sign: words tell little, and probes lie along them.

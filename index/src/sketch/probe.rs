@@ -5,11 +5,11 @@ use std::fmt;
 
 use crate::embedding::CanonicalEmbedding;
 use crate::kernel::Path;
-use crate::kernel::sketch::{Bytes, ENTRY_MAX, Layout, Least};
+use crate::kernel::sketch::{Averages, Bytes, ENTRY_MAX, FIRST_ENTRY_MAX, Layout};
 use crate::kernel::tails::{TailPiece, TailWeights};
 use crate::score::ComparisonScore;
 use crate::sketch::book::{Book, Sums};
-use crate::sketch::code::{HeadAlignment, Measures, TAIL_SIGN, tail_components, tail_pieces};
+use crate::sketch::code::{Measures, Shape, TAIL_SIGN, tail_pieces};
 
 /// What sums of table entries leave out of account at the edge of a threshold: rounding of the canonical templates and of `f64`.
 const COSINE_NOISE: f64 = 4e-6;
@@ -23,14 +23,18 @@ const WHOLE_UNITS: u32 = 8;
 /// An entry of a table is what a word's signs make of the probe's components, above the least that any word makes of them, in units that let
 /// the largest be [`ENTRY_MAX`]. A bit of a tail that agrees with the sign of its component earns twice what it adds to ⟨q, s⟩. So ⟨q, s⟩·√d ≈
 /// unit · (sum − the sum where ⟨q, s⟩ is 0).
+///
+/// What alignments earn depends on the line (see [`Lines`]), and is left open here.
 pub(crate) struct SketchProbe {
-    book: &'static Book,
+    layout: Layout,
     tables: Vec<Bytes>,
     tail: TailWeights,
     dimension: f64,
     /// ⟨q, s⟩·√d of a unit of a head's sum.
     unit: f64,
-    /// The variance of ⟨q, s⟩ that the rounding of entries adds.
+    /// Of heads' sums.
+    averages: Averages,
+    /// The variance of ⟨q, s⟩ that the rounding of entries and of averages adds.
     rounding: f64,
     head: Zero,
     whole: Zero,
@@ -45,16 +49,38 @@ struct Zero {
     rounded_away: f64,
 }
 
-/// What a row is judged by: its head first, then the whole code.
-#[derive(Debug, Clone, Copy)]
+/// What rows are judged by: their heads first, then whole codes.
+///
+/// Heads of a large alignment must reach more than others, so alignments earn what they are short of the largest: what is asked of all heads is
+/// then the same.
+#[derive(Debug, Clone)]
 pub(super) struct Lines {
-    pub(super) head: Least,
-    pub(super) whole: WholeLine,
+    /// What the fields of heads earn.
+    pub(super) tables: Vec<Bytes>,
+    /// The byte that a head must reach.
+    pub(super) least: u8,
+    /// What each alignment earns.
+    of_alignments: Vec<u8>,
+    levels: u32,
+    whole: WholeLine,
+}
+
+impl Lines {
+    /// The sum of what a head's words earn, and rounding adds.
+    pub(super) fn sum_of_words(&self, byte: u32, alignment: u8) -> u32 {
+        // The alignment's share has been added up in the byte.
+        (byte << self.levels) - u32::from(self.of_alignments[usize::from(alignment)])
+    }
+
+    /// Whether the sum of a whole code reaches the line.
+    pub(super) fn are_reached_by(&self, sum: u32, measures: Measures) -> bool {
+        self.whole.is_reached_by(sum, measures)
+    }
 }
 
 /// The least sum of a whole code, as a function of its row's measures.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct WholeLine {
+struct WholeLine {
     at: f64,
     per_alignment: f64,
     /// The square of how far below: this much for each unit of the aside's square, and this much always.
@@ -64,7 +90,7 @@ pub(super) struct WholeLine {
 
 impl WholeLine {
     /// Whether a sum reaches the line. The same on every processor: each step is rounded as IEEE 754 has it.
-    pub(super) fn is_reached_by(self, sum: u32, Measures { alignment, aside }: Measures) -> bool {
+    fn is_reached_by(self, sum: u32, Measures { alignment, aside }: Measures) -> bool {
         let (alignment, aside) = (f64::from(alignment) * Measures::UNIT, f64::from(aside) * Measures::UNIT);
         let below = self.at + self.per_alignment * alignment - f64::from(sum);
         below <= 0.0 || below * below <= self.per_aside_squared * aside * aside + self.rounding
@@ -78,11 +104,12 @@ impl SketchProbe {
 
     /// For codes of this layout.
     pub(super) fn of(layout: Layout, probe: &CanonicalEmbedding) -> Self {
-        let (book, components) = (Book::of(layout), probe.components());
-        let (dimension, length) = (components.len(), f64::from(probe.norm()) / 1024.0);
-        let mut sums = Sums::new(book, dimension);
-        sums.add_up(components);
-        let (mut least, mut most) = (vec![i32::MAX; book.fields(dimension)], vec![i32::MIN; book.fields(dimension)]);
+        let components = probe.components();
+        let shape = Shape { book: Book::of(layout), dimension: components.len() };
+        let length = f64::from(probe.norm()) / 1024.0;
+        let mut sums = Sums::new(shape.book, shape.words());
+        sums.add_up(&components[..shape.head_components()]);
+        let (mut least, mut most) = (vec![i32::MAX; shape.words()], vec![i32::MIN; shape.words()]);
         for sums in sums.of_words() {
             least.iter_mut().zip(sums).for_each(|(least, sum)| *least = (*least).min(*sum));
             most.iter_mut().zip(sums).for_each(|(most, sum)| *most = (*most).max(*sum));
@@ -95,10 +122,10 @@ impl SketchProbe {
             let above = sum.wrapping_sub(least).cast_unsigned();
             (above.wrapping_mul(scale).wrapping_add(1 << (SCALE_BITS - 1)) >> SCALE_BITS) as u8
         };
-        let mut tables = vec![Bytes::ZERO; layout.table_lines(least.len())];
-        for (field, least) in least.iter().enumerate() {
-            let entries = layout.table(&mut tables, field).iter_mut();
-            entries.zip(sums.of_field(field)).for_each(|(into, sum)| *into = entry(sum, *least));
+        let mut tables = vec![Bytes::ZERO; layout.table_lines(shape.fields())];
+        for (word, least) in least.iter().enumerate() {
+            let entries = layout.table(&mut tables, Shape::ALIGNMENT_FIELD + 1 + word).iter_mut();
+            entries.zip(sums.of_field(word)).for_each(|(into, sum)| *into = entry(sum, *least));
         }
         let (mut at, mut rounded_away) = (0.0, 0.0);
         let per_component = f64::from(scale) / f64::from(1_u32 << SCALE_BITS);
@@ -106,30 +133,18 @@ impl SketchProbe {
             at -= f64::from(*least) * per_component;
             rounded_away += f64::from(most - least) * per_component - f64::from(entry(*most, *least));
         }
-        let head = Zero { at, rounded_away: rounded_away.max(0.0) };
-        let (tail, of_tail) = weigh_tail(components, per_component);
+        let averages = Averages::of(shape.fields());
+        let head = Zero { at: at + averages.mean, rounded_away: rounded_away.max(0.0) };
+        let (tail, of_tail) = weigh_tail(components, shape, per_component);
         let of_head = f64::from(WHOLE_UNITS);
         let whole = Zero {
             at: head.at * of_head + of_tail.at,
             rounded_away: head.rounded_away * of_head + of_tail.rounded_away,
         };
-        let unit = 1.0 / (per_component * length);
-        Self {
-            book,
-            tables,
-            tail,
-            dimension: dimension as f64,
-            unit,
-            // Each entry is off by at most half a unit, evenly.
-            rounding: unit * unit * least.len() as f64 / (12.0 * dimension as f64),
-            head,
-            whole,
-        }
-    }
-
-    /// Of the heads of codes.
-    pub(super) fn tables(&self) -> &[Bytes] {
-        &self.tables
+        let (dimension, unit) = (components.len() as f64, 1.0 / (per_component * length));
+        // Each entry is off by at most half a unit, evenly.
+        let rounding = unit * unit * (shape.fields() as f64 / 12.0 + averages.variance) / dimension;
+        Self { layout, tables, tail, dimension, unit, averages, rounding, head, whole }
     }
 
     /// Adds what tails earn to the sums of their rows' heads, which become those of whole codes.
@@ -151,31 +166,42 @@ impl SketchProbe {
             per_aside_squared: below * per_aside_squared,
             rounding: below * self.rounding,
         };
-        Lines { head: self.head_line(threshold, deviations, per_aside_squared, per_sum), whole }
+        let shape = Shape { book: Book::of(self.layout), dimension: self.dimension as usize };
+        let (at, slope) = self.head_line(shape, threshold, deviations, per_aside_squared);
+        let sum = |alignment: u8| {
+            (at + slope * shape.told_alignment(alignment)) * per_sum + self.head.at - self.head.rounded_away
+        };
+        // Where entries cannot tell them all apart, the largest alignments are asked for less than they might be.
+        let highest = shape.alignment_value_max();
+        let asked = sum(highest).min(sum(0) + f64::from(FIRST_ENTRY_MAX));
+        // Casts saturate.
+        let earned = |alignment: u8| ((asked - sum(alignment)).round() as u8).min(FIRST_ENTRY_MAX);
+        let of_alignments: Vec<u8> = (0..=highest).map(earned).collect();
+        let mut tables = self.tables.clone();
+        self.layout.table(&mut tables, Shape::ALIGNMENT_FIELD).copy_from_slice(&of_alignments);
+        let levels = self.averages.levels;
+        let least = (asked / f64::from(1_u32 << levels)).ceil() as u8;
+        Lines { tables, least, of_alignments, levels, whole }
     }
 
-    /// The tangent where a head's alignment is the mean one.
-    fn head_line(&self, threshold: f64, deviations: f64, per_aside_squared: f64, per_sum: f64) -> Least {
-        let alignment = self.book.alignment();
-        let unit = HeadAlignment::unit(self.book);
-        // An alignment is off by half a unit at most, evenly, and counts about once.
-        let rounding = self.rounding + unit * unit / 12.0;
-        let deviation = (per_aside_squared * (1.0 - alignment * alignment) + rounding).sqrt();
+    /// ⟨q, s⟩ that is asked of a head, by its alignment: what is asked at 0, and the slope. It is the tangent where the alignment is the mean one.
+    fn head_line(&self, shape: Shape, threshold: f64, deviations: f64, per_aside_squared: f64) -> (f64, f64) {
+        let (alignment, step) = (shape.alignment(), shape.alignment_step());
+        // An alignment is off by half a step at most, evenly, and counts about once.
+        let rounding = self.rounding + step * step / 12.0;
+        let aside_squared = shape.head_length_squared() - alignment * alignment;
+        let deviation = (per_aside_squared * aside_squared + rounding).sqrt();
         let slope = threshold + deviations * per_aside_squared * alignment / deviation;
-        let value = threshold * alignment - deviations * deviation - slope * alignment;
-        // Rounded down; casts saturate.
-        let at = (value * per_sum + self.head.at - self.head.rounded_away).floor();
-        let slope = (slope * per_sum * unit * 256.0) as u16;
-        Least { slope: slope.min(Least::SLOPE_MAX), plus: at as u16, minus: -at as u16 }
+        (threshold * alignment - deviations * deviation - slope * alignment, slope)
     }
 }
 
 /// What the bits of tails earn in units of whole codes' sums, of which a component's unit is so many of the head's.
-fn weigh_tail(components: &[i16], per_component: f64) -> (TailWeights, Zero) {
+fn weigh_tail(components: &[i16], shape: Shape, per_component: f64) -> (TailWeights, Zero) {
     let mut weights = TailWeights::new(tail_pieces(components.len()));
     let per_component = 2.0 * TAIL_SIGN * f64::from(WHOLE_UNITS) * per_component;
     let (mut all, mut rounded_away) = (0.0, 0.0);
-    for (bit, component) in components.iter().enumerate().take(tail_components(components.len())) {
+    for (bit, component) in components.iter().enumerate().take(shape.tail_components()) {
         let exactly = f64::from(component.unsigned_abs()) * per_component;
         let weight = (exactly + 0.5) as u8;
         weights.set(bit, weight, *component >= 0);
