@@ -7,11 +7,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use semel_index::{
     Calibration, Catalogue, CatalogueConfig, CatalogueSnapshot, CompactionJob, KeyVersion, MISS_BUDGET_PPB_DEFAULT,
-    ProbeReference, SealJob, SearchProbe, Slot, Spread, StagedEnrolment, StagedReference, Template, TemplateSpec,
+    ProbeReference, SealJob, SearchProbe, Slot, StagedEnrolment, StagedReference, Template, TemplateSpec,
 };
 use support::{
-    BEHAVIOURS, Behaviour, FACE_SPEC, IRIS_SPEC, Model, TestEngine, enrolment, face, face_slot, gallery, iris,
-    iris_slot, score,
+    BEHAVIOURS, Backwards, Behaviour, FACE_SPEC, IRIS_SPEC, Model, TestEngine, enrolment, face, face_slot, gallery,
+    iris, iris_slot, score,
 };
 
 #[derive(Debug, Clone)]
@@ -229,24 +229,6 @@ impl Pair {
             }
         }
         Ok(())
-    }
-}
-
-/// Parts on threads of their own, the last one first.
-#[derive(Debug)]
-struct Backwards;
-
-impl Spread for Backwards {
-    fn width(&self) -> usize {
-        2
-    }
-
-    fn each(&self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
-        std::thread::scope(|scope| {
-            let (late, early) = (0..parts).rev().partition::<Vec<usize>, _>(|number| number % 2 == 1);
-            scope.spawn(|| late.into_iter().for_each(part));
-            early.into_iter().for_each(part);
-        });
     }
 }
 

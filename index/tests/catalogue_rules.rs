@@ -13,8 +13,8 @@ use semel_index::{
     StagedReference,
 };
 use support::{
-    BEHAVIOURS, Behaviour, FACE_SPEC, IRIS_SPEC, Model, TestEngine, enrolment, face, face_slot, gallery, iris,
-    iris_slot, score,
+    BEHAVIOURS, Backwards, Behaviour, FACE_SPEC, IRIS_SPEC, Model, TestEngine, enrolment, face, face_slot, gallery,
+    iris, iris_slot, score,
 };
 
 const KEY: KeyVersion = KeyVersion(1);
@@ -109,6 +109,7 @@ fn searches_reach_across_windows_and_segments() {
         for (answer, probe) in answers.iter().zip(&probes) {
             assert_eq!(*answer, model.search(probe), "{behaviour:?}");
         }
+        assert_eq!(catalogue.snapshot().search_spread(&probes, &Backwards, &|| false).expect("not cancelled"), answers);
         assert!(answers[0].candidates_total > 0);
         // Everything comparable reaches the lowest threshold.
         assert_eq!(answers[2].candidates_total, answers[2].compared);

@@ -88,8 +88,8 @@ impl CatalogueSnapshot {
         self.search_spread(searches, &InTurn, cancelled)
     }
 
-    /// [`Self::search`], of which several threads may run parts: the engines of sealed segments are asked side by side. The answers are the same;
-    /// `cancelled` is not asked while engines of up to 64 segments are.
+    /// [`Self::search`], of which several threads may run parts: engines of up to 64 sealed segments are asked side by side, or as many parts of
+    /// rows compared one by one. The answers are the same; `cancelled` is not asked meanwhile.
     ///
     /// # Errors
     /// As [`Self::search`].

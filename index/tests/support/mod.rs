@@ -9,7 +9,7 @@ use std::sync::Arc;
 use semel_index::{
     BinaryCode, BinaryCodeSpec, BuildError, Calibration, Candidate, CanonicalEmbedding, Comparison, ComparisonScore,
     EmbeddingRows, Engine, EngineProbe, EnrolmentId, GalleryId, Modality, Position, Proposal, ScanProbe, SearchProbe,
-    Segment, ShardSearch, Slot, StagedEnrolment, Template, TemplateSpec, compare,
+    Segment, ShardSearch, Slot, Spread, StagedEnrolment, Template, TemplateSpec, compare,
 };
 
 pub(crate) const FACE_SPEC: TemplateSpec = TemplateSpec::Embedding { dimension: 4 };
@@ -204,5 +204,23 @@ impl Segment for TestSegment {
                 probes.iter().map(|_| Proposal::Rows(vec![0, self.rows.len() as u32])).collect()
             }
         }
+    }
+}
+
+/// Parts on threads of their own, the last one first.
+#[derive(Debug)]
+pub(crate) struct Backwards;
+
+impl Spread for Backwards {
+    fn width(&self) -> usize {
+        2
+    }
+
+    fn each(&self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
+        std::thread::scope(|scope| {
+            let (late, early) = (0..parts).rev().partition::<Vec<usize>, _>(|number| number % 2 == 1);
+            scope.spawn(|| late.into_iter().for_each(part));
+            early.into_iter().for_each(part);
+        });
     }
 }
