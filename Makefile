@@ -53,7 +53,7 @@ check: first-build ## The quick look before a commit: formatting and clippy
 
 # The tests come last, so that the last line of the output is their summary.
 .PHONY: test
-test: setup first-build lint check check-exact doc mutants tests ## Every check and every test, as continuous integration runs them
+test: setup first-build lint check check-exact doc mutants memcheck tests ## Every check and every test, as continuous integration runs them
 
 # Where `make advisories` leaves its database. A check without network changes its verdict only when that is run again.
 ADVISORY_DATABASES := $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs
@@ -113,6 +113,14 @@ fuzz: ## Looks for new inputs of one fuzz target: TARGET=raft_steps SECONDS=60 (
 	  BOLERO_LIBFUZZER_ARGS='$(FUZZ_FOLDER)/$(TARGET)/found $(CURDIR)/$(FUZZ_CORPUS) $(FUZZ_ARGS) -artifact_prefix=$(FUZZ_FOLDER)/$(TARGET)/' \
 	  cargo test --package semel-fuzz --release --locked --target "$$(rustc -vV | sed -n 's/^host: //p')" --tests \
 	  -- '$(TARGET)' --exact --nocapture
+
+# As in the names of cargo's variables.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+
+# Valgrind knows no AVX-512, so the kernels run with AVX2 and without. Other crates have no tests of that name.
+.PHONY: memcheck
+memcheck: first-build ## The kernels' tests under valgrind, where it is installed: nothing reads what nobody has written
+	@$(call optional,valgrind,CARGO_TARGET_$(HOST)_RUNNER="valgrind --quiet --error-exitcode=9" cargo test $(FLAGS) --lib -- --quiet kernel::)
 
 .PHONY: mutants
 mutants: first-build ## Shows that the simulation's checkers notice every deliberate defect

@@ -20,6 +20,7 @@ use semel_sandbox::{Mode, Sandbox};
 use tokio::sync::watch;
 
 use crate::exit::{EXIT_CODES, Exit, UsageError};
+use crate::number::within;
 use crate::output::{self, Output, Progress};
 use crate::serve::stop_signal;
 use enrolling::{Enrolled, enrol};
@@ -54,7 +55,7 @@ Examples:
 )]
 pub(crate) struct DemoArguments {
     /// Synthetic people, 100 to 1000000.
-    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = within::<u32>(100..=1_000_000))]
     people: u32,
     /// The seed of people, orders and pairs.
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -66,13 +67,13 @@ pub(crate) struct DemoArguments {
     #[arg(long)]
     keep: bool,
     /// Enrolments that each of the two clients keeps in flight, 1 to 1024.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = within::<u16>(1..=1_024))]
     in_flight: u16,
     /// The engine of sealed segments: exact, sketch, faiss or faiss:FACTORY. [default: the node's own]
     #[arg(long, value_name = "NAME")]
     engine: Option<String>,
     /// References at which a growing segment is sealed, 1024 to 1048576; low, so that sealed segments take part.
-    #[arg(long, value_name = "N", default_value_t = 1_024, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1_024..=1_048_576))]
+    #[arg(long, value_name = "N", default_value_t = 1_024, value_parser = within::<usize>(1_024..=1_048_576))]
     seal_at_references: usize,
     /// How the report looks.
     #[arg(long, value_enum, default_value = "table", env = "SEMEL_OUTPUT", hide_env_values = true)]

@@ -3,7 +3,7 @@
 use semel_files::names;
 use semel_proto::v1::{
     Candidate, Case, Comparison, Coverage, EngineStatus, Enrolment, GetClusterStatusResponse, ReplicaMove,
-    ReplicaStatus, ShardStatus, Verdict,
+    ReplicaStatus, ShardStatus, UnsealedStatus, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -115,7 +115,22 @@ pub(crate) fn case(case: &Case) -> Value {
 }
 
 fn engine(engine: &EngineStatus) -> Value {
-    json!({ "engine": engine.engine, "segments": engine.segments, "instead_of": engine.instead_of })
+    json!({
+        "engine": engine.engine,
+        "segments": engine.segments,
+        "instead_of": engine.instead_of,
+        "waits_for": engine.waits_for,
+        "references_min": engine.references_min,
+    })
+}
+
+fn unsealed(unsealed: &UnsealedStatus) -> Value {
+    json!({
+        "gallery": unsealed.gallery,
+        "engine": unsealed.engine,
+        "references": unsealed.references,
+        "references_min": unsealed.references_min,
+    })
 }
 
 pub(crate) fn status(status: &GetClusterStatusResponse) -> Value {
@@ -133,6 +148,7 @@ pub(crate) fn status(status: &GetClusterStatusResponse) -> Value {
             "references_sealed": replica.references_sealed,
             "catalogue_bytes": replica.catalogue_bytes,
             "engines": replica.engines.iter().map(engine).collect::<Vec<_>>(),
+            "unsealed": replica.unsealed.iter().map(unsealed).collect::<Vec<_>>(),
         })
     };
     let shard = |shard: &ShardStatus| {

@@ -26,6 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::connect::ClientArguments;
 use crate::document;
 use crate::exit::{EXIT_CODES, Exit, UsageError};
+use crate::number::within;
 use crate::output::{self, Output, Progress, grouped};
 use crate::records::{FORMS, FormArguments};
 use crate::serve::stop_signal;
@@ -75,13 +76,13 @@ pub(crate) struct EnrolArguments {
     #[command(flatten)]
     form: FormArguments,
     /// Enrolments sent and not yet answered, 1 to 4096.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = within::<u32>(1..=4096))]
     in_flight: u32,
     /// How long one enrolment is tried before its last trouble is its answer, in seconds, 1 to 3600.
-    #[arg(long, value_name = "S", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    #[arg(long, value_name = "S", default_value_t = 120, value_parser = within::<u32>(1..=3_600))]
     deadline_s: u32,
     /// How long each attempt waits for its verdict, in milliseconds, 1 to 60000.
-    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = within::<u32>(1..=60_000))]
     wait_ms: u32,
     /// Sends the enrolments as those of people who wait at a desk. [default: as bulk, behind them]
     #[arg(long)]

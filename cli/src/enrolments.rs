@@ -10,6 +10,7 @@ use semel_proto::v1::{Enrolment, GetEnrolmentRequest, WithdrawEnrolmentRequest};
 use crate::connect::ClientArguments;
 use crate::document;
 use crate::exit::{EXIT_CODES, Exit};
+use crate::number::within;
 use crate::output::{self, Cell, Output, grouped};
 
 /// Shows an enrolment with its verdict.
@@ -28,7 +29,7 @@ pub(crate) struct GetArguments {
     #[arg(value_name = "ENROLMENT_ID")]
     enrolment_id: String,
     /// How long to wait for a verdict, in milliseconds, 0 to 60000.
-    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=60_000))]
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = within::<u32>(0..=60_000))]
     wait_ms: u32,
     #[command(flatten)]
     client: ClientArguments,

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use semel_files::{GalleryDocument, ModalityDocument, PolicyDocument, SpecDocument};
+use semel_index::SEAL_AT_REFERENCES_DEFAULT;
 use semel_proto::v1::{CreateGalleryRequest, Gallery, UpdatePolicyRequest};
 
 use crate::connect::ClientArguments;
 use crate::exit::{EXIT_CODES, Exit, UsageError};
-use crate::output::{self, Output};
+use crate::number::within;
+use crate::output::{self, Output, grouped};
 
 /// How the command line calls the engine of each node's settings.
 const ENGINE_DEFAULT: &str = "default";
@@ -93,19 +95,19 @@ struct SpecFlags {
     #[arg(long)]
     modality: Option<String>,
     /// Embeddings: number of components, 4 to 4096, a multiple of 4.
-    #[arg(long, value_name = "N", conflicts_with_all = ["rows", "columns", "bits_per_cell", "shifts_max", "common_bits_min"])]
+    #[arg(long, value_name = "N", value_parser = within::<u32>(4..=4_096), conflicts_with_all = ["rows", "columns", "bits_per_cell", "shifts_max", "common_bits_min"])]
     dimension: Option<u32>,
     /// Binary codes: rows, 1 to 256.
-    #[arg(long, value_name = "N", requires_all = ["columns", "bits_per_cell"])]
+    #[arg(long, value_name = "N", value_parser = within::<u32>(1..=256), requires_all = ["columns", "bits_per_cell"])]
     rows: Option<u32>,
     /// Binary codes: columns, 1 to 4096; a shift rolls them.
-    #[arg(long, value_name = "N", requires = "rows")]
+    #[arg(long, value_name = "N", value_parser = within::<u32>(1..=4_096), requires = "rows")]
     columns: Option<u32>,
     /// Binary codes: bits per cell, 1 to 8.
-    #[arg(long, value_name = "N", requires = "rows")]
+    #[arg(long, value_name = "N", value_parser = within::<u32>(1..=8), requires = "rows")]
     bits_per_cell: Option<u32>,
     /// Binary codes: shifts tried in either direction, 0 to 64. [default: 0]
-    #[arg(long, value_name = "N", requires = "rows")]
+    #[arg(long, value_name = "N", value_parser = within::<u32>(0..=64), requires = "rows")]
     shifts_max: Option<u32>,
     /// Binary codes: usable bits that two masks must share to be compared. [default: a quarter of all bits]
     #[arg(long, value_name = "N", requires = "rows")]
@@ -122,13 +124,13 @@ struct RuleFlags {
     #[arg(long, value_name = "SCORE")]
     threshold: Option<f64>,
     /// The longest candidate list, 1 to 256. [default: 64]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = within::<u32>(1..=256))]
     candidates_max: Option<u32>,
-    /// Share of mates that the index may miss, in parts per 1e9, at most 1000000. [default: 30000]
-    #[arg(long, value_name = "PPB")]
+    /// Share of mates that the index may miss, in parts per 1e9, 1 to 1000000. [default: 30000]
+    #[arg(long, value_name = "PPB", value_parser = within::<u32>(1..=1_000_000))]
     miss_budget_ppb: Option<u32>,
-    /// Share of enrolments that must be comparable for a verdict, in parts per million. [default: 990000]
-    #[arg(long, value_name = "PPM")]
+    /// Share of enrolments that must be comparable for a verdict, in parts per million, 1 to 1000000. [default: 990000]
+    #[arg(long, value_name = "PPM", value_parser = within::<u32>(1..=1_000_000))]
     comparable_share_min_ppm: Option<u32>,
     /// Purposes that requests may name, separated by commas. [default: any]
     #[arg(long, value_name = "PURPOSE", value_delimiter = ',')]
@@ -140,10 +142,18 @@ struct RuleFlags {
     #[arg(long, value_name = "DAYS")]
     retention_days: Option<u32>,
     /// What searches sealed segments of embeddings: exact, sketch, faiss, faiss:FACTORY, or default for the engine of each node's settings. A
-    /// change has a replica's segments built again in the background from its next search of the gallery on; a node that does not have the
-    /// engine uses that of its settings. [default: default]
-    #[arg(long, value_name = "ENGINE")]
+    /// change has segments built again in the background, on every replica; `semel status` tells which wait. A node that does not have the
+    /// engine uses that of its settings. References too few for a segment of the engine are compared one by one. [default: default]
+    #[arg(long, value_name = "ENGINE", value_parser = engine_name)]
     engine: Option<String>,
+}
+
+/// The name of an engine or the word for the default. Which engines there are is for the cluster to know.
+fn engine_name(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err(format!("is empty, must name an engine; `{ENGINE_DEFAULT}` is that of each node's settings"));
+    }
+    Ok(text.to_owned())
 }
 
 impl SpecFlags {
@@ -245,6 +255,7 @@ pub(crate) async fn run(arguments: GalleryArguments) -> anyhow::Result<Exit> {
                 policy: Some(create.policy()?.to_wire().map_err(UsageError::from)?),
             };
             let gallery = create.client.client()?.create_gallery(request).await.context("create the gallery")?;
+            note_engine(&gallery);
             show(&[gallery], create.client.output)
         }
         GalleryCommand::Get { name, client } => {
@@ -272,7 +283,39 @@ async fn run_update(update: UpdateArguments) -> anyhow::Result<Exit> {
         expected_version: current.version,
     };
     let gallery = client.update_policy(request).await.context("update the policy")?;
+    note_engine(&gallery);
     show(&[gallery], update.client.output)
+}
+
+/// Says so where the engine in force needs more references than segments usually have.
+fn note_engine(gallery: &Gallery) {
+    if let Some(policy) = &gallery.policy
+        && let Some(note) = many_needed(&PolicyDocument::from_wire(policy))
+    {
+        output::note(note);
+    }
+}
+
+/// Nothing of engines that this build does not have: those who run the nodes see it in the status.
+fn many_needed(policy: &PolicyDocument) -> Option<String> {
+    let engine = semel_node::engine(&policy.engine).ok()?;
+    let dimension = |modality: &ModalityDocument| match modality.spec {
+        SpecDocument::Embedding { dimension } => Some(dimension),
+        SpecDocument::BinaryCode { .. } => None,
+    };
+    let needed =
+        policy.modalities.iter().filter_map(dimension).map(|dimension| engine.references_min(dimension)).max()?;
+    let name = engine.name();
+    match needed {
+        ..=SEAL_AT_REFERENCES_DEFAULT => None,
+        usize::MAX => Some(format!("{name} takes no embeddings of this dimension: they are compared one by one")),
+        _ => Some(format!(
+            "{name} needs {} references for a segment, which has {} by default: a shard with fewer compares them one by one; \
+             semel status tells how many",
+            grouped(needed as u64),
+            grouped(SEAL_AT_REFERENCES_DEFAULT as u64)
+        )),
+    }
 }
 
 fn show(galleries: &[Gallery], output: Output) -> anyhow::Result<Exit> {
@@ -310,4 +353,33 @@ fn show(galleries: &[Gallery], output: Output) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(feature = "faiss")]
+    #[test]
+    fn an_engine_that_needs_very_many_references_is_told_of() {
+        let check = |engine: &str, dimension: u32, expected: Option<&str>| {
+            let spec = SpecDocument::Embedding { dimension };
+            let modalities = vec![ModalityDocument { modality: "face".to_owned(), spec, threshold: 0.42 }];
+            let policy = PolicyDocument { modalities, engine: engine.to_owned(), ..PolicyDocument::default() };
+            let note = many_needed(&policy);
+            assert_eq!(note.as_deref().and_then(|note| note.split(" for a").next()), expected, "{engine}");
+        };
+        check("faiss:IVF4096,Flat", 512, Some("faiss:IVF4096,Flat needs 159,744 references"));
+        check("sketch", 4, Some("sketch takes no embeddings of this dimension: they are compared one by one"));
+        for usual in ["", "exact", "sketch", "faiss", "faiss:IVF64,Flat", "magic"] {
+            check(usual, 512, None);
+        }
+    }
+
+    /// It was once taken for the default.
+    #[test]
+    fn an_empty_engine_is_refused() {
+        assert!(engine_name("").expect_err("refused").contains("`default`"));
+        assert_eq!(engine_name("default").as_deref(), Ok("default"));
+    }
 }

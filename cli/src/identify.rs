@@ -13,6 +13,7 @@ use crate::connect::ClientArguments;
 use crate::document;
 use crate::enrolments::candidates;
 use crate::exit::{EXIT_CODES, Exit, UsageError};
+use crate::number::within;
 use crate::output::{self, Output, grouped};
 use crate::records::{FORMS, FormArguments};
 
@@ -43,7 +44,7 @@ pub(crate) struct IdentifyArguments {
     #[command(flatten)]
     form: FormArguments,
     /// How long each search may take, in milliseconds, 1 to 60000.
-    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    #[arg(long, value_name = "MS", default_value_t = 10_000, value_parser = within::<u32>(1..=60_000))]
     wait_ms: u32,
     #[command(flatten)]
     client: ClientArguments,

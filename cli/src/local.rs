@@ -9,6 +9,7 @@ use semel_sandbox::{Mode, Sandbox, SandboxError};
 
 use crate::exit::{EXIT_CODES, Exit, UsageError};
 use crate::logs::LogArguments;
+use crate::number::within;
 use crate::output;
 use crate::serve::{check_processor, stop_signal};
 use crate::traces::TraceArguments;
@@ -32,13 +33,13 @@ Examples:
 )]
 pub(crate) struct LocalArguments {
     /// Storage nodes, 1 to 64.
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = within::<usize>(1..=64))]
     nodes: usize,
     /// Replicas of each shard: 1, 3 or 5, at most as many as nodes. Fixed when the folder is first used.
     #[arg(long, value_name = "N", default_value_t = 3)]
     replicas: u32,
     /// Shards, 1 to 4096. Fixed when the folder is first used.
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = within::<u32>(1..=4_096))]
     shards: u32,
     /// Coordinators: 1, 3 or 5.
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -63,6 +64,10 @@ pub(crate) struct LocalArguments {
 
 /// Runs `semel local` until it is told to stop.
 pub(crate) async fn run(arguments: LocalArguments) -> anyhow::Result<Exit> {
+    if let Some(engine) = &arguments.engine {
+        // Before anything is started: a node would end with it in its log.
+        semel_node::engine(engine).map_err(|error| UsageError(format!("--engine: {}", error.reason)))?;
+    }
     let _traces = arguments.logs.start(&arguments.traces, "semel-local")?;
     check_processor()?;
     let mode = if arguments.processes {

@@ -13,6 +13,7 @@ mod gallery;
 mod identify;
 mod local;
 mod logs;
+mod number;
 mod output;
 mod records;
 mod serve;
@@ -151,6 +152,45 @@ mod tests {
     #[test]
     fn arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// What `semel` says to a command line that is refused.
+    fn refused(line: &str) -> String {
+        match Arguments::try_parse_from(line.split(' ')) {
+            Err(wrong) => {
+                assert_eq!(wrong.exit_code(), Exit::Usage as i32, "{line}");
+                wrong.to_string()
+            }
+            Ok(Arguments { trace, command }) => {
+                let error = run(trace, command).expect_err(line);
+                assert_eq!(Exit::of(&error), Exit::Usage, "{line}: {error:#}");
+                format!("{error:#}")
+            }
+        }
+    }
+
+    /// Some of these once exited with 1, named no limit, or were taken for something else.
+    #[test]
+    fn what_a_setting_must_be_is_told_and_exits_with_2() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (at, broken) = (folder.path().display(), folder.path().join("broken.json"));
+        std::fs::write(&broken, "{\"rows\": []}").expect("written");
+        let many = "99999999999999999999";
+        let check = |line: &str, parts: &[&str]| {
+            let said = refused(line);
+            assert!(parts.iter().all(|part| said.contains(part)), "{line}: {said}");
+        };
+        check("semel local --engine nonsense", &["--engine", "nonsense", "must be exact, sketch"]);
+        check("semel local --nodes 65", &["--nodes", "from 1 to 64"]);
+        check("semel gallery update people --engine=", &["--engine", "`default`"]);
+        check("semel gallery update people --miss-budget-ppb 0", &["--miss-budget-ppb", "from 1 to 1000000"]);
+        let create = "semel gallery create people --modality face --threshold 0.4 --dimension";
+        check(&format!("{create} 5000"), &["--dimension", "from 4 to 4096"]);
+        check(&format!("semel enrol --gallery people --in-flight {many} x.npy"), &["--in-flight", "from 1 to 4096"]);
+        check(&format!("semel demo --people {many}"), &["--people", "from 100 to 1000000"]);
+        let plot = |file: &str| format!("semel bench plot {at}/{file}.json --out {at}/drawn.svg");
+        check(&plot("missing"), &["missing.json", "No such file", "bench engines --save"]);
+        check(&plot("broken"), &["broken.json", "`version`", "bench engines --save"]);
     }
 
     #[test]

@@ -126,6 +126,42 @@ fn add_galleries(page: &mut Page, status: &GetClusterStatusResponse) {
         }
         page.table(&table);
     }
+    for line in unsealed_lines(status) {
+        page.line(line);
+    }
+}
+
+/// One line for each gallery and engine that needs more references than replicas have.
+fn unsealed_lines(status: &GetClusterStatusResponse) -> Vec<String> {
+    let mut waiting: BTreeMap<(&str, &str, u64), (u64, u64)> = BTreeMap::new();
+    for one in replicas(status).flat_map(|replica| &replica.unsealed) {
+        let (replicas, references) = waiting.entry((&one.gallery, &one.engine, one.references_min)).or_default();
+        (*replicas, *references) = (*replicas + 1, *references + one.references);
+    }
+    let line = |((gallery, engine, references_min), (replicas, references)): ((&str, &str, u64), (u64, u64))| {
+        let (gallery, engine) = (output::escaped(gallery), output::escaped(engine));
+        let references = counted(references, "reference", "references");
+        let (replicas, needs) = (counted(replicas, "replica", "replicas"), needs(&engine, references_min));
+        let wait = if references_min == u64::MAX { "" } else { ", or wait for more" };
+        format!(
+            "gallery {gallery}: {references} of {replicas} in no sealed segment, compared one by one: {needs}; name another engine \
+             (semel gallery update {gallery} --engine ENGINE){wait}"
+        )
+    };
+    waiting.into_iter().map(line).collect()
+}
+
+/// How many references of one kind an engine needs.
+fn needs(engine: &str, references_min: u64) -> String {
+    match references_min {
+        u64::MAX => format!("{engine} takes none of their dimension"),
+        _ => format!("{engine} needs {} for a segment", grouped(references_min)),
+    }
+}
+
+/// `1 segment`, `1,234 segments`.
+fn counted(number: u64, one: &str, several: &str) -> String {
+    format!("{} {}", grouped(number), if number == 1 { one } else { several })
 }
 
 /// How the cluster is, in a few words.
@@ -154,7 +190,7 @@ fn stopped_lines(status: &GetClusterStatusResponse) -> Vec<String> {
         *counts.entry((&replica.node_id, &replica.stopped_reason)).or_default() += 1;
     }
     let line = |((node, reason), count): ((&str, &str), usize)| {
-        let replicas = if count == 1 { "1 replica".to_owned() } else { format!("{} replicas", grouped(count as u64)) };
+        let replicas = counted(count as u64, "replica", "replicas");
         let reason = if reason.is_empty() { "no reason given".to_owned() } else { output::escaped(reason) };
         let node = output::escaped(short(node));
         format!(
@@ -206,7 +242,8 @@ fn add_nodes(page: &mut Page, status: &GetClusterStatusResponse) {
         ]);
     }
     page.table(&table);
-    for line in stopped_lines(status).into_iter().chain(missing_engine_lines(status)) {
+    let of_engines = missing_engine_lines(status).into_iter().chain(outdated_lines(status));
+    for line in stopped_lines(status).into_iter().chain(of_engines) {
         page.line(line);
     }
 }
@@ -237,6 +274,24 @@ fn missing_engine_lines(status: &GetClusterStatusResponse) -> Vec<String> {
         )
     };
     missing.into_iter().map(line).collect()
+}
+
+/// One line for each node, engine of sealed segments and engine that they are to be built with instead.
+fn outdated_lines(status: &GetClusterStatusResponse) -> Vec<String> {
+    let mut counts: BTreeMap<(&str, &str, &str, u64), u64> = BTreeMap::new();
+    for replica in replicas(status) {
+        for one in replica.engines.iter().filter(|one| !one.waits_for.is_empty()) {
+            let key = (replica.node_id.as_str(), one.engine.as_str(), one.waits_for.as_str(), one.references_min);
+            *counts.entry(key).or_default() += one.segments;
+        }
+    }
+    let line = |((node, engine, waits_for, references_min), segments): ((&str, &str, &str, u64), u64)| {
+        let [node, engine, waits_for] = [short(node), engine, waits_for].map(output::escaped);
+        let segments = counted(segments, "segment", "segments");
+        let but = if references_min == 0 { String::new() } else { format!("; {}", needs(&waits_for, references_min)) };
+        format!("node {node}: {segments} still of {engine}, waiting for {waits_for}{but}")
+    };
+    counts.into_iter().map(line).collect()
 }
 
 fn mebibytes(bytes: u64) -> String {
@@ -294,7 +349,7 @@ fn yes(yes: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use semel_proto::v1::{EngineStatus, NodeStatus};
+    use semel_proto::v1::{EngineStatus, NodeStatus, UnsealedStatus};
 
     use super::*;
 
@@ -329,6 +384,7 @@ mod tests {
             engine: name.to_owned(),
             segments,
             instead_of: instead_of.to_owned(),
+            ..Default::default()
         };
         let with = |engines| ReplicaStatus { engines, ..replica(ReplicaRole::Follower, "") };
         let some = with(vec![engine("", 1, ""), engine("exact", 2, "")]);
@@ -336,6 +392,59 @@ mod tests {
         assert_eq!(engines(&[&some, &more]), "none yet 1, exact 2,000, sketch 3");
         let line = "node 9c06be4a: it does not have the engine faiss that a policy names, and uses that of its settings; its log tells why";
         assert_eq!(missing_engine_lines(&cluster(vec![some, more], true)), [line]);
+    }
+
+    /// A replica that waited for its engine once looked like one that was done.
+    #[test]
+    fn segments_that_wait_for_an_engine_are_told_by_node() {
+        let engine = |name: &str, segments, waits_for: &str, references_min| EngineStatus {
+            engine: name.to_owned(),
+            segments,
+            waits_for: waits_for.to_owned(),
+            references_min,
+            ..Default::default()
+        };
+        let with = |engines| ReplicaStatus { engines, ..replica(ReplicaRole::Follower, "") };
+        let some =
+            with(vec![engine("", 1, "", 0), engine("exact", 2, "", 0), engine("faiss:PQ128x4fs", 1, "exact", 0)]);
+        let more = with(vec![engine("faiss:PQ128x4fs", 2, "exact", 0)]);
+        let few = with(vec![engine("sketch", 1_998, "faiss:IVF4096,Flat", 159_744)]);
+        let expected = [
+            "node 9c06be4a: 3 segments still of faiss:PQ128x4fs, waiting for exact",
+            "node 9c06be4a: 1,998 segments still of sketch, waiting for faiss:IVF4096,Flat; faiss:IVF4096,Flat needs 159,744 for a segment",
+        ];
+        let status = cluster(vec![some, more, few], true);
+        assert_eq!(outdated_lines(&status), expected);
+        let mut page = Page::default();
+        add_nodes(&mut page, &status);
+        assert!(expected.iter().all(|line| page.lines().any(|found| found == *line)));
+    }
+
+    /// An engine that needs very many references once kept a shard from sealing in silence.
+    #[test]
+    fn references_that_an_engine_cannot_seal_are_told_by_gallery() {
+        let unsealed = |gallery: &str, engine: &str, references, references_min| UnsealedStatus {
+            gallery: gallery.to_owned(),
+            engine: engine.to_owned(),
+            references,
+            references_min,
+        };
+        let with = |unsealed| ReplicaStatus { unsealed, ..replica(ReplicaRole::Follower, "") };
+        let lists = || unsealed("people", "faiss:IVF4096,Flat", 20_000, 159_744);
+        let status = cluster(
+            vec![with(vec![lists()]), with(vec![lists(), unsealed("eyes", "faiss:PQ96x4fs", 7, u64::MAX)])],
+            true,
+        );
+        let expected = [
+            "gallery eyes: 7 references of 1 replica in no sealed segment, compared one by one: faiss:PQ96x4fs takes none of their \
+             dimension; name another engine (semel gallery update eyes --engine ENGINE)",
+            "gallery people: 40,000 references of 2 replicas in no sealed segment, compared one by one: faiss:IVF4096,Flat needs \
+             159,744 for a segment; name another engine (semel gallery update people --engine ENGINE), or wait for more",
+        ];
+        assert_eq!(unsealed_lines(&status), expected);
+        let mut page = Page::default();
+        add_galleries(&mut page, &status);
+        assert_eq!(page.lines().collect::<Vec<_>>(), expected);
     }
 
     #[test]

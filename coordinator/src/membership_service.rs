@@ -1,10 +1,11 @@
 //! `MembershipService`: nodes that join, report, and learn what to host.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use semel_index::ShardId;
+use semel_index::{GalleryId, ShardId};
 use semel_proto::internal::v1 as wire;
 use semel_proto::internal::v1::membership_service_server::MembershipService;
 use semel_raft::ReplicaId;
@@ -97,6 +98,30 @@ fn uncounted(view: &MetadataView, replicas: &[wire::ReplicaReport]) -> Vec<wire:
     uncounted.map(|(shard, replica)| wire::RetiredReplica { shard: shard.0, replica: replica.get() }).collect()
 }
 
+/// The engines of reported galleries whose policies are newer than what some replica was told of: none once all were. `current` gives the
+/// version in force and its engine.
+fn engines(
+    replicas: &[wire::ReplicaReport],
+    current: impl Fn(&str) -> Option<(u64, String)>,
+) -> Vec<wire::GalleryEngine> {
+    let mut told: BTreeMap<&str, u64> = BTreeMap::new();
+    for report in replicas.iter().flat_map(|replica| &replica.galleries) {
+        let oldest = told.entry(&report.gallery).or_insert(report.policy_version);
+        *oldest = report.policy_version.min(*oldest);
+    }
+    let newer = told.into_iter().filter_map(|(gallery, told)| {
+        let (policy_version, engine) = current(gallery).filter(|(version, _)| *version > told)?;
+        Some(wire::GalleryEngine { gallery: gallery.to_owned(), policy_version, engine })
+    });
+    newer.collect()
+}
+
+/// The version of a gallery's policy in force, and the engine that it names.
+fn engine_in_force(view: &MetadataView, gallery: &str) -> Option<(u64, String)> {
+    let policy = view.current_policy(&GalleryId::try_from(gallery).ok()?)?;
+    Some((policy.version.0, policy.policy.engine().map(ToString::to_string).unwrap_or_default()))
+}
+
 #[tonic::async_trait]
 impl MembershipService for MembershipServer {
     async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
@@ -133,6 +158,7 @@ impl MembershipService for MembershipServer {
         let node = node_id(&request.node_id)?;
         let (view, metadata_index) = self.front.metadata.view_at();
         let assigned = assignments(&view, node);
+        let engines = engines(&request.replicas, |gallery| engine_in_force(&view, gallery));
         let mut retired = uncounted(&view, &request.replicas);
         if !retired.is_empty() {
             // This view may be from before the replica came: its rows are only given up by one that knows everything.
@@ -159,6 +185,41 @@ impl MembershipService for MembershipServer {
             shards_count,
             metadata_index: metadata_index.0,
             retired,
+            engines,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_are_told_to_whoever_has_a_replica_that_does_not_know_them() {
+        let replica = |galleries: &[(&str, u64)]| {
+            let report = |(gallery, policy_version): &(&str, u64)| wire::GalleryReport {
+                gallery: (*gallery).to_owned(),
+                policy_version: *policy_version,
+                ..Default::default()
+            };
+            wire::ReplicaReport { galleries: galleries.iter().map(report).collect(), ..Default::default() }
+        };
+        let check = |replicas: &[wire::ReplicaReport], expected: &[(&str, u64, &str)]| {
+            let current = |gallery: &str| match gallery {
+                "people" => Some((3, "sketch".to_owned())),
+                "eyes" => Some((1, String::new())),
+                _ => None,
+            };
+            let told = engines(replicas, current);
+            let told: Vec<_> =
+                told.iter().map(|one| (one.gallery.as_str(), one.policy_version, one.engine.as_str())).collect();
+            assert_eq!(told, expected);
+        };
+        check(&[], &[]);
+        check(&[replica(&[("people", 0), ("eyes", 0), ("gone", 0)])], &[("eyes", 1, ""), ("people", 3, "sketch")]);
+        check(&[replica(&[("people", 3)]), replica(&[("people", 2), ("eyes", 1)])], &[("people", 3, "sketch")]);
+        check(&[replica(&[("people", 3)]), replica(&[("people", 3), ("eyes", 1)])], &[]);
+        // This coordinator is behind.
+        check(&[replica(&[("people", 4)])], &[]);
     }
 }

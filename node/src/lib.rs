@@ -9,6 +9,7 @@ mod config;
 mod engine;
 mod server;
 mod identity;
+mod engine_report;
 mod membership;
 mod recall_audit;
 mod replicas;

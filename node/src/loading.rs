@@ -96,7 +96,16 @@ fn load(
             Some(resumed) => resumed,
             None => {
                 snapshot.check(Table::RAFT)?;
-                files.clear();
+                let segments = files.clear();
+                if segments > 0 {
+                    let (shard, folder) = (files.shard(), files.folder().display());
+                    tracing::info!(
+                        shard,
+                        %folder,
+                        segments,
+                        "no checkpoint that is used names these kept segments; they are removed and built again from the rows"
+                    );
+                }
                 let mut made = SearchView::new(config.clone());
                 made.restore(applied, &snapshot)?;
                 made

@@ -1,23 +1,26 @@
 //! How the node joins its cluster and learns, for as long as it runs, what it should host.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use bytes::Bytes;
-use semel_index::{CollectionStatus, GalleryId};
+use semel_node_wire as convert;
 use semel_proto::internal::v1::membership_service_client::MembershipServiceClient;
-use semel_proto::internal::v1::{GalleryReport, JoinRequest, ReplicaReport, ReportRequest, ReportResponse};
+use semel_proto::internal::v1::{
+    GalleryEngine, GalleryReport, JoinRequest, ReplicaReport, ReportRequest, ReportResponse,
+};
 use semel_proto::v1 as public;
 use semel_raft::{ReplicaId, ReplicaStatus, Role, StoreError};
 use semel_raft_host::{ClusterId, Database, GroupStatus};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
+use crate::engine_report;
 use crate::identity::Identity;
 use crate::metrics::NodeMetrics;
-use crate::replicas::{HostedShard, Replicas};
+use crate::replicas::{self, HostedShard, Replicas};
 
 /// The pause between two reports to one coordinator.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -25,8 +28,6 @@ const REPORT_EVERY: Duration = Duration::from_millis(500);
 const JOIN_AGAIN_AFTER: Duration = Duration::from_millis(300);
 /// How long a coordinator takes a process for running after its last report, and some time more.
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(8);
-/// Entries of a replica's list of engines.
-const ENGINES_REPORTED_MAX: usize = 16;
 /// How long a coordinator may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
@@ -177,7 +178,9 @@ async fn report_once(
         resident_bytes: semel_telemetry::resident_bytes().unwrap_or(0),
     };
     let mut answer = tokio::time::timeout(ANSWER_WITHIN, client.report(request)).await??.into_inner();
-    // Not part of what is assigned: it grows with every change of the metadata.
+    // Not part of what is assigned, like the index below. Policies have versions of their own.
+    govern(&open, &std::mem::take(&mut answer.engines));
+    // It grows with every change of the metadata.
     if !replicas.is_news(std::mem::take(&mut answer.metadata_index)) {
         return Ok(());
     }
@@ -191,6 +194,17 @@ async fn report_once(
     }
     // Remembered only once every replica has its first rows, so that "remembered, yet no rows" always means a loss.
     identity.set_assignments(&answer)
+}
+
+/// Has segments built with the engines that policies name, also where nobody searches.
+fn govern(open: &[Arc<HostedShard>], engines: &[GalleryEngine]) {
+    for told in engines {
+        match convert::gallery_engine(told) {
+            Ok((gallery, engine)) => replicas::govern(open, &gallery, &engine),
+            // Of a later version; searches that name it will say so to whoever asked for them.
+            Err(error) => tracing::debug!(%error, "the engine of a gallery is not taken from an answer"),
+        }
+    }
 }
 
 fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, StoreError> {
@@ -212,7 +226,8 @@ fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, Sto
         references: (sealed + growing) as u64,
         references_sealed: sealed as u64,
         catalogue_bytes: memory_bytes as u64,
-        engines: engines(&collections, |gallery| shard.view.engine_missing(gallery)),
+        engines: engine_report::engines(&shard.view, &collections),
+        unsealed: engine_report::unsealed(&shard.view, &collections),
         ..Default::default()
     };
     let mut group = ReplicaReport::default();
@@ -240,6 +255,7 @@ fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, Sto
     }
     let counts = semel_shard::counts(&snapshot)?;
     let galleries = counts.into_iter().map(|(gallery, counts)| GalleryReport {
+        policy_version: shard.view.engine_version(&gallery).0,
         gallery: gallery.to_string(),
         live: counts.live(),
         withdrawn: counts.withdrawn_total,
@@ -253,28 +269,6 @@ fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, Sto
         galleries: galleries.collect(),
         ..group
     })
-}
-
-/// How many sealed segments each engine searches.
-fn engines(
-    collections: &[CollectionStatus],
-    missing: impl Fn(&GalleryId) -> Option<String>,
-) -> Vec<public::EngineStatus> {
-    let mut segments: BTreeMap<(String, String), usize> = BTreeMap::new();
-    for collection in collections {
-        let instead_of = missing(&collection.key.gallery).unwrap_or_default();
-        let unbuilt = (String::new(), collection.segments_without_engine);
-        let by_engine = collection.engines.iter().map(|(engine, count)| (engine.clone(), *count));
-        for (engine, count) in by_engine.chain([unbuilt]).filter(|(_, count)| *count > 0) {
-            *segments.entry((engine, instead_of.clone())).or_default() += count;
-        }
-    }
-    let status = |((engine, instead_of), count): ((String, String), usize)| public::EngineStatus {
-        engine,
-        segments: count as u64,
-        instead_of,
-    };
-    segments.into_iter().take(ENGINES_REPORTED_MAX).map(status).collect()
 }
 
 fn role(status: &ReplicaStatus) -> public::ReplicaRole {

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use semel_proto::internal::v1::command::Command;
 use semel_telemetry::{Counter, Families, Monitor, Seconds, Sizes, Timer};
 
+use crate::engine_report;
 use crate::recall_audit::RecallAudit;
 use crate::replicas::Replicas;
 use crate::search::SearchPool;
@@ -121,6 +122,7 @@ fn segment_files(families: &mut Families<'_>, cache: &CacheMetrics) -> fmt::Resu
 /// What all catalogues of the node hold.
 fn catalogues(families: &mut Families<'_>, replicas: &Replicas) -> fmt::Result {
     let (mut growing, mut sealed, mut withdrawn, mut reclaimed, mut unbuilt) = (0, 0, 0, 0, 0);
+    let (mut unsealed, mut outdated) = (0, 0);
     let (mut templates, mut ordinals, mut engines, mut rolls) = (0, 0, 0, 0);
     let (mut staged, mut live) = (0, 0);
     let mut segments_of = Vec::new();
@@ -135,6 +137,8 @@ fn catalogues(families: &mut Families<'_>, replicas: &Replicas) -> fmt::Result {
             reclaimed += collection.references_reclaimed as u64;
             segments += collection.segments as u64;
             unbuilt += collection.segments_without_engine as u64;
+            unsealed += engine_report::references_unsealed(&shard.view, &collection) as u64;
+            outdated += engine_report::segments_outdated(&shard.view, &collection) as u64;
             templates += collection.templates_bytes as u64;
             ordinals += collection.ordinals_bytes as u64;
             engines += collection.engines_bytes as u64;
@@ -146,6 +150,8 @@ fn catalogues(families: &mut Families<'_>, replicas: &Replicas) -> fmt::Result {
     }
     let references = [("growing", growing), ("sealed", sealed)];
     families.gauges("semel_catalogue_references", "References that are searched here", "segment", references)?;
+    let help = "References enough for a sealed segment that are compared one by one because their engine needs more";
+    families.gauge("semel_catalogue_unsealed_references", help, unsealed)?;
     let gone = [("sealed", withdrawn), ("reclaimed", reclaimed)];
     let help = "References of withdrawn enrolments, by whether sealed segments still hold them";
     families.gauges("semel_catalogue_withdrawn_references", help, "state", gone)?;
@@ -154,6 +160,8 @@ fn catalogues(families: &mut Families<'_>, replicas: &Replicas) -> fmt::Result {
     let built = segments_of.iter().map(|(_, segments)| segments).sum::<u64>() - unbuilt;
     let segments = [("built", built), ("exact", unbuilt)];
     families.gauges("semel_catalogue_segments", "Sealed segments; exact ones have no index yet", "state", segments)?;
+    let help = "Sealed segments that wait to be built with the engine of their gallery's policy";
+    families.gauge("semel_catalogue_outdated_segments", help, outdated)?;
     families.gauges("semel_catalogue_shard_segments", "Sealed segments of a shard", "group", segments_of)?;
     let bytes = [("templates", templates), ("ordinals", ordinals), ("engines", engines), ("rolls", rolls)];
     families.gauges("semel_catalogue_bytes", "Memory of the catalogues", "component", bytes)?;

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context as _, bail};
-use semel_index::{CatalogueConfig, ShardCount, ShardId};
+use semel_index::{CatalogueConfig, GalleryId, ShardCount, ShardId};
+use semel_node_wire::PolicyEngine;
 use semel_proto::internal::v1::{Assignment, ReportResponse, RetiredReplica};
 use semel_raft::{ReplicaId, StoreError};
 use semel_raft_host::{
@@ -53,6 +54,16 @@ impl HostedShard {
     /// The shard's group in the host.
     pub(crate) fn group(&self) -> u64 {
         u64::from(self.shard.0)
+    }
+}
+
+/// Has segments of a gallery built with the engine that its policy names, and says so where another one was in force.
+pub(crate) fn govern(shards: &[Arc<HostedShard>], gallery: &GalleryId, policy: &PolicyEngine) {
+    let changed: Vec<_> = shards.iter().filter(|shard| shard.view.governed_by(gallery, policy)).collect();
+    if let Some(one) = changed.first() {
+        let engine = one.view.engine_or_own(gallery);
+        let (gallery, version, engine, shards) = (gallery.as_str(), policy.version.0, engine.name(), changed.len());
+        tracing::info!(gallery, version, engine, shards, "segments are built again with the engine of their policy");
     }
 }
 

@@ -125,15 +125,17 @@ impl Sealer {
     async fn seal(&self, job: SealJob) {
         let shard = self.files.shard();
         let (ticket, gallery, references) = (job.ticket(), job.gallery().to_string(), job.references());
+        let engine = self.view.engine_or_own(job.gallery());
+        let engine = engine.name();
         let place = self.places.sealing.acquire().await;
         let sealed = tokio::task::spawn_blocking(move || job.run()).await;
         drop(place);
         let sealed = sealed.unwrap_or_else(|error| ticket.lost(error.to_string()));
         match sealed.error() {
-            None => tracing::info!(shard, gallery, references, "segment sealed"),
+            None => tracing::info!(shard, gallery, engine, references, "segment sealed"),
             // The rows stay where they are and are searched exactly.
             Some(error) => {
-                tracing::warn!(shard, gallery, references, %error, "segment not built; it answers as before")
+                tracing::warn!(shard, gallery, engine, references, %error, "segment not built; it answers as before")
             }
         }
         self.view.sealed(sealed);

@@ -283,10 +283,14 @@ impl ShardFiles {
         }
     }
 
-    /// Removes everything: the catalogue was made from the rows.
-    pub(crate) fn clear(&self) {
+    /// Removes everything: the catalogue is made from the rows. How many segments were there.
+    pub(crate) fn clear(&self) -> usize {
         remove(&self.folder.join(CHECKPOINT));
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let is_segment = |path: &Path| path.extension().is_some_and(|found| found == SEGMENT_EXTENSION);
+        let segments = entries.filter(|entry| is_segment(&entry.path())).count();
         self.keep_only(&[]);
+        segments
     }
 
     /// Writes a file that only this call has open; removed again if that fails.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::metrics::NodeMetrics;
-use crate::replicas::{HostedShard, Replicas};
+use crate::replicas::{self, HostedShard, Replicas};
 use crate::search::SearchPool;
 use crate::status::CallError;
 
@@ -122,7 +122,7 @@ impl ShardServer {
             request.shards.iter().map(|&shard| self.replicas.get(shard).ok_or(shard)).partition(Result::is_ok);
         let hosted: Vec<Arc<HostedShard>> = hosted.into_iter().flatten().collect();
         for (probe, engine) in probes.iter().zip(&engines) {
-            hosted.iter().for_each(|hosted| hosted.view.governed_by(&probe.gallery, engine));
+            replicas::govern(&hosted, &probe.gallery, engine);
             for (reference, hosted) in probe.references.iter().flat_map(|r| hosted.iter().map(move |h| (r, h))) {
                 hosted.view.searched_under(&probe.gallery, reference);
             }

@@ -171,6 +171,8 @@ impl ShardView {
         for (gallery, known) in lock(&self.engines).iter() {
             loaded.catalogue().set_engine(gallery, Arc::clone(&known.engine));
         }
+        // It was loaded with the engine of the settings, which may need more references than those of policies.
+        loaded.catalogue().close_growing(self.config.seal_at_references);
         self.moment.send_replace(Some(loaded.moment()));
         *searched = Some(loaded);
         *lock(&self.load_failure) = None;
@@ -252,35 +254,63 @@ impl ShardView {
         }
     }
 
-    /// Learns which engine a gallery's policy names, so that its segments are built with it. Until they are, they answer as they did.
-    pub(crate) fn governed_by(&self, gallery: &GalleryId, policy: &PolicyEngine) {
+    /// Learns which engine a gallery's policy names, so that its segments are built with it. Until they are, they answer as they did. Says
+    /// whether another engine was in force.
+    pub(crate) fn governed_by(&self, gallery: &GalleryId, policy: &PolicyEngine) -> bool {
         // An older version may still be searched under; version 0 is of a coordinator that knows of no engines.
         let is_news = |known: Option<&GalleryEngine>| {
             policy.version > known.map_or(PolicyVersion(0), |known| known.policy.version)
         };
         if !is_news(lock(&self.engines).get(gallery)) {
-            return;
+            return false;
         }
         // As in `searched_under`.
         let mut searched = lock(&self.searched);
         let mut engines = lock(&self.engines);
         if !is_news(engines.get(gallery)) {
-            return;
+            return false;
         }
         if let Some(known) = engines.get_mut(gallery).filter(|known| known.policy.engine == policy.engine) {
             known.policy.version = policy.version;
-            return;
+            return false;
         }
         let named = Some(&policy.engine).filter(|name| !name.is_empty());
         let found = named.and_then(|name| self.config.engines.engine(name));
         let is_missing = named.is_some() && found.is_none();
         let engine = found.unwrap_or_else(|| Arc::clone(&self.config.engine));
+        let before = engines.get(gallery).map(|known| known.engine.name().to_owned());
         if let Some(searched) = searched.as_mut() {
             searched.catalogue().set_engine(gallery, Arc::clone(&engine));
+            if before.as_deref().unwrap_or(self.config.engine.name()) != engine.name() {
+                // What grew long because the one before needs more references: nobody may be enrolled for long.
+                searched.catalogue().close_growing(self.config.seal_at_references);
+            }
             // Whoever seals looks again.
             self.moment.send_replace(Some(searched.moment()));
         }
+        let is_another = before.is_some_and(|before| before != engine.name());
         engines.insert(gallery.clone(), GalleryEngine { policy: policy.clone(), engine, is_missing });
+        is_another
+    }
+
+    /// The newest version of a gallery's policy whose engine is known; 0 before there is one.
+    pub(crate) fn engine_version(&self, gallery: &GalleryId) -> PolicyVersion {
+        lock(&self.engines).get(gallery).map_or(PolicyVersion(0), |known| known.policy.version)
+    }
+
+    /// What builds the segments of a gallery, by its policy; `None` until that is known, and what is sealed stays as it is.
+    pub(crate) fn engine_in_force(&self, gallery: &GalleryId) -> Option<Arc<dyn Engine>> {
+        lock(&self.engines).get(gallery).map(|known| Arc::clone(&known.engine))
+    }
+
+    /// What new segments of a gallery are built with: by its policy, or by the node's settings until that is known.
+    pub(crate) fn engine_or_own(&self, gallery: &GalleryId) -> Arc<dyn Engine> {
+        self.engine_in_force(gallery).unwrap_or_else(|| Arc::clone(&self.config.engine))
+    }
+
+    /// References that close a segment, unless its engine needs more.
+    pub(crate) fn seal_at_references(&self) -> usize {
+        self.config.seal_at_references
     }
 
     /// The engine that the gallery's policy names, if this node does not have it.

@@ -21,6 +21,7 @@ use super::people::{People, threads};
 use super::twin::{self, Twin, TwinConfig};
 use super::{percent, processor, rate, shown};
 use crate::exit::{EXIT_CODES, Exit};
+use crate::number::within;
 use crate::output::{self, Output, Progress, grouped, quantile};
 
 /// Probes that one process searches together.
@@ -46,23 +47,23 @@ Examples:
 )]
 pub(crate) struct ClusterArguments {
     /// People enrolled, 1000 to 4000000.
-    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1_000..=4_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = within::<u32>(1_000..=4_000_000))]
     people: u32,
     /// Mated probes of each turn, 64 to 1000000.
-    #[arg(long, value_name = "N", default_value_t = 4_000, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 4_000, value_parser = within::<u32>(64..=1_000_000))]
     probes: u32,
     /// Callers at once, each with one probe at a time, 1 to 1024.
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = within::<u16>(1..=1_024))]
     callers: u16,
     /// Callers at a desk, 0 to 64, each with one probe at a time. They are measured in turns of their own: beside no load, beside a load
     /// of the others that is interactive too, and beside one that is bulk.
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=64))]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = within::<u16>(0..=64))]
     desk: u16,
     /// Turns of each kind, 1 to 100.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = within::<u16>(1..=100))]
     turns: u16,
     /// Shards, 1 to 4096.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = within::<u32>(1..=4_096))]
     shards: u32,
     /// The cosine from which a pair is a candidate, 0 to 1.
     #[arg(long, value_name = "COSINE", default_value = "0.42", value_parser = super::threshold)]
@@ -71,7 +72,7 @@ pub(crate) struct ClusterArguments {
     #[arg(long, value_name = "NAME", default_value = "faiss")]
     engine: String,
     /// References at which a growing segment is sealed, 1024 to 1048576; as the node's setting.
-    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1_024..=1_048_576))]
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = within::<usize>(1_024..=1_048_576))]
     seal_at_references: usize,
     /// The folder of the cluster; kept. [default: a temporary folder, removed at the end]
     #[arg(long, value_name = "FOLDER")]

@@ -16,6 +16,7 @@ use super::loopback::{Call, GALLERY, Loopback};
 use super::people::People;
 use super::{rate, shown};
 use crate::exit::{EXIT_CODES, Exit};
+use crate::number::within;
 use crate::output::{self, Output, grouped, quantile};
 
 /// Enrolments before anything is measured: connections, the rotation, leaders.
@@ -43,16 +44,16 @@ Examples:
 )]
 pub(crate) struct EnrolArguments {
     /// Enrolments, 1000 to 1000000.
-    #[arg(long, value_name = "N", default_value_t = 4_000, value_parser = clap::value_parser!(u32).range(1_000..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 4_000, value_parser = within::<u32>(1_000..=1_000_000))]
     enrolments: u32,
     /// Clients at once, each with one enrolment at a time, 1 to 1024.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = within::<u16>(1..=1_024))]
     clients: u16,
     /// What every sync of a node is made to take longer, in milliseconds, 0 to 1000.
-    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = within::<u32>(0..=1_000))]
     sync_delay_ms: u32,
     /// Shards, 1 to 4096.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = within::<u32>(1..=4_096))]
     shards: u32,
     /// The cosine from which a pair is a candidate, 0 to 1.
     #[arg(long, value_name = "COSINE", default_value = "0.42", value_parser = super::threshold)]

@@ -66,7 +66,7 @@ pub(crate) struct PlotArguments {
 /// Runs `semel bench plot`.
 pub(crate) fn run(arguments: &PlotArguments) -> anyhow::Result<Exit> {
     super::writable("--out", &arguments.out)?;
-    let rows = results::read(&arguments.results)?;
+    let rows = results::read(&arguments.results).map_err(unreadable)?;
     write("--out", &arguments.out, &rows)?;
     match arguments.output {
         Output::Table => {
@@ -76,6 +76,13 @@ pub(crate) fn run(arguments: &PlotArguments) -> anyhow::Result<Exit> {
         Output::Json => results::print(rows)?,
     }
     Ok(Exit::Done)
+}
+
+/// Whatever keeps results from being read, a file that is not there or is of something else, is the caller's to mend.
+fn unreadable(error: anyhow::Error) -> UsageError {
+    UsageError(format!(
+        "{error:#}; it must be a file that `semel bench engines --save` or `cli/bench/peers.py --save` wrote: measure anew to get one"
+    ))
 }
 
 /// Writes the drawing of some rows to a file, which `field` of the command line named.

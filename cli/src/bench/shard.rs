@@ -19,6 +19,7 @@ use super::people::People;
 use super::twin::{self, Twin, TwinConfig};
 use super::{percent, rate, shown};
 use crate::exit::{EXIT_CODES, Exit, UsageError};
+use crate::number::within;
 use crate::output::{self, Output, Progress, grouped};
 
 /// Probes searched together.
@@ -46,13 +47,13 @@ Examples:
 )]
 pub(crate) struct ShardArguments {
     /// References, 1000 to 4000000; each takes about 3 kB of memory.
-    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1_000..=4_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = within::<u32>(1_000..=4_000_000))]
     references: u32,
     /// Mated probes, 64 to 1000000.
-    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = within::<u32>(64..=1_000_000))]
     probes: u32,
     /// Threads that search, 1 to 1024.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = within::<u16>(1..=1_024))]
     threads: u16,
     /// The cosine from which a pair is a candidate, 0 to 1.
     #[arg(long, value_name = "COSINE", default_value = "0.42", value_parser = super::threshold)]
@@ -61,19 +62,19 @@ pub(crate) struct ShardArguments {
     #[arg(long, value_name = "NAME")]
     engine: Option<String>,
     /// References at which a growing segment is sealed, 1024 to 1048576; as the node's setting.
-    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1_024..=1_048_576))]
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = within::<usize>(1_024..=1_048_576))]
     seal_at_references: usize,
     /// The length of raw FAISS' lists, 1 to 4096.
-    #[arg(long, value_name = "K", default_value_t = 64, conflicts_with = "enrol_rate", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=4_096))]
+    #[arg(long, value_name = "K", default_value_t = 64, conflicts_with = "enrol_rate", value_parser = within::<usize>(1..=4_096))]
     list: usize,
     /// Times that all probes are searched for, 1 to 100.
-    #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "enrol_rate", value_parser = clap::value_parser!(u16).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "enrol_rate", value_parser = within::<u16>(1..=100))]
     rounds: u16,
     /// Searches beside so many enrolments a second, 1 to 100000, and without; at most 4000000 in all --seconds.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", value_parser = within::<u32>(1..=100_000))]
     enrol_rate: Option<u32>,
     /// Seconds with enrolments, and as many without, 2 to 600; at 1000 a second the default fills two segments.
-    #[arg(long, value_name = "SECONDS", default_value_t = 33, requires = "enrol_rate", value_parser = clap::value_parser!(u32).range(2..=600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 33, requires = "enrol_rate", value_parser = within::<u32>(2..=600))]
     seconds: u32,
     /// The seed of people and probes.
     #[arg(long, value_name = "N", default_value_t = 1)]

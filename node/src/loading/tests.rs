@@ -410,6 +410,18 @@ async fn files_that_are_not_as_written_are_made_again_and_change_no_answer() {
     }
 }
 
+/// Segments of a checkpoint that was deleted were once removed without a word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn segments_that_no_checkpoint_names_are_counted_as_they_are_removed() {
+    let folder = volume(TemplatesKept::Memory).await;
+    fs::remove_file(folder.path().join(FOLDER).join("0/checkpoint")).expect("removed");
+    let running = Running::start_without_loading(folder.path(), TemplatesKept::Memory, config()).await;
+    fs::write(running.files.folder().join("segment.new"), "unfinished").expect("written");
+    assert_eq!((running.files.clear(), files_in(folder.path()).len()), (2, 0));
+    assert_eq!(running.files.clear(), 0);
+    running.stop().await;
+}
+
 /// Three fifths of those whose references are in the two sealed segments.
 fn withdrawn_before_compaction() -> Vec<u32> {
     (0..1_280).filter(|number| number % 5 < 3).collect()

@@ -260,12 +260,24 @@ pub struct PolicyEngine {
 /// # Errors
 /// Names the field that breaks its rule.
 pub fn policy_engine(probe: &wire::SearchProbe) -> Checked<PolicyEngine> {
-    let found = probe.engine.len();
+    named_engine(probe.policy_version, &probe.engine)
+}
+
+/// A gallery and the engine that its policy names, as a coordinator answers a report.
+///
+/// # Errors
+/// Names the field that breaks its rule.
+pub fn gallery_engine(told: &wire::GalleryEngine) -> Checked<(GalleryId, PolicyEngine)> {
+    Ok((gallery(&told.gallery)?, named_engine(told.policy_version, &told.engine)?))
+}
+
+fn named_engine(version: u64, engine: &str) -> Checked<PolicyEngine> {
+    let found = engine.len();
     if found > ENGINE_NAME_BYTES_MAX {
         let reason = format!("has {found} bytes, must have 0 to {ENGINE_NAME_BYTES_MAX}");
         return Err(InvalidField::new("engine", reason));
     }
-    Ok(PolicyEngine { version: PolicyVersion(probe.policy_version), engine: probe.engine.clone() })
+    Ok(PolicyEngine { version: PolicyVersion(version), engine: engine.to_owned() })
 }
 
 fn gallery(name: &str) -> Checked<GalleryId> {
@@ -610,8 +622,18 @@ mod tests {
         assert_eq!(error.to_string(), "engine: has 65 bytes, must have 0 to 64");
         for engine in ["", "exact", "an engine of a later version"] {
             let expected = PolicyEngine { version: PolicyVersion(3), engine: engine.to_owned() };
-            assert_eq!(asked(engine), Ok(expected));
+            assert_eq!(asked(engine), Ok(expected.clone()));
+            let (gallery, engine) = ("people".to_owned(), engine.to_owned());
+            let (told, named) =
+                gallery_engine(&wire::GalleryEngine { gallery, policy_version: 3, engine }).expect("valid");
+            assert_eq!((told.as_str(), named), ("people", expected));
         }
+        let refused = |gallery: &str, engine: String| {
+            let told = wire::GalleryEngine { gallery: gallery.to_owned(), policy_version: 3, engine };
+            gallery_engine(&told).expect_err("refused").field
+        };
+        assert_eq!(refused("people", "e".repeat(65)), "engine");
+        assert_eq!(refused("", String::new()), "gallery");
     }
 
     /// Such commands once went through the log, to be found malformed by every replica.

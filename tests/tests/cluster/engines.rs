@@ -6,14 +6,16 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use semel_population::{CaptureNumber, PersonId, Population, Preset, Seed};
 use semel_proto::v1::identify_response::Outcome;
-use semel_proto::v1::{Candidate, IdentifyRequest, Modality, Policy, UpdatePolicyRequest};
+use semel_proto::v1::{Candidate, EngineStatus, IdentifyRequest, Modality, Policy, UpdatePolicyRequest};
 use semel_sandbox::{Sandbox, requests, wait_until};
 use tonic::Code;
 
+use crate::exposition::{LABELS_OF_NOTHING_YET, scrape};
 use crate::registry::{enrol, wait_quiet};
 
 const GALLERY: &str = "people";
 const DIMENSION: u32 = 512;
+const REPLICAS: u32 = 3;
 /// A few more than the shortest segment that a node seals.
 const PEOPLE: u32 = 1_060;
 const PROBES: u32 = 12;
@@ -50,17 +52,50 @@ async fn identified(sandbox: &Sandbox, population: &Population) -> Vec<Vec<Candi
     found
 }
 
-/// What searches sealed segments, on any replica.
-async fn engines(sandbox: &Sandbox) -> BTreeSet<(String, u64)> {
+/// What searches sealed segments, on each replica.
+async fn engines(sandbox: &Sandbox) -> Vec<Vec<EngineStatus>> {
     let status = sandbox.status().await.expect("a status");
-    let replicas = status.shards.iter().flat_map(|shard| &shard.replicas);
-    replicas.flat_map(|replica| &replica.engines).map(|one| (one.engine.clone(), one.segments)).collect()
+    status.shards.iter().flat_map(|shard| &shard.replicas).map(|replica| replica.engines.clone()).collect()
+}
+
+/// Waits until every replica has one sealed segment, and tells this of it.
+async fn wait_for_engine(sandbox: &Sandbox, wanted: &EngineStatus) {
+    let built = wait_until("the engine of the policy", BUILT_WITHIN, || async {
+        let found = engines(sandbox).await;
+        let is_built = |replica: &Vec<EngineStatus>| replica.as_slice() == std::slice::from_ref(wanted);
+        if found.len() == REPLICAS as usize && found.iter().all(is_built) { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    built.await.unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn one_segment(engine: &str) -> EngineStatus {
+    EngineStatus { engine: engine.to_owned(), segments: 1, ..Default::default() }
+}
+
+/// Where an engine has a part in searches, metrics that are empty elsewhere have the labels that the page of metrics names.
+async fn check_labels_of_the_audit(sandbox: &Sandbox, population: &Population) {
+    update(sandbox, "sketch").await.expect("permitted");
+    wait_for_engine(sandbox, &one_segment("sketch")).await;
+    let shown = wait_until("an audit", BUILT_WITHIN, || async {
+        identified(sandbox, population).await;
+        let mut audited = Vec::new();
+        for node in 0..REPLICAS as usize {
+            let shown = scrape(sandbox.node_metrics(node).await.expect("it exists")).await;
+            audited.extend(Some(shown).filter(|shown| shown.0["semel_recall_live_probes_total"].samples.len() == 1));
+        }
+        audited.pop().ok_or("no node has audited a search yet")
+    });
+    let shown = shown.await.unwrap_or_else(|error| panic!("{error}"));
+    for (beginning, label) in LABELS_OF_NOTHING_YET {
+        for (name, family) in shown.0.iter().filter(|(name, _)| name.starts_with(beginning)) {
+            assert_eq!(family.labels(), BTreeSet::from([label.to_owned()]), "{name}");
+        }
+    }
 }
 
 #[tokio::test]
 async fn a_policy_changes_the_engine_of_sealed_segments_while_every_search_answers_the_same() {
-    // One replica, because only those that are searched learn of policies.
-    let builder = Sandbox::builder().nodes(1).replicas(1).shards(1).engine("exact");
+    let builder = Sandbox::builder().nodes(REPLICAS as usize).replicas(REPLICAS).shards(1).engine("exact");
     let builder = builder.node_settings(|node| node.seal_at_references = 1_024);
     let sandbox = builder.start().await.expect("the cluster starts");
     let request = requests::gallery(GALLERY, policy("exact"));
@@ -82,15 +117,34 @@ async fn a_policy_changes_the_engine_of_sealed_segments_while_every_search_answe
     let expected = identified(&sandbox, &population).await;
     assert!(expected.iter().filter(|candidates| !candidates.is_empty()).count() as u32 >= PROBES - 1, "{expected:?}");
 
+    // Nobody searches meanwhile: replicas are told all the same.
     for engine in ["exact", "sketch", "exact"] {
         assert_eq!(update(&sandbox, engine).await.expect("permitted").engine, engine);
-        let wanted = BTreeSet::from([(engine.to_owned(), 1)]);
+        wait_for_engine(&sandbox, &one_segment(engine)).await;
+        assert_eq!(identified(&sandbox, &population).await, expected);
+    }
+    for engine in ["sketch", "exact"] {
+        assert_eq!(update(&sandbox, engine).await.expect("permitted").engine, engine);
         let built = wait_until("the engine of the policy", BUILT_WITHIN, || async {
             assert_eq!(identified(&sandbox, &population).await, expected);
             let found = engines(&sandbox).await;
-            if found == wanted { Ok(()) } else { Err(format!("{found:?}")) }
+            if found.concat().iter().all(|one| *one == one_segment(engine)) {
+                Ok(())
+            } else {
+                Err(format!("{found:?}"))
+            }
         });
         built.await.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(identified(&sandbox, &population).await, expected);
+    }
+
+    check_labels_of_the_audit(&sandbox, &population).await;
+
+    if cfg!(feature = "faiss") {
+        // It needs 39 references for each of its lists, far more than there are.
+        update(&sandbox, "faiss:IVF4096,Flat").await.expect("permitted");
+        let waits_for = "faiss:IVF4096,Flat".to_owned();
+        wait_for_engine(&sandbox, &EngineStatus { waits_for, references_min: 159_744, ..one_segment("sketch") }).await;
         assert_eq!(identified(&sandbox, &population).await, expected);
     }
 

@@ -15,8 +15,21 @@ pub(crate) struct Family {
     pub(crate) samples: BTreeMap<String, f64>,
 }
 
+/// Labels of metrics, by the beginning of their names, of which a cluster shows nothing until an engine had a part in a search.
+pub(crate) const LABELS_OF_NOTHING_YET: [(&str, &str); 1] = [("semel_recall_", "gallery")];
+
 impl Family {
-    /// The labels of its series, without those that make a histogram.
+    /// The labels of its series, without those that make a histogram. Panics where there is none to tell.
+    pub(crate) fn labels_of(&self, name: &str) -> BTreeSet<String> {
+        if self.samples.is_empty() {
+            let known = LABELS_OF_NOTHING_YET.iter().find(|(beginning, _)| name.starts_with(beginning));
+            let (_, label) = known.unwrap_or_else(|| panic!("{name} has no series here: which labels has it?"));
+            return BTreeSet::from([(*label).to_owned()]);
+        }
+        self.labels()
+    }
+
+    /// The labels of the series that there are.
     pub(crate) fn labels(&self) -> BTreeSet<String> {
         let names = self.samples.keys().flat_map(|series| split(series).1.into_keys());
         names.filter(|name| name != "le").collect()

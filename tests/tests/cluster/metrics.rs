@@ -130,7 +130,7 @@ fn table(node: &Exposition, coordinator: &Exposition) -> String {
     }
     let mut table = String::from("| metric | type | labels | shown by | what it says |\n|---|---|---|---|---|\n");
     for (name, (family, who)) in rows {
-        let labels: BTreeSet<String> = family.labels().iter().map(|label| format!("`{label}`")).collect();
+        let labels: BTreeSet<String> = family.labels_of(name).iter().map(|label| format!("`{label}`")).collect();
         let labels = labels.into_iter().collect::<Vec<_>>().join(", ");
         let (kind, who, help) = (&family.kind, who.join(", "), family.help.trim_end_matches('.'));
         writeln!(table, "| `{name}` | {kind} | {labels} | {who} | {help} |").expect("strings take everything");
