@@ -20,9 +20,10 @@ mod serve;
 mod status;
 mod traces;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use exit::{EXIT_CODES, Exit};
 use traces::ClientTrace;
@@ -70,7 +71,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let Arguments { trace, command } = Arguments::parse();
+    let Arguments { trace, command } = parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
     match run(trace, command) {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -79,6 +80,21 @@ fn main() -> ExitCode {
             Exit::of(&error).into()
         }
     }
+}
+
+fn parse(line: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Arguments, clap::Error> {
+    let mut command = with_negative_numbers(Arguments::command());
+    let matches = command.try_get_matches_from_mut(line)?;
+    Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// Has negative numbers taken for values, so that whoever gives one is told what may be given, and not that there is no such flag.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let takes = |argument: clap::Arg| {
+        let takes_values = argument.get_action().takes_values();
+        argument.allow_negative_numbers(takes_values)
+    };
+    command.mut_args(takes).mut_subcommands(with_negative_numbers)
 }
 
 fn run(trace: bool, command: Command) -> anyhow::Result<Exit> {
@@ -115,8 +131,6 @@ fn wait(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<E
 #[cfg(test)]
 mod tests {
     use std::fmt::Write as _;
-
-    use clap::CommandFactory as _;
 
     use super::*;
 
@@ -156,7 +170,7 @@ mod tests {
 
     /// What `semel` says to a command line that is refused.
     fn refused(line: &str) -> String {
-        match Arguments::try_parse_from(line.split(' ')) {
+        match parse(line.split(' ')) {
             Err(wrong) => {
                 assert_eq!(wrong.exit_code(), Exit::Usage as i32, "{line}");
                 wrong.to_string()
@@ -182,6 +196,7 @@ mod tests {
         };
         check("semel local --engine nonsense", &["--engine", "nonsense", "must be exact, sketch"]);
         check("semel local --nodes 65", &["--nodes", "from 1 to 64"]);
+        check("semel local --nodes -1", &["--nodes", "from 1 to 64"]);
         check("semel gallery update people --engine=", &["--engine", "`default`"]);
         check("semel gallery update people --miss-budget-ppb 0", &["--miss-budget-ppb", "from 1 to 1000000"]);
         let create = "semel gallery create people --modality face --threshold 0.4 --dimension";
@@ -195,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_wrong_command_line_exits_with_2() {
-        let wrong = Arguments::try_parse_from(["semel", "enrol"]).expect_err("a gallery and files are required");
+        let wrong = parse(["semel", "enrol"]).expect_err("a gallery and files are required");
         assert_eq!(wrong.exit_code(), Exit::Usage as i32);
     }
 }

@@ -288,7 +288,11 @@ fn outdated_lines(status: &GetClusterStatusResponse) -> Vec<String> {
     let line = |((node, engine, waits_for, references_min), segments): ((&str, &str, &str, u64), u64)| {
         let [node, engine, waits_for] = [short(node), engine, waits_for].map(output::escaped);
         let segments = counted(segments, "segment", "segments");
-        let but = if references_min == 0 { String::new() } else { format!("; {}", needs(&waits_for, references_min)) };
+        let but = if references_min == 0 {
+            String::new()
+        } else {
+            format!("; {}, or name another engine (semel gallery update)", needs(&waits_for, references_min))
+        };
         format!("node {node}: {segments} still of {engine}, waiting for {waits_for}{but}")
     };
     counts.into_iter().map(line).collect()
@@ -411,7 +415,7 @@ mod tests {
         let few = with(vec![engine("sketch", 1_998, "faiss:IVF4096,Flat", 159_744)]);
         let expected = [
             "node 9c06be4a: 3 segments still of faiss:PQ128x4fs, waiting for exact",
-            "node 9c06be4a: 1,998 segments still of sketch, waiting for faiss:IVF4096,Flat; faiss:IVF4096,Flat needs 159,744 for a segment",
+            "node 9c06be4a: 1,998 segments still of sketch, waiting for faiss:IVF4096,Flat; faiss:IVF4096,Flat needs 159,744 for a segment, or name another engine (semel gallery update)",
         ];
         let status = cluster(vec![some, more, few], true);
         assert_eq!(outdated_lines(&status), expected);

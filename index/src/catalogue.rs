@@ -273,6 +273,11 @@ impl Catalogue {
             if built.as_ref().is_some_and(|segment| segment.is_calibrated(&calibration)) {
                 continue;
             }
+            // It answers as it does, until it is merged with others or another engine takes it.
+            if built.is_none() && sealed.rows.len() < engine.references_min(sealed.rows.dimension()) {
+                self.compaction_due = true;
+                continue;
+            }
             let (catalogue, rows) = (Arc::clone(&self.token), sealed.rows.clone());
             let ticket = SealTicket { place, catalogue, rows, engine, calibration };
             jobs.push(SealJob { ticket: ticket.clone(), built });

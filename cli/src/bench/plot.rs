@@ -81,7 +81,7 @@ pub(crate) fn run(arguments: &PlotArguments) -> anyhow::Result<Exit> {
 /// Whatever keeps results from being read, a file that is not there or is of something else, is the caller's to mend.
 fn unreadable(error: anyhow::Error) -> UsageError {
     UsageError(format!(
-        "{error:#}; it must be a file that `semel bench engines --save` or `cli/bench/peers.py --save` wrote: measure anew to get one"
+        "{error:#}; it must be a file that `semel bench engines --save` or `cli/bench/peers.py --save` of this version wrote"
     ))
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
@@ -27,7 +28,8 @@ impl Monitor {
         let monitor = Self { registry: Mutex::default(), ready: OnceLock::new() };
         let build = Info::new([("component", component), ("version", version)]);
         monitor.register("semel_build", "What runs here", build);
-        monitor.collect(crate::process::collect);
+        let started = Instant::now();
+        monitor.collect(move |families| crate::process::collect(families, started));
         Arc::new(monitor)
     }
 
@@ -149,6 +151,19 @@ mod tests {
                 assert!(text.lines().any(|each| each == line), "{line} is missing in\n{text}");
             }
         }
+    }
+
+    /// It once began when it was first asked for.
+    #[test]
+    fn the_time_since_the_start_is_counted_from_the_start() {
+        let monitor = Monitor::new("node", "1.2.3");
+        let made = Instant::now();
+        while made.elapsed().as_millis() < 2 {
+            std::hint::spin_loop();
+        }
+        let text = monitor.prometheus_text().expect("strings take everything");
+        let uptime = text.lines().find_map(|line| line.strip_prefix("semel_process_uptime_seconds "));
+        assert!(uptime.is_some_and(|seconds| seconds.parse::<f64>().is_ok_and(|seconds| seconds >= 0.002)), "{text}");
     }
 
     #[test]

@@ -2,16 +2,12 @@
 
 use std::fmt;
 use std::fs;
-use std::sync::LazyLock;
 use std::time::Instant;
 
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 
 use crate::export;
 use crate::families::Families;
-
-/// Read when the first monitor is made, which is when a server starts.
-static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Resident memory of the process in bytes; `None` where the system does not say.
 pub fn resident_bytes() -> Option<u64> {
@@ -24,8 +20,9 @@ fn status_field(status: &str, field: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-pub(crate) fn collect(families: &mut Families<'_>) -> fmt::Result {
-    let uptime = STARTED.elapsed().as_secs_f64();
+/// For a server that has run since `started`.
+pub(crate) fn collect(families: &mut Families<'_>, started: Instant) -> fmt::Result {
+    let uptime = started.elapsed().as_secs_f64();
     families.gauge_f64("semel_process_uptime_seconds", "Time since the process started to serve", uptime)?;
     if let Some(bytes) = resident_bytes() {
         families.gauge("semel_process_resident_memory_bytes", "Resident memory of the process", bytes)?;
