@@ -14,13 +14,15 @@ const VOLUME_BYTES: u64 = 16 * 1024 * 1024;
 /// Room that is left when it fills up.
 const LEFT_BYTES: u64 = 128 * 1024;
 const NO_ROOM: &str = "No space left on device";
+/// RocksDB to a write that comes between a failed sync and the news of it.
+const WRITE_AFTER_FAILED_SYNC: &str = "Seen error";
 
 fn volume(cluster: &mut Cluster) -> &mut Volume {
     cluster.volume.as_mut().expect("the scenario asks for one")
 }
 
-/// Waits until a replica of the cluster has stopped, or the node has ended, for a reason that says `cause`.
-async fn fails_for(cluster: &Cluster, cause: &str) {
+/// Waits until a replica of the cluster has stopped, or the node has ended, for a reason that says one of `causes`.
+async fn fails_for(cluster: &Cluster, causes: &[&str]) {
     cluster
         .until("the node to fail", async || {
             let status = cluster.status_beside(&[]).await?;
@@ -31,7 +33,8 @@ async fn fails_for(cluster: &Cluster, cause: &str) {
                 .collect();
             let ended = cluster.sandbox.node_ended(NODE.place()).await.map_err(|error| error.to_string())?;
             let ended = ended.map(|error| error.to_string());
-            let told = reasons.iter().copied().chain(ended.as_deref()).any(|reason| reason.contains(cause));
+            let says = |reason: &str| causes.iter().any(|cause| reason.contains(cause));
+            let told = reasons.iter().copied().chain(ended.as_deref()).any(says);
             if told { Ok(()) } else { Err(format!("stopped for {reasons:?}, ended with {ended:?}")) }
         })
         .await;
@@ -45,7 +48,7 @@ fn a_node_whose_disk_is_full_stops_and_the_others_go_on_without_it() {
     run(&scenario, async |cluster| {
         for _ in 0..2 {
             volume(cluster).fill_but(LEFT_BYTES);
-            fails_for(cluster, NO_ROOM).await;
+            fails_for(cluster, &[NO_ROOM]).await;
             cluster.verdicts(40).await;
             cluster.kill(NODE).await;
             // Without any room it does not even start, and says why.
@@ -79,7 +82,7 @@ fn a_node_whose_disk_fails_to_sync_stops_and_claims_nothing_it_has_not_written()
             cluster.verdicts(10).await;
             // From now on; before, it has to open its files.
             tell_fiu(control, &format!("enable_random name=posix/io/sync/*,probability={chance},failinfo=5"));
-            fails_for(cluster, "Input/output error").await;
+            fails_for(cluster, &["Input/output error", WRITE_AFTER_FAILED_SYNC]).await;
             failures += 1;
             cluster.verdicts(30).await;
         }
