@@ -9,8 +9,8 @@ use std::sync::Mutex;
 use semel_index::ComparisonScore;
 use semel_index::{
     BuildError, Calibration, Cancelled, Catalogue, CatalogueConfig, EmbeddingRows, Engine, EngineProbe, ExactEngine,
-    KeyVersion, MISS_BUDGET_PPB_DEFAULT, ProbeReference, Proposal, SearchProbe, Segment, ShardSearch, StagedEnrolment,
-    StagedReference,
+    KeyVersion, MISS_BUDGET_PPB_DEFAULT, ProbeReference, Proposal, SearchProbe, Segment, ShardSearch, SketchEngine,
+    StagedEnrolment, StagedReference,
 };
 use support::{
     BEHAVIOURS, Backwards, Behaviour, FACE_SPEC, IRIS_SPEC, Model, TestEngine, enrolment, face, face_slot, gallery,
@@ -324,6 +324,11 @@ fn another_engine_takes_over_segment_by_segment_while_the_old_one_answers() {
     }
     let expected = search(&mut catalogue, &probe);
     assert_eq!(seal_all(&mut catalogue, &probe, &expected), 1);
+    assert_eq!(engines(&mut catalogue), of("recording", 5));
+
+    // One that needs more than the segments have is not tried.
+    catalogue.set_engine(&people, Arc::new(SketchEngine));
+    assert!(catalogue.seal_jobs().is_empty() && !catalogue.is_seal_due());
     assert_eq!(engines(&mut catalogue), of("recording", 5));
 
     // Where the new engine fails, the old one stays.

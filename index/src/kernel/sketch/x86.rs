@@ -158,7 +158,7 @@ fn tile_avx2<const PROBES: usize>(
 }
 
 /// `_mm256_avg_epu8`, which is known to compilers as sums of wider integers that are made narrower again. Where averages follow each other
-/// in a loop they do not recognise it any more, and take ten times as many instructions.
+/// in a loop they do not recognise it any more, and write all of that out.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn average_256(first: __m256i, second: __m256i) -> __m256i {
