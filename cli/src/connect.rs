@@ -76,10 +76,9 @@ mod tests {
 
     #[tokio::test]
     async fn where_nobody_listens_the_address_its_reason_and_what_to_do_are_told() {
-        let closed = {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-            listener.local_addr().expect("bound").to_string()
-        };
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let closed = socket.local_addr().expect("it is bound").to_string();
         let arguments = ClientArguments { address: vec![closed.clone()], output: Output::Table };
         let asked = arguments.client().expect("a valid address").status().await.context("ask for the status");
         let error = asked.expect_err("nobody listens");

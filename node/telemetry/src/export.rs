@@ -243,8 +243,9 @@ mod tests {
 
     #[test]
     fn a_dead_collector_costs_spans_and_nothing_else() {
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let endpoint = format!("http://{}", closed.expect("a free port"));
+        let closed = tokio::net::TcpSocket::new_v4().expect("a socket");
+        closed.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let endpoint = format!("http://{}", closed.local_addr().expect("it is bound"));
         let export = TraceExport::start("test", &endpoint, 1.0).expect("needs no collector");
         let lost = SPANS_LOST.load(Ordering::Relaxed);
         // Far more than the queue holds: were a full queue waited for, this would not end.

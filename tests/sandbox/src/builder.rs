@@ -1,7 +1,7 @@
 //! What kind of cluster is wanted, and how it comes to life.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +10,9 @@ use semel_coordinator::{CoordinatorConfig, Voter};
 use semel_node::NodeConfig;
 
 use crate::error::SandboxError;
+use crate::port::{ANY_PORT, Port};
 use crate::sandbox::{Place, Sandbox};
-use crate::server::{ANY_PORT, Server, Settings};
+use crate::server::{Server, Settings};
 
 /// Nodes that one machine is asked to run at most.
 const NODES_MAX: usize = 64;
@@ -59,6 +60,18 @@ pub struct Launch {
     /// What is run in front of the binary, for example `ip netns exec NAME`. It must become the server by `exec`, as signals are
     /// sent to the process started. `env NAME=VALUE` at its end changes any setting.
     pub prefix: Vec<String>,
+}
+
+impl Launch {
+    /// The port of server `name`, which listens at `default` unless the launch names an address.
+    fn port(&self, name: &str, default: SocketAddr) -> Result<Port, SandboxError> {
+        let address = self.listen.unwrap_or(default);
+        // Behind a prefix an address that was named may be of another network.
+        if self.listen.is_some() && !self.prefix.is_empty() {
+            return Ok(Port::Elsewhere { address });
+        }
+        Port::hold(address).map_err(|source| SandboxError::Listen { server: name.to_owned(), address, source })
+    }
 }
 
 type Change<C> = Arc<dyn Fn(&mut C) + Send + Sync>;
@@ -211,7 +224,7 @@ impl Builder {
             coordinator.start().await?;
         }
         let addresses: Vec<String> = coordinators.iter().map(|server| server.address().to_string()).collect();
-        let mut nodes = self.node_servers(place.path(), &addresses);
+        let mut nodes = self.node_servers(place.path(), &addresses)?;
         for node in &mut nodes {
             node.start().await?;
         }
@@ -261,66 +274,50 @@ impl Builder {
     }
 
     fn coordinator_servers(&self, folder: &Path) -> Result<Vec<Server>, SandboxError> {
-        let addresses = self.coordinator_addresses()?;
-        let voters: Vec<Voter> =
-            (1..).zip(&addresses).map(|(id, address)| Voter { id, address: address.to_string() }).collect();
-        let servers = (1..).zip(&addresses).map(|(id, &address)| {
-            let name = format!("coordinator-{id}");
+        let launches = (0..self.coordinators).map(|number| self.launch_coordinators.get(&number).cloned());
+        let launches: Vec<Launch> = launches.map(Option::unwrap_or_default).collect();
+        // Voters know each other's addresses before any of them runs.
+        let ports = (0..).zip(&launches).map(|(number, launch)| {
+            launch.port(&coordinator_name(number), if number == 0 { self.listen } else { ANY_PORT })
+        });
+        let ports: Vec<Port> = ports.collect::<Result<_, _>>()?;
+        let voters = (1..).zip(&ports).map(|(id, port)| Voter { id, address: port.address().to_string() });
+        // One alone needs no list.
+        let voters: Vec<Voter> = if self.coordinators == 1 { Vec::new() } else { voters.collect() };
+        let servers = (0..).zip(launches.into_iter().zip(ports)).map(|(number, (launch, port))| {
+            let name = coordinator_name(number);
             let mut config = CoordinatorConfig::default();
             self.change_coordinator.iter().for_each(|change| change(&mut config));
             config.shards = self.shards;
             config.replicas = self.replicas;
-            config.id = id;
+            config.id = number + 1;
             config.data = folder.join(&name);
-            // One alone needs no list, and may then listen on any port.
-            config.voters = if voters.len() == 1 { Vec::new() } else { voters.clone() };
+            config.voters.clone_from(&voters);
             let settings = Settings::Coordinator(Box::new(config));
-            let prefix = self.launch_coordinators.get(&(id as usize - 1)).map(|launch| launch.prefix.clone());
-            Server::new(name, settings, self.mode.clone(), folder.to_owned(), address, prefix.unwrap_or_default())
+            Server::new(name, settings, self.mode.clone(), folder.to_owned(), port, launch.prefix)
         });
-        Ok(servers.collect())
+        servers.collect()
     }
 
-    /// Voters know each other's addresses before any of them runs, so their ports are chosen here.
-    fn coordinator_addresses(&self) -> Result<Vec<SocketAddr>, SandboxError> {
-        let given = |number| self.launch_coordinators.get(&number).and_then(|launch: &Launch| launch.listen);
-        if self.coordinators == 1 {
-            return Ok(vec![given(0).unwrap_or(self.listen)]);
-        }
-        let (mut addresses, mut reserved) = (Vec::new(), Vec::new());
-        for number in 0..self.coordinators {
-            if let Some(address) = given(number) {
-                addresses.push(address);
-                continue;
-            }
-            let wanted = if number == 0 { self.listen } else { ANY_PORT };
-            let bound = TcpListener::bind(wanted).and_then(|listener| Ok((listener.local_addr()?, listener)));
-            let (address, listener) = bound.map_err(|source| SandboxError::Listen {
-                server: format!("coordinator-{}", number + 1),
-                address: wanted,
-                source,
-            })?;
-            addresses.push(address);
-            // Held until all are chosen, so that no two are the same.
-            reserved.push(listener);
-        }
-        Ok(addresses)
-    }
-
-    fn node_servers(&self, folder: &Path, coordinators: &[String]) -> Vec<Server> {
-        let servers = (1..=self.nodes).map(|number| {
-            let name = format!("node-{number}");
+    fn node_servers(&self, folder: &Path, coordinators: &[String]) -> Result<Vec<Server>, SandboxError> {
+        let servers = (0..self.nodes).map(|number| {
+            let name = format!("node-{}", number + 1);
             let mut config = NodeConfig::default();
             self.change_node.iter().for_each(|change| change(&mut config));
             config.coordinators = coordinators.to_vec();
             config.data = folder.join(&name);
-            let launch = self.launch_nodes.get(&(number - 1)).cloned().unwrap_or_default();
-            let address = launch.listen.unwrap_or(ANY_PORT);
+            let launch = self.launch_nodes.get(&number).cloned().unwrap_or_default();
+            let port = launch.port(&name, ANY_PORT)?;
             let settings = Settings::Node(Box::new(config));
-            Server::new(name, settings, self.mode.clone(), folder.to_owned(), address, launch.prefix)
+            Server::new(name, settings, self.mode.clone(), folder.to_owned(), port, launch.prefix)
         });
         servers.collect()
     }
+}
+
+/// The name of the coordinator with this number, counted from 0.
+fn coordinator_name(number: u64) -> String {
+    format!("coordinator-{}", number + 1)
 }
 
 #[cfg(test)]

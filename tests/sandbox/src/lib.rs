@@ -38,6 +38,7 @@
 mod builder;
 mod sandbox;
 mod server;
+mod port;
 mod embedded;
 mod child;
 pub mod requests;

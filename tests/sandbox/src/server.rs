@@ -1,6 +1,6 @@
 //! One node or coordinator: its settings, its place, and whether it runs.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::builder::Mode;
 use crate::child::{self, ChildProcess, LOG_TAIL_LINES};
 use crate::embedded::Embedded;
 use crate::error::SandboxError;
+use crate::port::Port;
 use crate::wait::wait_until;
 
 /// How long the port of a server that was killed may take to come free.
@@ -90,8 +91,8 @@ pub(crate) struct Server {
     mode: Mode,
     /// The sandbox's folder, where logs go.
     folder: PathBuf,
-    address: SocketAddr,
-    metrics: SocketAddr,
+    listen: Port,
+    metrics: Port,
     /// What is run in front of the binary.
     pub(crate) prefix: Vec<String>,
     running: Option<Running>,
@@ -99,17 +100,21 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server that does not run yet. Port 0 takes a free one at the first start and keeps it.
+    /// A server that does not run yet; it keeps its ports until it is dropped.
     pub(crate) fn new(
         name: String,
         settings: Settings,
         mode: Mode,
         folder: PathBuf,
-        address: SocketAddr,
+        listen: Port,
         prefix: Vec<String>,
-    ) -> Self {
-        let metrics = SocketAddr::new(address.ip(), 0);
-        Self { name, settings, mode, folder, address, metrics, prefix, running: None, started: Instant::now() }
+    ) -> Result<Self, SandboxError> {
+        let metrics = listen.beside().map_err(|source| SandboxError::Listen {
+            server: name.clone(),
+            address: SocketAddr::new(listen.address().ip(), 0),
+            source,
+        })?;
+        Ok(Self { name, settings, mode, folder, listen, metrics, prefix, running: None, started: Instant::now() })
     }
 
     /// Starts it, and returns once it listens.
@@ -120,26 +125,26 @@ impl Server {
         self.started = Instant::now();
         let running = match self.mode.clone() {
             Mode::InProcess => {
-                let listener = self.bind(self.address).await?;
-                let metrics_listener = self.bind(self.metrics).await?;
-                self.address = listener.local_addr().expect("a bound listener has an address");
-                self.metrics = metrics_listener.local_addr().expect("a bound listener has an address");
-                self.settings.listen_on(self.address, self.metrics);
+                let listener = self.bind(self.address()).await?;
+                let metrics_listener = self.bind(self.metrics()).await?;
+                self.settings.listen_on(self.address(), self.metrics());
                 let embedded = Embedded::start(&self.name, self.settings.clone(), listener, metrics_listener);
                 Running::Embedded(embedded.map_err(|source| SandboxError::Spawn { server: self.name.clone(), source })?)
             }
             Mode::ChildProcesses { binary } => {
-                // Bound to see that the port is free; the process binds it itself. Behind a prefix the address may be of another
-                // network than this process's.
-                if self.prefix.is_empty() {
-                    drop((self.bind(self.address).await?, self.bind(self.metrics).await?));
+                // Bound to see that the port is free; the process binds it itself.
+                for port in [&self.listen, &self.metrics] {
+                    if let Port::Here { address, .. } = port {
+                        drop(self.bind(*address).await?);
+                    }
                 }
-                self.settings.listen_on(self.address, self.metrics);
+                self.settings.listen_on(self.address(), self.metrics());
                 let mut command = self.prefix.clone();
                 command.push(binary.display().to_string());
                 let child = ChildProcess::start(&self.name, &command, &self.settings, &self.folder).await?;
                 let (child, [address, metrics]) = child;
-                (self.address, self.metrics) = (address, metrics);
+                self.listen.taken(address);
+                self.metrics.taken(metrics);
                 Running::Child(child)
             }
         };
@@ -222,12 +227,12 @@ impl Server {
 
     /// Where it listens, or did before it was killed.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.listen.address()
     }
 
     /// Where it serves metrics, or did before it was killed.
     pub(crate) fn metrics(&self) -> SocketAddr {
-        self.metrics
+        self.metrics.address()
     }
 
     /// Its data folder.
@@ -245,6 +250,3 @@ impl Server {
         self.running.take()
     }
 }
-
-/// Any free port of this machine.
-pub(crate) const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);

@@ -206,8 +206,10 @@ async fn a_command_with_trace_tells_the_id_under_which_servers_export() {
 
 #[tokio::test]
 async fn with_a_dead_collector_enrolments_go_on_and_servers_end_in_order() {
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let sandbox = cluster(&format!("http://{}", closed.expect("a free port"))).await;
+    // Bound and never listening: whoever connects is refused, and nobody else is given the port.
+    let closed = tokio::net::TcpSocket::new_v4().expect("a socket");
+    closed.bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    let sandbox = cluster(&format!("http://{}", closed.local_addr().expect("it is bound"))).await;
     let people = people::people(93, 20);
     let client: EnrolmentServiceClient<_> = sandbox.enrolments();
     for person in 0..20 {
