@@ -189,6 +189,8 @@ pub(crate) fn status(status: &GetClusterStatusResponse) -> Value {
             "withdrawn": gallery.withdrawn,
             "pending": gallery.pending,
             "cases": gallery.cases,
+            "policy_version": gallery.policy_version,
+            "policy_version_told": gallery.policy_version_told,
         })
     });
     json!({

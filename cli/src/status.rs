@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use clap::Args;
 use semel_files::names;
-use semel_proto::v1::{CoordinatorStatus, GetClusterStatusResponse, ReplicaRole, ReplicaStatus, ShardStatus};
+use semel_proto::v1::{
+    CoordinatorStatus, GalleryCounts, GetClusterStatusResponse, ReplicaRole, ReplicaStatus, ShardStatus,
+};
 
 use crate::connect::ClientArguments;
 use crate::document;
@@ -126,9 +128,21 @@ fn add_galleries(page: &mut Page, status: &GetClusterStatusResponse) {
         }
         page.table(&table);
     }
+    for line in status.galleries.iter().filter_map(untold_line) {
+        page.line(line);
+    }
     for line in unsealed_lines(status) {
         page.line(line);
     }
+}
+
+/// What there is to say of a gallery some of whose replicas go by an older policy's engine.
+fn untold_line(gallery: &GalleryCounts) -> Option<String> {
+    let GalleryCounts { policy_version, policy_version_told: told, .. } = gallery;
+    (told < policy_version).then(|| {
+        let name = output::escaped(&gallery.gallery);
+        format!("gallery {name}: version {policy_version} of its policy has not reached every replica yet; segments may wait for its engine")
+    })
 }
 
 /// One line for each gallery and engine that needs more references than replicas have.
@@ -422,6 +436,24 @@ mod tests {
         let mut page = Page::default();
         add_nodes(&mut page, &status);
         assert!(expected.iter().all(|line| page.lines().any(|found| found == *line)));
+    }
+
+    /// For a moment after a new policy, segments of the old engine once looked like those of the new one.
+    #[test]
+    fn a_policy_that_has_not_reached_every_replica_is_told() {
+        let gallery = |told| GalleryCounts {
+            gallery: "people".to_owned(),
+            policy_version: 3,
+            policy_version_told: told,
+            ..Default::default()
+        };
+        let line = "gallery people: version 3 of its policy has not reached every replica yet; segments may wait for its engine";
+        for (told, lines) in [(2, 1), (3, 0)] {
+            let status = GetClusterStatusResponse { galleries: vec![gallery(told)], ..Default::default() };
+            let mut page = Page::default();
+            add_galleries(&mut page, &status);
+            assert_eq!(page.lines().filter(|found| *found == line).count(), lines);
+        }
     }
 
     /// An engine that needs very many references once kept a shard from sealing in silence.

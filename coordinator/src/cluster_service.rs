@@ -266,12 +266,27 @@ fn shard(view: &MetadataView, placement: &ShardPlacement, reports: &Reports) -> 
 fn galleries(view: &MetadataView, reports: &Reports) -> Vec<public::GalleryCounts> {
     let mut counts: BTreeMap<String, public::GalleryCounts> = view
         .galleries()
-        .map(|gallery| gallery.name.to_string())
-        .map(|gallery| (gallery.clone(), public::GalleryCounts { gallery, ..Default::default() }))
+        .map(|gallery| {
+            let (name, version) = (gallery.name.to_string(), gallery.policy.version.0);
+            let counts = public::GalleryCounts {
+                gallery: name.clone(),
+                policy_version: version,
+                policy_version_told: version,
+                ..Default::default()
+            };
+            (name, counts)
+        })
         .collect();
     for placement in view.shard_map().values() {
         let known = placement.voters.iter().filter_map(|voter| reported(reports, voter.node, placement.shard.0));
-        let furthest = known.max_by_key(|report| report.status.as_ref().map_or(0, |status| status.applied_index));
+        let known: Vec<&ReplicaReport> = known.collect();
+        for report in known.iter().flat_map(|report| &report.galleries) {
+            if let Some(gallery) = counts.get_mut(&report.gallery) {
+                gallery.policy_version_told = gallery.policy_version_told.min(report.policy_version);
+            }
+        }
+        let furthest =
+            known.into_iter().max_by_key(|report| report.status.as_ref().map_or(0, |status| status.applied_index));
         for report in furthest.iter().flat_map(|report| &report.galleries) {
             if let Some(gallery) = counts.get_mut(&report.gallery) {
                 gallery.live += report.live;

@@ -68,6 +68,13 @@ impl MeasuredScan {
     }
 }
 
+/// So many words, not zero, that lie in memory as the codes of the `sketch` engine do: to see how fast that can be read.
+pub fn words(count: usize) -> Vec<u64> {
+    let mut words = kernel::reserved(count);
+    words.resize(count, 1);
+    words
+}
+
 /// Looks bytes up and adds them up in registers alone, as the kernel of the `sketch` engine would where nothing held it up: how many there
 /// were, of so many rounds.
 pub fn lookups(rounds: u64) -> u64 {

@@ -32,6 +32,7 @@ const ROWS_PER_SCAN: usize = 16_384;
 const COMPARED_WITH_ALL: usize = 1_000;
 /// What is read to see how fast this machine reads: more than any cache holds.
 const READ_BYTES: usize = 512 << 20;
+const READ_TURNS: usize = 8;
 /// How long lookups are counted for, and rounds of them between two looks at the clock.
 const LOOK_UP_FOR: Duration = Duration::from_millis(200);
 const LOOKUP_ROUNDS: u64 = 100_000;
@@ -45,7 +46,8 @@ const LOOKUP_ROUNDS: u64 = 100_000;
         capture of an enrolled person and a reference that score the threshold or more; planted are pairs with a probe that was placed 0 to 0.05 above it, half of \
         them anywhere, half towards another reference. 1,000 of each are compared with all references, the others with their own mate alone. Both \
         come with the bound that the share of missed ones is below, with a confidence of 95 %; every rate, with the searches that it rests on. \
-        Over two sizes or more, the exponent says how a search's cost grows with N: 1 is linear. \
+        Over two sizes or more, the exponent says how a search's cost grows with N: 1 is linear. Over two numbers of threads or more, \
+        it is said how many times as fast more of them search as the fewest. \
         Of what the machine gives are said: one by one, the bytes that it reads; in batches, the table entries that it looks up and adds up in registers alone.\n\nReferences are \
         rotated by a key first, as coordinators do. FAISS uses the instructions that it was compiled for (AVX2), and is asked for \
         lists that grow until they hold all rows above its cut; `sketch` uses what the processor has. References and templates of all engines: 1 kB each, and what the engine takes.\n\n\
@@ -56,7 +58,7 @@ Examples:
     semel bench engines
     semel bench engines --references 100000,1000000 --engines sketch,faiss
     semel bench engines --references 10000,100000 --save engines.json --plot engines.svg
-    semel bench engines --population f3 --threads 2
+    semel bench engines --population f3 --threads 1,2
     semel bench engines --covariance-of faces.npy          strangers as alike as those of the file
 
 {EXIT_CODES}")
@@ -71,9 +73,9 @@ pub(crate) struct EnginesArguments {
     /// Mated probes, 64 to 1000000; as many again are planted.
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
     mated: u32,
-    /// Threads that search, 1 to 1024; each searches for probes of its own.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_024))]
-    threads: u16,
+    /// Threads that search, 1 to 1024, each for probes of its own; several numbers take turns of a second.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    threads: Vec<u16>,
     /// The cosine from which a pair is a candidate, 0 to 1.
     #[arg(long, value_name = "COSINE", default_value = "0.42", value_parser = super::threshold)]
     threshold: ComparisonScore,
@@ -153,7 +155,10 @@ pub(crate) fn run(arguments: &EnginesArguments) -> anyhow::Result<Exit> {
     }
     let exit = if all.iter().any(beyond_budget) { Exit::Failed } else { Exit::Done };
     match arguments.output {
-        Output::Table => results::show_growth(&all),
+        Output::Table => {
+            results::show_growth(&all);
+            results::show_scaling(&all);
+        }
         Output::Json => results::print(all)?,
     }
     Ok(exit)
@@ -255,7 +260,8 @@ fn measure(arguments: &EnginesArguments, references: u32, engines: &[Arc<dyn Eng
             &export::Data { rows: &rows, strangers, mated, made_from, truth },
         )?;
     }
-    let (read_bytes_per_second, lookups_per_second) = (read_rate(arguments.threads), lookup_rate(arguments.threads));
+    let machine: Vec<(u16, f64, f64)> =
+        arguments.threads.iter().map(|threads| (*threads, read_rate(*threads), lookup_rate(*threads))).collect();
     let mut figures = Vec::new();
     for engine in engines {
         let calibration = Calibration { thresholds: vec![arguments.threshold], ..Calibration::default() };
@@ -264,9 +270,8 @@ fn measure(arguments: &EnginesArguments, references: u32, engines: &[Arc<dyn Eng
         let segment = engine.build(Arc::clone(&rows), &calibration)?;
         let build_seconds = started.elapsed().as_secs_f64();
         let gallery = Searched { segment: segment.as_ref(), rows: &rows, threshold: arguments.threshold };
-        let (batched, batches) = gallery.pace(&strangers, BATCH, arguments);
-        let (one_by_one, mut took) = gallery.pace(&strangers, 1, arguments);
-        took.sort_unstable();
+        let batched = gallery.paces(&strangers, BATCH, arguments);
+        let one_by_one = gallery.paces(&strangers, 1, arguments);
         let (mut found, mut mated_scanned_exactly) = (Vec::new(), 0);
         for batch in mated.chunks(BATCH) {
             let (mates, told) = gallery.search(batch);
@@ -284,44 +289,49 @@ fn measure(arguments: &EnginesArguments, references: u32, engines: &[Arc<dyn Eng
         let (mates, planted) = truth.split_at(captures);
         let (mates_missed, planted_missed) = missed.split_at(captures);
         let scan_cost = segment.scan_cost();
-        figures.push(Row {
-            engine: engine.name().to_owned(),
-            program: concat!("semel ", env!("CARGO_PKG_VERSION")).to_owned(),
-            measured_at: now(),
-            processor: processor.clone(),
-            kernel: kernel(engine.name()).to_owned(),
-            threads: arguments.threads.into(),
-            threshold: arguments.threshold.as_f64(),
-            dimension: people.dimension(),
-            population: name.clone(),
-            seed: arguments.seed,
-            references,
-            build_seconds,
-            bytes_per_reference: segment.memory_bytes() as f64 / f64::from(references),
-            template_bytes_per_reference: rows.memory_bytes() as f64 / f64::from(references),
-            batch: BATCH as u32,
-            batched_probes_per_second: batched,
-            batched_searches: (batches.len() * BATCH) as u64,
-            one_by_one_probes_per_second: one_by_one,
-            one_by_one_searches: took.len() as u64,
-            one_by_one_p50_ms: quantile(&took, 0.5).as_secs_f64() * 1e3,
-            one_by_one_p99_ms: quantile(&took, 0.99).as_secs_f64() * 1e3,
-            mates: mates.iter().map(BTreeSet::len).sum::<usize>() as u64,
-            mates_missed: mates_missed.iter().sum::<usize>() as u64,
-            planted: planted.iter().map(BTreeSet::len).sum::<usize>() as u64,
-            planted_missed: planted_missed.iter().sum::<usize>() as u64,
-            proposals: Some(Proposals {
-                miss_budget_ppb: MISS_BUDGET_PPB_DEFAULT,
-                read_bytes_per_second,
-                lookups_per_second,
-                scan_bytes: scan_cost.map_or(0, |cost| cost.bytes as u64),
-                scan_lookups: scan_cost.and_then(|cost| cost.lookups),
-                per_stranger: proposed as f64 / (strangers.len() - scanned_exactly).max(1) as f64,
-                strangers: strangers.len() as u64,
-                strangers_scanned_exactly: scanned_exactly as u64,
-                mated_scanned_exactly,
-            }),
-        });
+        let measured_at = now();
+        let rates = machine.iter().zip(batched.into_iter().zip(one_by_one));
+        for ((threads, read_bytes_per_second, lookups_per_second), (batched, mut one_by_one)) in rates {
+            one_by_one.took.sort_unstable();
+            figures.push(Row {
+                engine: engine.name().to_owned(),
+                program: concat!("semel ", env!("CARGO_PKG_VERSION")).to_owned(),
+                measured_at: measured_at.clone(),
+                processor: processor.clone(),
+                kernel: kernel(engine.name()).to_owned(),
+                threads: (*threads).into(),
+                threshold: arguments.threshold.as_f64(),
+                dimension: people.dimension(),
+                population: name.clone(),
+                seed: arguments.seed,
+                references,
+                build_seconds,
+                bytes_per_reference: segment.memory_bytes() as f64 / f64::from(references),
+                template_bytes_per_reference: rows.memory_bytes() as f64 / f64::from(references),
+                batch: BATCH as u32,
+                batched_probes_per_second: batched.per_second(),
+                batched_searches: batched.searches() as u64,
+                one_by_one_probes_per_second: one_by_one.per_second(),
+                one_by_one_searches: one_by_one.searches() as u64,
+                one_by_one_p50_ms: quantile(&one_by_one.took, 0.5).as_secs_f64() * 1e3,
+                one_by_one_p99_ms: quantile(&one_by_one.took, 0.99).as_secs_f64() * 1e3,
+                mates: mates.iter().map(BTreeSet::len).sum::<usize>() as u64,
+                mates_missed: mates_missed.iter().sum::<usize>() as u64,
+                planted: planted.iter().map(BTreeSet::len).sum::<usize>() as u64,
+                planted_missed: planted_missed.iter().sum::<usize>() as u64,
+                proposals: Some(Proposals {
+                    miss_budget_ppb: MISS_BUDGET_PPB_DEFAULT,
+                    read_bytes_per_second: *read_bytes_per_second,
+                    lookups_per_second: *lookups_per_second,
+                    scan_bytes: scan_cost.map_or(0, |cost| cost.bytes as u64),
+                    scan_lookups: scan_cost.and_then(|cost| cost.lookups),
+                    per_stranger: proposed as f64 / (strangers.len() - scanned_exactly).max(1) as f64,
+                    strangers: strangers.len() as u64,
+                    strangers_scanned_exactly: scanned_exactly as u64,
+                    mated_scanned_exactly,
+                }),
+            });
+        }
     }
     Ok(figures)
 }
@@ -478,13 +488,27 @@ impl Searched<'_> {
         (found, told)
     }
 
-    /// Probes per second on so many threads, and how long each search took.
-    fn pace(&self, probes: &[CanonicalEmbedding], batch: usize, arguments: &EnginesArguments) -> (f64, Vec<Duration>) {
-        let batches: Vec<&[CanonicalEmbedding]> = probes.chunks_exact(batch).collect();
+    /// How fast each number of threads searches. They take turns, so that all of them meet the same machine.
+    fn paces(&self, probes: &[CanonicalEmbedding], batch: usize, arguments: &EnginesArguments) -> Vec<Pace> {
+        let mut paces: Vec<Pace> =
+            arguments.threads.iter().map(|_| Pace { batch, took: Vec::new(), within: Duration::ZERO }).collect();
+        let seconds = arguments.seconds.into();
+        let (turns, turn) = if paces.len() > 1 { (seconds, 1) } else { (1, seconds) };
+        for _ in 0..turns {
+            for (threads, pace) in arguments.threads.iter().zip(&mut paces) {
+                self.pace(probes, *threads, Duration::from_secs(turn), pace);
+            }
+        }
+        paces
+    }
+
+    /// Searches on so many threads for so long.
+    fn pace(&self, probes: &[CanonicalEmbedding], threads: u16, within: Duration, pace: &mut Pace) {
+        let batches: Vec<&[CanonicalEmbedding]> = probes.chunks_exact(pace.batch).collect();
         self.search(batches[0]);
-        let (next, within) = (AtomicUsize::new(0), Duration::from_secs(arguments.seconds.into()));
+        let next = AtomicUsize::new(0);
         let started = Instant::now();
-        let took: Vec<Duration> = thread::scope(|scope| {
+        thread::scope(|scope| {
             let search = || {
                 let mut took = Vec::new();
                 while started.elapsed() < within {
@@ -495,23 +519,45 @@ impl Searched<'_> {
                 }
                 took
             };
-            let threads: Vec<_> = (0..arguments.threads).map(|_| scope.spawn(search)).collect();
-            threads.into_iter().flat_map(|thread| thread.join().expect("a search does not panic")).collect()
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(search)).collect();
+            for thread in threads {
+                pace.took.extend(thread.join().expect("a search does not panic"));
+            }
         });
-        (rate(took.len() * batch, started.elapsed()), took)
+        pace.within += started.elapsed();
     }
 }
 
-/// Bytes that so many threads read in a second, each of a part of its own, of memory that no cache holds.
+/// Searches, each for a batch of probes: how long each took, and all of them together.
+struct Pace {
+    batch: usize,
+    took: Vec<Duration>,
+    within: Duration,
+}
+
+impl Pace {
+    fn searches(&self) -> usize {
+        self.took.len() * self.batch
+    }
+
+    fn per_second(&self) -> f64 {
+        rate(self.searches(), self.within)
+    }
+}
+
+/// Bytes that so many threads read in a second, each of a part of its own, of memory that no cache holds: the best of several turns.
 fn read_rate(threads: u16) -> f64 {
-    let words = vec![1_u64; READ_BYTES / size_of::<u64>()];
-    let started = Instant::now();
-    thread::scope(|scope| {
-        for part in words.chunks(words.len().div_ceil(threads.into())) {
-            scope.spawn(|| std::hint::black_box(part.iter().fold(0_u64, |sum, word| sum.wrapping_add(*word))));
-        }
-    });
-    READ_BYTES as f64 / started.elapsed().as_secs_f64()
+    let words = measured::words(READ_BYTES / size_of::<u64>());
+    let turn = || {
+        let started = Instant::now();
+        thread::scope(|scope| {
+            for part in words.chunks(words.len().div_ceil(threads.into())) {
+                scope.spawn(|| std::hint::black_box(part.iter().fold(0_u64, |sum, word| sum.wrapping_add(*word))));
+            }
+        });
+        READ_BYTES as f64 / started.elapsed().as_secs_f64()
+    };
+    (0..READ_TURNS).map(|_| turn()).fold(0.0, f64::max)
 }
 
 /// Table entries that so many threads look up and add up in a second.

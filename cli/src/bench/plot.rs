@@ -72,6 +72,7 @@ pub(crate) fn run(arguments: &PlotArguments) -> anyhow::Result<Exit> {
         Output::Table => {
             results::show(&rows);
             results::show_growth(&rows);
+            results::show_scaling(&rows);
         }
         Output::Json => results::print(rows)?,
     }

@@ -97,6 +97,9 @@ struct Saved {
     /// Follows from the rows; written for those who read the file with something else.
     #[serde(default)]
     growth: Vec<Growth>,
+    /// Likewise.
+    #[serde(default)]
+    scaling: Vec<Scaling>,
 }
 
 /// How an engine's cost grows with the number of references N: as N to the power of these.
@@ -104,6 +107,18 @@ struct Saved {
 pub(super) struct Growth {
     pub(super) engine: String,
     pub(super) references: Vec<u32>,
+    pub(super) one_by_one: f64,
+    pub(super) batched: f64,
+}
+
+/// How many times as fast an engine searches on more threads as on the fewest that it was measured on, in the same run.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Scaling {
+    pub(super) engine: String,
+    pub(super) references: u32,
+    pub(super) threads: u32,
+    /// The fewest.
+    pub(super) of_threads: u32,
     pub(super) one_by_one: f64,
     pub(super) batched: f64,
 }
@@ -162,6 +177,15 @@ impl Row {
             ("processor", self.processor.clone()),
             ("kernel", self.kernel.clone()),
         ]
+    }
+
+    /// Whether both were measured at once, but on other numbers of threads: over one index, whose building took as long for both.
+    fn took_turns_with(&self, other: &Self) -> bool {
+        let key = |row: &Self| {
+            let conditions = row.conditions().into_iter().filter(|(name, _)| *name != "threads");
+            (row.engine.clone(), row.references, row.measured_at.clone(), conditions.collect::<Vec<_>>())
+        };
+        self.build_seconds == other.build_seconds && key(self) == key(other)
     }
 
     /// Whether the other belongs on the same line of a plot.
@@ -238,6 +262,23 @@ pub(super) fn lines(rows: &[Row]) -> Vec<Line<'_>> {
     lines.into_iter().map(|line| Line { rows: line.into_values().collect() }).collect()
 }
 
+/// Each row beside that of the fewest threads which took turns with it.
+fn scaling(rows: &[Row]) -> Vec<Scaling> {
+    let of_row = |row: &Row| {
+        let beside = rows.iter().filter(|other| other.took_turns_with(row));
+        let fewest = beside.min_by_key(|other| other.threads).filter(|fewest| fewest.threads < row.threads)?;
+        Some(Scaling {
+            engine: row.engine.clone(),
+            references: row.references,
+            threads: row.threads,
+            of_threads: fewest.threads,
+            one_by_one: row.one_by_one_probes_per_second / fewest.one_by_one_probes_per_second,
+            batched: row.batched_probes_per_second / fewest.batched_probes_per_second,
+        })
+    };
+    rows.iter().filter_map(of_row).collect()
+}
+
 /// Writes rows to standard output as they are saved, on one line.
 pub(super) fn print(rows: Vec<Row>) -> anyhow::Result<()> {
     output::json(&saved(rows))
@@ -252,7 +293,8 @@ pub(super) fn save(file: &Path, rows: Vec<Row>) -> anyhow::Result<()> {
 
 fn saved(rows: Vec<Row>) -> Saved {
     let growth = lines(&rows).iter().filter_map(Line::growth).collect();
-    Saved { version: VERSION, rows, growth }
+    let scaling = scaling(&rows);
+    Saved { version: VERSION, rows, growth, scaling }
 }
 
 /// Reads the rows of several files.
@@ -325,6 +367,17 @@ pub(super) fn show_growth(rows: &[Row]) {
                 grouped(line.rows[line.rows.len() - 1].references.into()),
             ));
         }
+    }
+}
+
+/// Shows how much faster more threads search, where several numbers of them took turns.
+pub(super) fn show_scaling(rows: &[Row]) {
+    for Scaling { engine, references, threads, of_threads, one_by_one, batched } in scaling(rows) {
+        output::line(format!(
+            "{} over {} references: {threads} threads search {batched:.2} times as fast as {of_threads} in batches, {one_by_one:.2} times one by one",
+            output::escaped(&engine),
+            grouped(references.into()),
+        ));
     }
 }
 
@@ -546,6 +599,21 @@ pub(super) mod tests {
         let growth = lines(&rows)[0].growth().expect("three sizes");
         assert!((growth.one_by_one - 0.5).abs() < 1e-9 && (growth.batched - 1.0).abs() < 1e-9, "{growth:?}");
         assert_eq!(lines(&rows[..1])[0].growth(), None, "one size has no slope");
+    }
+
+    #[test]
+    fn threads_are_compared_with_the_fewest_that_took_turns_with_them() {
+        let of_threads = |threads: u32, rate: f64| Row {
+            threads,
+            batched_probes_per_second: rate,
+            one_by_one_probes_per_second: rate / 4.0,
+            ..row("sketch", 1_000)
+        };
+        let another_run = Row { build_seconds: 2.5, ..of_threads(1, 50.0) };
+        let rows = [of_threads(2, 200.0), another_run, of_threads(1, 100.0), of_threads(4, 300.0), row("exact", 1_000)];
+        let told: Vec<(u32, u32, f64)> =
+            scaling(&rows).into_iter().map(|one| (one.threads, one.of_threads, one.batched)).collect();
+        assert_eq!(told, [(2, 1, 2.0), (4, 1, 3.0)]);
     }
 
     #[test]

@@ -58,6 +58,19 @@ async fn engines(sandbox: &Sandbox) -> Vec<Vec<EngineStatus>> {
     status.shards.iter().flat_map(|shard| &shard.replicas).map(|replica| replica.engines.clone()).collect()
 }
 
+/// Once every replica was told of a version of the policy, each segment either has its engine or waits for it; `false` before.
+async fn is_told_and_shown(sandbox: &Sandbox, policy: &Policy) -> bool {
+    let status = sandbox.status().await.expect("a status");
+    let [gallery] = status.galleries.as_slice() else { panic!("{:?}", status.galleries) };
+    assert_eq!(gallery.policy_version, policy.version);
+    assert!(gallery.policy_version_told <= policy.version, "{gallery:?}");
+    let is_told = gallery.policy_version_told == policy.version;
+    let segments = status.shards.iter().flat_map(|shard| &shard.replicas).flat_map(|replica| &replica.engines);
+    let is_shown = |segment: &EngineStatus| [&segment.engine, &segment.waits_for].contains(&&policy.engine);
+    assert!(!is_told || segments.clone().all(is_shown), "{status:?}");
+    is_told
+}
+
 /// Waits until every replica has one sealed segment, and tells this of it.
 async fn wait_for_engine(sandbox: &Sandbox, wanted: &EngineStatus) {
     let built = wait_until("the engine of the policy", BUILT_WITHIN, || async {
@@ -124,7 +137,12 @@ async fn a_policy_changes_the_engine_of_sealed_segments_while_every_search_answe
         assert_eq!(identified(&sandbox, &population).await, expected);
     }
     for engine in ["sketch", "exact"] {
-        assert_eq!(update(&sandbox, engine).await.expect("permitted").engine, engine);
+        let policy = update(&sandbox, engine).await.expect("permitted");
+        assert_eq!(policy.engine, engine);
+        let told = wait_until("replicas to be told of the policy", BUILT_WITHIN, || async {
+            if is_told_and_shown(&sandbox, &policy).await { Ok(()) } else { Err("not yet") }
+        });
+        told.await.unwrap_or_else(|error| panic!("{error}"));
         let built = wait_until("the engine of the policy", BUILT_WITHIN, || async {
             assert_eq!(identified(&sandbox, &population).await, expected);
             let found = engines(&sandbox).await;
