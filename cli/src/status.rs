@@ -136,12 +136,12 @@ fn add_galleries(page: &mut Page, status: &GetClusterStatusResponse) {
     }
 }
 
-/// What there is to say of a gallery some of whose replicas go by an older policy's engine.
+/// What there is to say of a gallery some of whose replicas know an older policy alone.
 fn untold_line(gallery: &GalleryCounts) -> Option<String> {
     let GalleryCounts { policy_version, policy_version_told: told, .. } = gallery;
     (told < policy_version).then(|| {
         let name = output::escaped(&gallery.gallery);
-        format!("gallery {name}: version {policy_version} of its policy has not reached every replica yet; segments may wait for its engine")
+        format!("gallery {name}: version {policy_version} of its policy has not reached every live replica yet; what waits for its engine is told then")
     })
 }
 
@@ -438,7 +438,7 @@ mod tests {
         assert!(expected.iter().all(|line| page.lines().any(|found| found == *line)));
     }
 
-    /// For a moment after a new policy, segments of the old engine once looked like those of the new one.
+    /// For a moment after a new policy, nothing once said that segments were of an older one's engine.
     #[test]
     fn a_policy_that_has_not_reached_every_replica_is_told() {
         let gallery = |told| GalleryCounts {
@@ -447,7 +447,7 @@ mod tests {
             policy_version_told: told,
             ..Default::default()
         };
-        let line = "gallery people: version 3 of its policy has not reached every replica yet; segments may wait for its engine";
+        let line = "gallery people: version 3 of its policy has not reached every live replica yet; what waits for its engine is told then";
         for (told, lines) in [(2, 1), (3, 0)] {
             let status = GetClusterStatusResponse { galleries: vec![gallery(told)], ..Default::default() };
             let mut page = Page::default();

@@ -218,6 +218,17 @@ fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, Sto
     // Everything about the rows comes from one snapshot: a digest is the digest at the index beside it.
     let snapshot = shard.store.snapshot();
     let applied = semel_raft::rows::applied(&snapshot)?.0;
+    let counts = semel_shard::counts(&snapshot)?;
+    // Before what segments wait for, so that this is never of an older policy than is said here.
+    let galleries = counts.into_iter().map(|(gallery, counts)| GalleryReport {
+        policy_version: shard.view.engine_version(&gallery).0,
+        gallery: gallery.to_string(),
+        live: counts.live(),
+        withdrawn: counts.withdrawn_total,
+        pending: counts.pending,
+        cases: counts.cases,
+    });
+    let galleries: Vec<GalleryReport> = galleries.collect();
     let mut public = public::ReplicaStatus {
         replica: shard.replica.get(),
         searchable_index: moment.searchable_index().0,
@@ -253,20 +264,11 @@ fn report(replicas: &Replicas, shard: &HostedShard) -> Result<ReplicaReport, Sto
         }
         None => {}
     }
-    let counts = semel_shard::counts(&snapshot)?;
-    let galleries = counts.into_iter().map(|(gallery, counts)| GalleryReport {
-        policy_version: shard.view.engine_version(&gallery).0,
-        gallery: gallery.to_string(),
-        live: counts.live(),
-        withdrawn: counts.withdrawn_total,
-        pending: counts.pending,
-        cases: counts.cases,
-    });
     Ok(ReplicaReport {
         shard: shard.shard.0,
         status: Some(public),
         obligations: semel_shard::obligations_count(&snapshot)?,
-        galleries: galleries.collect(),
+        galleries,
         ..group
     })
 }

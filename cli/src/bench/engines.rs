@@ -46,8 +46,8 @@ const LOOKUP_ROUNDS: u64 = 100_000;
         capture of an enrolled person and a reference that score the threshold or more; planted are pairs with a probe that was placed 0 to 0.05 above it, half of \
         them anywhere, half towards another reference. 1,000 of each are compared with all references, the others with their own mate alone. Both \
         come with the bound that the share of missed ones is below, with a confidence of 95 %; every rate, with the searches that it rests on. \
-        Over two sizes or more, the exponent says how a search's cost grows with N: 1 is linear. Over two numbers of threads or more, \
-        it is said how many times as fast more of them search as the fewest. \
+        Over two sizes or more, the exponent says how a search's cost grows with N: 1 is linear. With several numbers of threads, \
+        each is compared with the fewest: how many times as many searches it does. \
         Of what the machine gives are said: one by one, the bytes that it reads; in batches, the table entries that it looks up and adds up in registers alone.\n\nReferences are \
         rotated by a key first, as coordinators do. FAISS uses the instructions that it was compiled for (AVX2), and is asked for \
         lists that grow until they hold all rows above its cut; `sketch` uses what the processor has. References and templates of all engines: 1 kB each, and what the engine takes.\n\n\
@@ -73,7 +73,8 @@ pub(crate) struct EnginesArguments {
     /// Mated probes, 64 to 1000000; as many again are planted.
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
     mated: u32,
-    /// Threads that search, 1 to 1024, each for probes of its own; several numbers take turns of a second.
+    /// Threads that search, 1 to 1024, each for probes of its own; several numbers, with commas between them, take turns of a second, as many
+    /// as `--seconds` says.
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1_024))]
     threads: Vec<u16>,
     /// The cosine from which a pair is a candidate, 0 to 1.
@@ -133,6 +134,11 @@ pub(crate) fn run(arguments: &EnginesArguments) -> anyhow::Result<Exit> {
     if let Some(folder) = &arguments.export {
         std::fs::create_dir_all(folder)
             .map_err(|error| UsageError(format!("--export {}: {error}", folder.display())))?;
+    }
+    if let Some(twice) =
+        (1..arguments.threads.len()).find(|place| arguments.threads[..*place].contains(&arguments.threads[*place]))
+    {
+        return Err(UsageError(format!("--threads: names {} twice", arguments.threads[twice])).into());
     }
     for (field, file) in [("--save", &arguments.save), ("--plot", &arguments.plot)] {
         if let Some(file) = file {
@@ -490,8 +496,7 @@ impl Searched<'_> {
 
     /// How fast each number of threads searches. They take turns, so that all of them meet the same machine.
     fn paces(&self, probes: &[CanonicalEmbedding], batch: usize, arguments: &EnginesArguments) -> Vec<Pace> {
-        let mut paces: Vec<Pace> =
-            arguments.threads.iter().map(|_| Pace { batch, took: Vec::new(), within: Duration::ZERO }).collect();
+        let mut paces: Vec<Pace> = arguments.threads.iter().map(|_| Pace::of(batch)).collect();
         let seconds = arguments.seconds.into();
         let (turns, turn) = if paces.len() > 1 { (seconds, 1) } else { (1, seconds) };
         for _ in 0..turns {
@@ -508,7 +513,7 @@ impl Searched<'_> {
         self.search(batches[0]);
         let next = AtomicUsize::new(0);
         let started = Instant::now();
-        thread::scope(|scope| {
+        let per_second = thread::scope(|scope| {
             let search = || {
                 let mut took = Vec::new();
                 while started.elapsed() < within {
@@ -517,31 +522,37 @@ impl Searched<'_> {
                     std::hint::black_box(self.search(batch));
                     took.push(begun.elapsed());
                 }
-                took
+                // Each thread by its own clock: the last search of another is no time of this one.
+                (rate(took.len() * batches[0].len(), started.elapsed()), took)
             };
             let threads: Vec<_> = (0..threads).map(|_| scope.spawn(search)).collect();
-            for thread in threads {
-                pace.took.extend(thread.join().expect("a search does not panic"));
-            }
+            let searched = threads.into_iter().map(|thread| thread.join().expect("a search does not panic"));
+            searched.map(|(per_second, took)| (per_second, pace.took.extend(took)).0).sum()
         });
-        pace.within += started.elapsed();
+        pace.turns.push(per_second);
     }
 }
 
-/// Searches, each for a batch of probes: how long each took, and all of them together.
+/// Searches, each for a batch of probes.
 struct Pace {
     batch: usize,
+    /// How long each search took.
     took: Vec<Duration>,
-    within: Duration,
+    /// Probes per second in each turn.
+    turns: Vec<f64>,
 }
 
 impl Pace {
+    fn of(batch: usize) -> Self {
+        Self { batch, took: Vec::new(), turns: Vec::new() }
+    }
+
     fn searches(&self) -> usize {
         self.took.len() * self.batch
     }
 
     fn per_second(&self) -> f64 {
-        rate(self.searches(), self.within)
+        self.turns.iter().sum::<f64>() / self.turns.len() as f64
     }
 }
 
@@ -562,17 +573,19 @@ fn read_rate(threads: u16) -> f64 {
 
 /// Table entries that so many threads look up and add up in a second.
 fn lookup_rate(threads: u16) -> f64 {
+    let started = Instant::now();
     let count = || {
-        let (started, mut lookups) = (Instant::now(), 0);
+        let mut lookups = 0;
         while started.elapsed() < LOOK_UP_FOR {
             lookups += measured::lookups(LOOKUP_ROUNDS);
         }
-        lookups as f64 / started.elapsed().as_secs_f64()
+        lookups
     };
-    thread::scope(|scope| {
+    let lookups: u64 = thread::scope(|scope| {
         let counting: Vec<_> = (0..threads).map(|_| scope.spawn(count)).collect();
         counting.into_iter().map(|thread| thread.join().expect("counting does not panic")).sum()
-    })
+    });
+    lookups as f64 / started.elapsed().as_secs_f64()
 }
 
 #[cfg(test)]

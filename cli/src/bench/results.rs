@@ -106,6 +106,9 @@ struct Saved {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Growth {
     pub(super) engine: String,
+    /// 0 in files of before it was said.
+    #[serde(default)]
+    pub(super) threads: u32,
     pub(super) references: Vec<u32>,
     pub(super) one_by_one: f64,
     pub(super) batched: f64,
@@ -179,7 +182,7 @@ impl Row {
         ]
     }
 
-    /// Whether both were measured at once, but on other numbers of threads: over one index, whose building took as long for both.
+    /// Whether both were measured at once, on whichever numbers of threads: over one index, whose building took as long for both.
     fn took_turns_with(&self, other: &Self) -> bool {
         let key = |row: &Self| {
             let conditions = row.conditions().into_iter().filter(|(name, _)| *name != "threads");
@@ -236,8 +239,10 @@ pub(super) struct Line<'r> {
 impl Line<'_> {
     pub(super) fn growth(&self) -> Option<Growth> {
         let points = |rate: fn(&Row) -> f64| self.rows.iter().map(move |row| (row.references, rate(row)));
+        let first = self.rows.first()?;
         Some(Growth {
-            engine: self.rows.first()?.engine.clone(),
+            engine: first.engine.clone(),
+            threads: first.threads,
             references: self.rows.iter().map(|row| row.references).collect(),
             one_by_one: exponent(points(|row| row.one_by_one_probes_per_second))?,
             batched: exponent(points(|row| row.batched_probes_per_second))?,
@@ -276,7 +281,14 @@ fn scaling(rows: &[Row]) -> Vec<Scaling> {
             batched: row.batched_probes_per_second / fewest.batched_probes_per_second,
         })
     };
-    rows.iter().filter_map(of_row).collect()
+    let mut told: Vec<Scaling> = Vec::new();
+    for scaling in rows.iter().filter_map(of_row) {
+        // Files may be named twice.
+        if !told.contains(&scaling) {
+            told.push(scaling);
+        }
+    }
+    told
 }
 
 /// Writes rows to standard output as they are saved, on one line.
@@ -358,8 +370,9 @@ pub(super) fn show_growth(rows: &[Row]) {
     for line in lines(rows) {
         if let Some(growth) = line.growth() {
             output::line(format!(
-                "{}: a search costs as N to the power of {:.2} one by one and {:.2} in batches ({} sizes, {} to {} references)",
+                "{} on {} thread(s): a search costs as N to the power of {:.2} one by one and {:.2} in batches ({} sizes, {} to {} references)",
                 output::escaped(&growth.engine),
+                growth.threads,
                 growth.one_by_one,
                 growth.batched,
                 growth.references.len(),
@@ -614,6 +627,7 @@ pub(super) mod tests {
         let told: Vec<(u32, u32, f64)> =
             scaling(&rows).into_iter().map(|one| (one.threads, one.of_threads, one.batched)).collect();
         assert_eq!(told, [(2, 1, 2.0), (4, 1, 3.0)]);
+        assert_eq!(scaling(&[&rows[..], &rows].concat()), scaling(&rows), "a file that is named twice");
     }
 
     #[test]

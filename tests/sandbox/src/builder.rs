@@ -64,13 +64,13 @@ pub struct Launch {
 
 impl Launch {
     /// The port of server `name`, which listens at `default` unless the launch names an address.
-    fn port(&self, name: &str, default: SocketAddr) -> Result<Port, SandboxError> {
+    async fn port(&self, name: &str, default: SocketAddr) -> Result<Port, SandboxError> {
         let address = self.listen.unwrap_or(default);
         // Behind a prefix an address that was named may be of another network.
         if self.listen.is_some() && !self.prefix.is_empty() {
             return Ok(Port::Elsewhere { address });
         }
-        Port::hold(address).map_err(|source| SandboxError::Listen { server: name.to_owned(), address, source })
+        Port::hold(name, address).await
     }
 }
 
@@ -219,12 +219,12 @@ impl Builder {
                 source,
             })?),
         };
-        let mut coordinators = self.coordinator_servers(place.path())?;
+        let mut coordinators = self.coordinator_servers(place.path()).await?;
         for coordinator in &mut coordinators {
             coordinator.start().await?;
         }
         let addresses: Vec<String> = coordinators.iter().map(|server| server.address().to_string()).collect();
-        let mut nodes = self.node_servers(place.path(), &addresses)?;
+        let mut nodes = self.node_servers(place.path(), &addresses).await?;
         for node in &mut nodes {
             node.start().await?;
         }
@@ -273,18 +273,20 @@ impl Builder {
         Ok(())
     }
 
-    fn coordinator_servers(&self, folder: &Path) -> Result<Vec<Server>, SandboxError> {
+    async fn coordinator_servers(&self, folder: &Path) -> Result<Vec<Server>, SandboxError> {
         let launches = (0..self.coordinators).map(|number| self.launch_coordinators.get(&number).cloned());
         let launches: Vec<Launch> = launches.map(Option::unwrap_or_default).collect();
         // Voters know each other's addresses before any of them runs.
-        let ports = (0..).zip(&launches).map(|(number, launch)| {
-            launch.port(&coordinator_name(number), if number == 0 { self.listen } else { ANY_PORT })
-        });
-        let ports: Vec<Port> = ports.collect::<Result<_, _>>()?;
+        let mut ports = Vec::new();
+        for (number, launch) in (0..).zip(&launches) {
+            let default = if number == 0 { self.listen } else { ANY_PORT };
+            ports.push(launch.port(&coordinator_name(number), default).await?);
+        }
         let voters = (1..).zip(&ports).map(|(id, port)| Voter { id, address: port.address().to_string() });
         // One alone needs no list.
         let voters: Vec<Voter> = if self.coordinators == 1 { Vec::new() } else { voters.collect() };
-        let servers = (0..).zip(launches.into_iter().zip(ports)).map(|(number, (launch, port))| {
+        let mut servers = Vec::new();
+        for (number, (launch, port)) in (0..).zip(launches.into_iter().zip(ports)) {
             let name = coordinator_name(number);
             let mut config = CoordinatorConfig::default();
             self.change_coordinator.iter().for_each(|change| change(&mut config));
@@ -294,24 +296,27 @@ impl Builder {
             config.data = folder.join(&name);
             config.voters.clone_from(&voters);
             let settings = Settings::Coordinator(Box::new(config));
-            Server::new(name, settings, self.mode.clone(), folder.to_owned(), port, launch.prefix)
-        });
-        servers.collect()
+            let server = Server::new(name, settings, self.mode.clone(), folder.to_owned(), port, launch.prefix);
+            servers.push(server.await?);
+        }
+        Ok(servers)
     }
 
-    fn node_servers(&self, folder: &Path, coordinators: &[String]) -> Result<Vec<Server>, SandboxError> {
-        let servers = (0..self.nodes).map(|number| {
+    async fn node_servers(&self, folder: &Path, coordinators: &[String]) -> Result<Vec<Server>, SandboxError> {
+        let mut servers = Vec::new();
+        for number in 0..self.nodes {
             let name = format!("node-{}", number + 1);
             let mut config = NodeConfig::default();
             self.change_node.iter().for_each(|change| change(&mut config));
             config.coordinators = coordinators.to_vec();
             config.data = folder.join(&name);
             let launch = self.launch_nodes.get(&number).cloned().unwrap_or_default();
-            let port = launch.port(&name, ANY_PORT)?;
+            let port = launch.port(&name, ANY_PORT).await?;
             let settings = Settings::Node(Box::new(config));
-            Server::new(name, settings, self.mode.clone(), folder.to_owned(), port, launch.prefix)
-        });
-        servers.collect()
+            let server = Server::new(name, settings, self.mode.clone(), folder.to_owned(), port, launch.prefix);
+            servers.push(server.await?);
+        }
+        Ok(servers)
     }
 }
 

@@ -36,7 +36,9 @@ pub enum SandboxError {
         source: io::Error,
     },
     /// A port could not be had.
-    #[error("{server} cannot listen on {address}: {source}; end whatever listens there")]
+    #[error(
+        "{server} cannot listen on {address}: {source}; end whatever listens there, or name an address of this machine"
+    )]
     Listen {
         /// The server.
         server: String,

@@ -1,9 +1,16 @@
-//! Ports that stay a sandbox's own, also while no server listens on them.
+//! Ports that nobody else is given, also while no server of the sandbox listens on them.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use tokio::net::TcpSocket;
+
+use crate::error::SandboxError;
+use crate::wait::wait_until;
+
+/// How long the port of a server that was killed, or of a connection to it, may take to come free.
+const FREE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Any free port of this machine.
 pub(crate) const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -22,31 +29,35 @@ pub(crate) enum Port {
 }
 
 impl Port {
-    /// Takes `address` in this process's network; port 0 is any free one.
+    /// Takes `address` in this process's network for a server; port 0 is any free one.
     ///
     /// # Errors
-    /// The address is of another machine, or somebody listens there.
-    pub(crate) fn hold(address: SocketAddr) -> io::Result<Self> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        Ok(Self::Here { address: socket.local_addr()?, _held: cfg!(target_os = "linux").then_some(socket) })
+    /// [`SandboxError::Listen`] if the address is of another machine, or its port does not come free.
+    pub(crate) async fn hold(server: &str, address: SocketAddr) -> Result<Self, SandboxError> {
+        let socket = when_free(server, address, || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(socket)
+        });
+        let socket = socket.await?;
+        let address = socket.local_addr().expect("it is bound");
+        Ok(Self::Here { address, _held: cfg!(target_os = "linux").then_some(socket) })
     }
 
-    /// Any free port of the same network and host.
-    pub(crate) fn beside(&self) -> io::Result<Self> {
+    /// Any free port of the same network and host, for the same server.
+    pub(crate) async fn beside(&self, server: &str) -> Result<Self, SandboxError> {
         let any = SocketAddr::new(self.address().ip(), 0);
         match self {
-            Self::Here { .. } => Self::hold(any),
+            Self::Here { .. } => Self::hold(server, any).await,
             Self::Elsewhere { .. } => Ok(Self::Elsewhere { address: any }),
         }
     }
 
     /// Notes what the server says it took.
     pub(crate) fn taken(&mut self, taken: SocketAddr) {
-        if let Self::Elsewhere { address } = self {
-            *address = taken;
-        }
+        let (Self::Here { address, .. } | Self::Elsewhere { address }) = self;
+        *address = taken;
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -55,15 +66,42 @@ impl Port {
     }
 }
 
+/// What `bind` gives once `address` is free for a server.
+pub(crate) async fn when_free<T>(
+    server: &str,
+    address: SocketAddr,
+    mut bind: impl FnMut() -> io::Result<T>,
+) -> Result<T, SandboxError> {
+    let mut taken = None;
+    let bound = wait_until("the port", FREE_WITHIN, || {
+        let state = match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let told = error.to_string();
+                taken = Some(error);
+                Err(told)
+            }
+            // The end of it, for good or ill.
+            bound => Ok(bound),
+        };
+        async move { state }
+    });
+    let refused = match (bound.await, taken) {
+        (Ok(Ok(bound)), _) => return Ok(bound),
+        (Ok(Err(source)), _) | (Err(_), Some(source)) => source,
+        (Err(error), None) => return Err(error),
+    };
+    Err(SandboxError::Listen { server: server.to_owned(), address, source: refused })
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
-    #[test]
-    fn a_held_port_refuses_connections_and_lets_its_server_listen_again_and_again() {
-        let port = Port::hold(ANY_PORT).expect("a free port");
+    #[tokio::test]
+    async fn a_held_port_refuses_connections_and_lets_its_server_listen_again_and_again() {
+        let port = Port::hold("node-1", ANY_PORT).await.expect("a free port");
         let refused = TcpStream::connect(port.address()).expect_err("nobody listens");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         for _ in 0..2 {
@@ -75,11 +113,21 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_port_that_somebody_listens_on_cannot_be_held() {
+    #[tokio::test]
+    async fn a_port_that_somebody_listens_on_is_held_as_soon_as_it_is_free() {
         let somebody = TcpListener::bind(ANY_PORT).expect("a free port");
         let address = somebody.local_addr().expect("it is bound");
-        let refused = Port::hold(address).err().expect("it is taken");
-        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        // Polled in this order: the first look finds it taken.
+        let (held, ()) = tokio::join!(biased; Port::hold("node-1", address), async { drop(somebody) });
+        assert_eq!(held.expect("it came free").address(), address);
+    }
+
+    #[tokio::test]
+    async fn an_address_of_another_machine_is_refused_by_server_and_address() {
+        // For documentation alone (RFC 5737).
+        let elsewhere = SocketAddr::from(([192, 0, 2, 1], 7400));
+        let refused = Port::hold("node-1", elsewhere).await.err().expect("it is not of this machine");
+        let SandboxError::Listen { server, address, source } = refused else { panic!("{refused:?}") };
+        assert_eq!((server.as_str(), address, source.kind()), ("node-1", elsewhere, io::ErrorKind::AddrNotAvailable));
     }
 }

@@ -13,11 +13,7 @@ use crate::builder::Mode;
 use crate::child::{self, ChildProcess, LOG_TAIL_LINES};
 use crate::embedded::Embedded;
 use crate::error::SandboxError;
-use crate::port::Port;
-use crate::wait::wait_until;
-
-/// How long the port of a server that was killed may take to come free.
-const PORT_FREE_WITHIN: Duration = Duration::from_secs(10);
+use crate::port::{Port, when_free};
 
 /// What a server is told.
 #[derive(Debug, Clone)]
@@ -101,7 +97,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// A server that does not run yet; it keeps its ports until it is dropped.
-    pub(crate) fn new(
+    pub(crate) async fn new(
         name: String,
         settings: Settings,
         mode: Mode,
@@ -109,11 +105,7 @@ impl Server {
         listen: Port,
         prefix: Vec<String>,
     ) -> Result<Self, SandboxError> {
-        let metrics = listen.beside().map_err(|source| SandboxError::Listen {
-            server: name.clone(),
-            address: SocketAddr::new(listen.address().ip(), 0),
-            source,
-        })?;
+        let metrics = listen.beside(&name).await?;
         Ok(Self { name, settings, mode, folder, listen, metrics, prefix, running: None, started: Instant::now() })
     }
 
@@ -152,22 +144,8 @@ impl Server {
         Ok(())
     }
 
-    /// A connection to a server that is gone may hold its port for a moment.
     async fn bind(&self, address: SocketAddr) -> Result<std::net::TcpListener, SandboxError> {
-        let mut last = None;
-        let bound = wait_until("the port", PORT_FREE_WITHIN, || {
-            let bound = std::net::TcpListener::bind(address).map_err(|error| {
-                let told = error.to_string();
-                last = Some(error);
-                told
-            });
-            async move { bound }
-        });
-        match (bound.await, last) {
-            (Ok(listener), _) => Ok(listener),
-            (Err(_), Some(source)) => Err(SandboxError::Listen { server: self.name.clone(), address, source }),
-            (Err(error), None) => Err(error),
-        }
+        when_free(&self.name, address, || std::net::TcpListener::bind(address)).await
     }
 
     /// Ends it where it stands: SIGKILL for a process, the end of its runtime inside this one.
