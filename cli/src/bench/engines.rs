@@ -513,7 +513,8 @@ impl Searched<'_> {
         self.search(batches[0]);
         let next = AtomicUsize::new(0);
         let started = Instant::now();
-        let per_second = thread::scope(|scope| {
+        let mut per_second = 0.0;
+        thread::scope(|scope| {
             let search = || {
                 let mut took = Vec::new();
                 while started.elapsed() < within {
@@ -526,8 +527,11 @@ impl Searched<'_> {
                 (rate(took.len() * batches[0].len(), started.elapsed()), took)
             };
             let threads: Vec<_> = (0..threads).map(|_| scope.spawn(search)).collect();
-            let searched = threads.into_iter().map(|thread| thread.join().expect("a search does not panic"));
-            searched.map(|(per_second, took)| (per_second, pace.took.extend(took)).0).sum()
+            for thread in threads {
+                let (of_thread, took) = thread.join().expect("a search does not panic");
+                per_second += of_thread;
+                pace.took.extend(took);
+            }
         });
         pace.turns.push(per_second);
     }
