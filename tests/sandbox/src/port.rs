@@ -104,6 +104,9 @@ mod tests {
         let port = Port::hold("node-1", ANY_PORT).await.expect("a free port");
         let refused = TcpStream::connect(port.address()).expect_err("nobody listens");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        // As whoever does not name it, the local end of a connection among them.
+        let stranger = TcpSocket::new_v4().expect("a socket").bind(port.address()).expect_err("it is held");
+        assert_eq!(stranger.kind(), io::ErrorKind::AddrInUse);
         for _ in 0..2 {
             let server = TcpListener::bind(port.address()).expect("the port is its own");
             TcpStream::connect(port.address()).expect("the server listens");
